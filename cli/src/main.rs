@@ -1,0 +1,3 @@
+//! `d4c`: delta updates for container images.
+
+fn main() {}

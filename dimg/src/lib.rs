@@ -1,0 +1,3 @@
+//! Delta images.
+
+#![forbid(unsafe_code)]

@@ -1,0 +1,3 @@
+//! Object store and file trees of delta images.
+
+#![forbid(unsafe_code)]

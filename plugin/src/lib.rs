@@ -1,0 +1,3 @@
+//! containerd snapshotter of delta images: the Snapshots service over gRPC and ttrpc.
+
+#![forbid(unsafe_code)]

@@ -1,0 +1,1 @@
+//! Safe wrappers of system calls: the only crate of d4c with unsafe code.
