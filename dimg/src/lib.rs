@@ -1,3 +1,16 @@
-//! Delta images.
+//! Delta images: what an image is made of, the file that carries a delta, and the engine that makes and applies it.
+//!
+//! - [`Digest`]: SHA-256 names of contents, layers and images.
+//! - [`index`]: a layer's tar without its contents, in columns; whole or as an edit of a parent's layers.
+//!
+//! The byte-exact layout of the files is in `FORMAT.md` beside this crate. Nothing here knows a file system in user
+//! space, a wire protocol or a container runtime; all input is untrusted and every length is checked before use.
 
 #![forbid(unsafe_code)]
+
+mod digest;
+pub mod index;
+pub mod limits;
+pub mod wire;
+
+pub use digest::{Digest, Hasher, ParseDigestError};
