@@ -30,20 +30,22 @@ write_sources() {
 
 # in_chroot ROOTFS COMMAND…: with the host's name resolution, which the image does not keep, and no service started.
 in_chroot() {
-    local root=$1
+    local root=$1 status=0
     shift
     cp --remove-destination /etc/resolv.conf "$root/etc/resolv.conf"
     mount -t proc proc "$root/proc"
-    env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C DEBIAN_FRONTEND=noninteractive chroot "$root" "$@"
+    env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C DEBIAN_FRONTEND=noninteractive chroot "$root" "$@" || status=$?
     umount "$root/proc"
     rm "$root/etc/resolv.conf"
+    return $status
 }
 
 # apt_install ROOTFS PACKAGE…: as a Dockerfile's RUN line does it: update, upgrade to what the sources have, install, clean.
 apt_install() {
     local root=$1 options='-qq -y --no-install-recommends -o Acquire::Check-Valid-Until=false -o Acquire::Check-Date=false -o Dpkg::Use-Pty=0'
     shift
-    in_chroot "$root" sh -ec "apt-get $options update; apt-get $options dist-upgrade; ${*:+apt-get $options install $*;} apt-get clean"
+    in_chroot "$root" sh -ec "apt-get $options update; apt-get $options dist-upgrade; ${*:+apt-get $options install $*;} apt-get clean" \
+        >"$WORK/apt.log" 2>&1 </dev/null || { tail -n 5 "$WORK/apt.log" >&2; exit 1; }
     rm -rf "$root"/var/lib/apt/lists/* "$root"/var/cache/apt/*.bin "$root"/var/cache/debconf/*-old "$root"/var/lib/dpkg/*-old \
         "$root"/var/log/apt "$root"/var/log/{bootstrap,dpkg,alternatives}.log "$root"/var/cache/ldconfig/aux-cache
 }
