@@ -1,6 +1,7 @@
 //! Delta images: what an image is made of, the file that carries a delta, and the engine that makes and applies it.
 //!
 //! - [`Digest`]: SHA-256 names of contents, layers and images.
+//! - [`content`]: where the bytes of a content come from.
 //! - [`index`]: a layer's tar without its contents, in columns; whole or as an edit of a parent's layers.
 //!
 //! The byte-exact layout of the files is in `FORMAT.md` beside this crate. Nothing here knows a file system in user
@@ -8,6 +9,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod content;
 mod digest;
 pub mod index;
 pub mod limits;
