@@ -1,3 +1,13 @@
 //! Image sources (`oci:`, `docker://`, …) and tar layers: parsing into a layer index and back.
+//!
+//! - [`source`]: where images come from: [`source::Source::parse`], [`source::Source::open`],
+//!   [`source::OpenImage::layer`].
+//! - [`manifest`]: manifests, indexes and configs; [`platform`]: the choice among them.
+//! - [`error`]: the one error of all that, with the class that decides the exit status.
 
 #![forbid(unsafe_code)]
+
+pub mod error;
+pub mod manifest;
+pub mod platform;
+pub mod source;

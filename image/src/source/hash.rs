@@ -1,0 +1,86 @@
+//! SHA-256 on a thread of its own, so that hashing overlaps with reading and decompressing.
+
+use std::io;
+use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
+use std::thread::JoinHandle;
+
+use dimg::{Digest, Hasher};
+
+/// Bytes handed over at once.
+const CHUNK_BYTES: usize = 256 << 10;
+/// Chunks that may wait for the hasher: bounds the memory, and how far the producer runs ahead.
+const QUEUE: usize = 4;
+
+/// A running SHA-256 on another thread. Uses at most `QUEUE + 2` chunks of memory.
+pub(crate) struct HashThread {
+    full: SyncSender<Vec<u8>>,
+    empty: Receiver<Vec<u8>>,
+    thread: JoinHandle<Digest>,
+    chunk: Vec<u8>,
+    chunks_made: usize,
+}
+
+impl HashThread {
+    pub(crate) fn start() -> io::Result<Self> {
+        let (full, todo) = sync_channel::<Vec<u8>>(QUEUE);
+        let (done, empty) = channel();
+        let thread = std::thread::Builder::new().name("hash".into()).spawn(move || {
+            let mut hasher = Hasher::new();
+            for mut chunk in todo {
+                hasher.update(&chunk);
+                chunk.clear();
+                // The other side may have gone to wait for the digest already.
+                let _ = done.send(chunk);
+            }
+            hasher.finish()
+        })?;
+        Ok(Self { full, empty, thread, chunk: Vec::with_capacity(CHUNK_BYTES), chunks_made: 1 })
+    }
+
+    pub(crate) fn update(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let (now, rest) = bytes.split_at(bytes.len().min(CHUNK_BYTES - self.chunk.len()));
+            self.chunk.extend_from_slice(now);
+            bytes = rest;
+            if self.chunk.len() == CHUNK_BYTES {
+                let next = self.next_chunk();
+                // The receiver lives as long as the thread, which ends only when `full` is dropped.
+                let _ = self.full.send(std::mem::replace(&mut self.chunk, next));
+            }
+        }
+    }
+
+    /// An empty chunk: one that came back, or a new one while there may be more.
+    fn next_chunk(&mut self) -> Vec<u8> {
+        let back =
+            if self.chunks_made < QUEUE + 2 { self.empty.try_recv().ok() } else { self.empty.recv().ok() };
+        back.unwrap_or_else(|| {
+            self.chunks_made += 1;
+            Vec::with_capacity(CHUNK_BYTES)
+        })
+    }
+
+    pub(crate) fn finish(self) -> Digest {
+        let Self { full, thread, chunk, .. } = self;
+        let _ = full.send(chunk);
+        drop(full);
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equals_hashing_in_place() {
+        for length in [0, 1, CHUNK_BYTES - 1, CHUNK_BYTES, CHUNK_BYTES + 1, 20 * CHUNK_BYTES + 7] {
+            let bytes: Vec<u8> = (0..length).map(|n| u8::try_from(n % 251).unwrap()).collect();
+            for step in [1000, 300_000, usize::MAX] {
+                let mut hash = HashThread::start().unwrap();
+                bytes.chunks(step.min(bytes.len().max(1))).for_each(|piece| hash.update(piece));
+                assert_eq!(hash.finish(), Digest::of(&bytes), "{length} by {step}");
+            }
+        }
+    }
+}
