@@ -2,6 +2,7 @@
 //!
 //! - [`Digest`]: SHA-256 names of contents, layers and images.
 //! - [`content`]: where the bytes of a content come from.
+//! - [`engine`]: how contents are made from others: matcher, programs, codecs, frames.
 //! - [`index`]: a layer's tar without its contents, in columns; whole or as an edit of a parent's layers.
 //!
 //! The byte-exact layout of the files is in `FORMAT.md` beside this crate. Nothing here knows a file system in user
@@ -11,6 +12,7 @@
 
 pub mod content;
 mod digest;
+pub mod engine;
 pub mod index;
 pub mod limits;
 pub mod wire;

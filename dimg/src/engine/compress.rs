@@ -1,0 +1,519 @@
+//! Codecs for a blob of bytes whose raw length is known, and their streaming decoder.
+//!
+//! | tag | codec | stored bytes |
+//! |---|---|---|
+//! | 0 | raw | the bytes |
+//! | 1 | zstd | one zstd frame |
+//! | 2 | LZMA2 | one byte with the dictionary size as in `.xz` (at most 24: 16 MiB), then raw LZMA2 chunks and their end mark |
+//!
+//! lc, lp and pb stand in the LZMA2 chunks, so an encoder chooses them freely. A decoder needs memory for the dictionary or window,
+//! which the caller caps, and a fixed rest. The raw length is a promise: one byte more or less is an error.
+
+use super::error::EngineError;
+use liblzma::stream::{Action, Filters, LzmaOptions, MatchFinder, Mode, Status, Stream};
+use std::fmt;
+use std::io::{self, Read, Write};
+use zstd::stream::raw::{CParameter, DParameter, InBuffer, Operation, OutBuffer};
+
+/// The largest dictionary or window of any blob, as a power of two: 16 MiB.
+pub const MAX_WINDOW_LOG: u32 = 24;
+
+const MIN_WINDOW_LOG: u32 = 12;
+
+/// Up to this length the default level tries both zstd and LZMA2.
+const TRY_BOTH_BYTES: u64 = 256 << 10;
+
+/// How hard to try.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Level {
+    /// Seconds count more than bytes.
+    Fast,
+    /// Small, at a few megabytes per second.
+    #[default]
+    Default,
+    /// As small as it gets.
+    Best,
+}
+
+/// How a blob is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Codec {
+    /// As it is.
+    Raw,
+    /// One zstd frame.
+    Zstd,
+    /// A dictionary size byte and raw LZMA2.
+    Lzma2,
+}
+
+impl Codec {
+    /// The tag in the format.
+    #[must_use]
+    pub fn tag(self) -> u8 {
+        match self {
+            Self::Raw => 0,
+            Self::Zstd => 1,
+            Self::Lzma2 => 2,
+        }
+    }
+
+    /// The codec of a tag.
+    #[must_use]
+    pub fn from_tag(tag: u8) -> Option<Self> {
+        match tag {
+            0 => Some(Self::Raw),
+            1 => Some(Self::Zstd),
+            2 => Some(Self::Lzma2),
+            _ => None,
+        }
+    }
+
+    /// The name that listings show.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Raw => "raw",
+            Self::Zstd => "zstd",
+            Self::Lzma2 => "lzma2",
+        }
+    }
+}
+
+impl fmt::Display for Codec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A compressed blob, owned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Packed {
+    /// How it is stored.
+    pub codec: Codec,
+    /// The length of what it decodes to.
+    pub raw_bytes: u64,
+    /// The stored bytes.
+    pub stored: Vec<u8>,
+}
+
+/// What the bytes are like, for the parameters of LZMA2.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Numbers as varints: no alignment, little context.
+    Numbers,
+    /// Bytes with no alignment: differences, text.
+    Bytes,
+    /// Contents of files, which may be executables and tables.
+    Content,
+}
+
+/// Compresses the concatenation of `parts` with a window of at most `2^window_log` bytes.
+///
+/// # Errors
+/// [`EngineError::Compress`] when a compressor fails, for want of memory for example.
+pub fn pack(parts: &[&[u8]], kind: Kind, level: Level, window_log: u32) -> Result<Packed, EngineError> {
+    let raw_bytes: u64 = parts.iter().map(|part| part.len() as u64).sum();
+    let window_log = window_log.min(MAX_WINDOW_LOG).min(log_of(raw_bytes)).max(MIN_WINDOW_LOG);
+    let mut best: Option<(Codec, Vec<u8>)> = None;
+    let mut offer = |codec: Codec, stored: Vec<u8>| {
+        let smallest = best.as_ref().map_or(raw_bytes, |(_, bytes)| bytes.len() as u64);
+        if (stored.len() as u64) < smallest {
+            best = Some((codec, stored));
+        }
+    };
+    if raw_bytes > 4 {
+        match level {
+            Level::Fast => offer(Codec::Zstd, zstd_pack(parts, raw_bytes, 3, window_log)?),
+            Level::Default => {
+                if raw_bytes <= TRY_BOTH_BYTES {
+                    offer(Codec::Zstd, zstd_pack(parts, raw_bytes, 19, window_log)?);
+                }
+                offer(
+                    Codec::Lzma2,
+                    lzma_pack(
+                        parts,
+                        &lzma_options(kind, level, window_log, kind.contexts()[0])?,
+                        window_log,
+                    )?,
+                );
+            }
+            Level::Best => {
+                offer(Codec::Zstd, zstd_pack(parts, raw_bytes, 22, window_log)?);
+                for &contexts in kind.contexts() {
+                    offer(
+                        Codec::Lzma2,
+                        lzma_pack(parts, &lzma_options(kind, level, window_log, contexts)?, window_log)?,
+                    );
+                }
+            }
+        }
+    }
+    let (codec, stored) = best.unwrap_or_else(|| (Codec::Raw, parts.concat()));
+    Ok(Packed { codec, raw_bytes, stored })
+}
+
+/// An upper bound of the memory that [`pack`] takes beside its output.
+#[must_use]
+pub fn pack_memory(raw_bytes: u64, level: Level, window_log: u32) -> u64 {
+    let window = 1u64 << window_log.min(MAX_WINDOW_LOG).min(log_of(raw_bytes)).max(MIN_WINDOW_LOG);
+    match level {
+        Level::Fast => (4 << 20) + 2 * window.min(4 << 20),
+        Level::Default | Level::Best => (2 << 20) + 12 * window,
+    }
+}
+
+fn log_of(bytes: u64) -> u32 {
+    64 - bytes.saturating_sub(1).leading_zeros()
+}
+
+impl Kind {
+    /// (lc, lp, pb) to try, the usual best first.
+    fn contexts(self) -> &'static [(u32, u32, u32)] {
+        match self {
+            Self::Numbers => &[(1, 0, 0), (3, 0, 0), (0, 0, 0), (0, 2, 2)],
+            Self::Bytes => &[(3, 0, 0), (0, 0, 0), (4, 0, 0), (1, 0, 0)],
+            Self::Content => &[(3, 0, 2), (3, 0, 0), (4, 0, 0), (1, 2, 2)],
+        }
+    }
+}
+
+fn lzma_options(
+    kind: Kind,
+    level: Level,
+    window_log: u32,
+    (lc, lp, pb): (u32, u32, u32),
+) -> Result<LzmaOptions, EngineError> {
+    let mut options = LzmaOptions::new_preset(6).map_err(lzma_error)?;
+    options
+        .dict_size(1 << window_log)
+        .mode(Mode::Normal)
+        .match_finder(MatchFinder::BinaryTree4)
+        .literal_context_bits(lc)
+        .literal_position_bits(lp)
+        .position_bits(pb)
+        .nice_len(match (level, kind) {
+            (Level::Best, _) => 273,
+            (_, Kind::Content) => 64,
+            (_, Kind::Numbers | Kind::Bytes) => 128,
+        });
+    if level == Level::Best {
+        options.depth(1024);
+    }
+    Ok(options)
+}
+
+fn lzma_pack(parts: &[&[u8]], options: &LzmaOptions, window_log: u32) -> Result<Vec<u8>, EngineError> {
+    let mut filters = Filters::new();
+    filters.lzma2(options);
+    let mut stream = Stream::new_raw_encoder(&filters).map_err(lzma_error)?;
+    // An even dictionary size property d means 2^(d / 2 + 12) bytes.
+    let property = u8::try_from(2 * (window_log - 12)).map_err(|_| lzma_error("dictionary size"))?;
+    let mut out = vec![property];
+    for &part in parts {
+        let start = stream.total_in();
+        loop {
+            let done = usize::try_from(stream.total_in() - start).map_err(lzma_error)?;
+            if done == part.len() {
+                break;
+            }
+            out.reserve(32 << 10);
+            stream.process_vec(&part[done..], &mut out, Action::Run).map_err(lzma_error)?;
+        }
+    }
+    loop {
+        out.reserve(32 << 10);
+        if stream.process_vec(&[], &mut out, Action::Finish).map_err(lzma_error)? == Status::StreamEnd {
+            break;
+        }
+    }
+    Ok(out)
+}
+
+fn zstd_pack(parts: &[&[u8]], raw_bytes: u64, level: i32, window_log: u32) -> Result<Vec<u8>, EngineError> {
+    let run = || -> io::Result<Vec<u8>> {
+        let mut encoder = zstd::stream::write::Encoder::new(Vec::new(), level)?;
+        encoder.set_parameter(CParameter::WindowLog(window_log))?;
+        encoder.set_parameter(CParameter::ContentSizeFlag(false))?;
+        encoder.set_parameter(CParameter::ChecksumFlag(false))?;
+        encoder.set_pledged_src_size(Some(raw_bytes))?;
+        for part in parts {
+            encoder.write_all(part)?;
+        }
+        encoder.finish()
+    };
+    run().map_err(|error| EngineError::Compress { codec: "zstd", reason: error.to_string() })
+}
+
+fn lzma_error(error: impl fmt::Display) -> EngineError {
+    EngineError::Compress { codec: "lzma2", reason: error.to_string() }
+}
+
+/// Decodes a blob: reads give exactly the promised number of bytes, or an error of kind [`io::ErrorKind::InvalidData`].
+pub struct Decoder<'a> {
+    input: &'a [u8],
+    remaining: u64,
+    engine: Engine,
+}
+
+enum Engine {
+    Raw,
+    Zstd(Box<zstd::stream::raw::Decoder<'static>>),
+    Lzma2(Box<Stream>),
+    /// Everything was read and the end checked, or decoding failed.
+    Done(Option<&'static str>),
+}
+
+impl fmt::Debug for Decoder<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Decoder").field("remaining", &self.remaining).finish_non_exhaustive()
+    }
+}
+
+impl<'a> Decoder<'a> {
+    /// Starts decoding `stored` to `raw_bytes` bytes with a dictionary or window of at most `2^window_log` bytes.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::InvalidData`] when the first bytes already show that it cannot be decoded within the limit.
+    pub fn new(codec: Codec, stored: &'a [u8], raw_bytes: u64, window_log: u32) -> io::Result<Self> {
+        let window_log = window_log.clamp(MIN_WINDOW_LOG, MAX_WINDOW_LOG);
+        let (engine, input) = match codec {
+            Codec::Raw => {
+                if stored.len() as u64 != raw_bytes {
+                    return Err(invalid("stored and raw length of raw bytes differ"));
+                }
+                (Engine::Raw, stored)
+            }
+            Codec::Zstd => {
+                let mut decoder = zstd::stream::raw::Decoder::new()?;
+                decoder.set_parameter(DParameter::WindowLogMax(window_log))?;
+                (Engine::Zstd(Box::new(decoder)), stored)
+            }
+            Codec::Lzma2 => {
+                let (&property, input) = stored.split_first().ok_or_else(|| invalid("no dictionary size"))?;
+                if u32::from(property) > 2 * (window_log - 12) {
+                    return Err(invalid("the dictionary is over its limit"));
+                }
+                let mut filters = Filters::new();
+                filters.lzma2_properties(&[property]).map_err(|_| invalid("bad dictionary size"))?;
+                let stream =
+                    Stream::new_raw_decoder(&filters).map_err(|_| invalid("no memory for the dictionary"))?;
+                (Engine::Lzma2(Box::new(stream)), input)
+            }
+        };
+        let mut decoder = Self { input, remaining: raw_bytes, engine };
+        if raw_bytes == 0 {
+            decoder.finish()?;
+        }
+        Ok(decoder)
+    }
+
+    /// The bytes not read yet.
+    #[must_use]
+    pub fn remaining(&self) -> u64 {
+        self.remaining
+    }
+
+    /// One step of the codec into `out`: the bytes written, and whether the codec is at its end.
+    fn step(&mut self, out: &mut [u8]) -> Result<(usize, bool), &'static str> {
+        match &mut self.engine {
+            Engine::Raw => {
+                let count = out.len().min(self.input.len());
+                out[..count].copy_from_slice(&self.input[..count]);
+                self.input = &self.input[count..];
+                Ok((count, self.input.is_empty()))
+            }
+            Engine::Zstd(decoder) => {
+                let mut input = InBuffer::around(self.input);
+                let mut output = OutBuffer::around(out);
+                let hint = decoder
+                    .run(&mut input, &mut output)
+                    .map_err(|_| "zstd: the data is damaged or over its limits")?;
+                let (used, count) = (input.pos(), output.pos());
+                self.input = &self.input[used..];
+                if count == 0 && used == 0 && hint != 0 {
+                    return Err("zstd: the data ends too early");
+                }
+                Ok((count, hint == 0))
+            }
+            Engine::Lzma2(stream) => {
+                let (total_in, total_out) = (stream.total_in(), stream.total_out());
+                let status = stream
+                    .process(self.input, out, Action::Run)
+                    .map_err(|_| "lzma2: the data is damaged or ends too early")?;
+                let used = usize::try_from(stream.total_in() - total_in).unwrap_or(0);
+                let count = usize::try_from(stream.total_out() - total_out).unwrap_or(0);
+                self.input = &self.input[used..];
+                if count == 0 && used == 0 && status != Status::StreamEnd {
+                    return Err("lzma2: the data ends too early");
+                }
+                Ok((count, status == Status::StreamEnd))
+            }
+            Engine::Done(Some(reason)) => Err(reason),
+            Engine::Done(None) => Ok((0, true)),
+        }
+    }
+
+    /// Checks that the codec ends here and used all of its input.
+    fn finish(&mut self) -> io::Result<()> {
+        let mut extra = [0u8; 1];
+        let result = loop {
+            if let Engine::Raw = self.engine {
+                break Ok(());
+            }
+            match self.step(&mut extra) {
+                Err(reason) => break Err(reason),
+                Ok((0, false)) => {}
+                Ok((0, true)) if self.input.is_empty() => break Ok(()),
+                Ok((0, true)) => break Err("bytes after the end of the compressed data"),
+                Ok(_) => break Err("more data than its length says"),
+            }
+        };
+        self.engine = Engine::Done(result.err());
+        result.map_err(invalid)
+    }
+}
+
+impl Read for Decoder<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let want = usize::try_from(self.remaining).map_or(buf.len(), |remaining| remaining.min(buf.len()));
+        if want == 0 {
+            return Ok(0);
+        }
+        loop {
+            let (count, end) = match self.step(&mut buf[..want]) {
+                Ok(done) => done,
+                Err(reason) => {
+                    self.engine = Engine::Done(Some(reason));
+                    return Err(invalid(reason));
+                }
+            };
+            self.remaining -= count as u64;
+            if self.remaining == 0 {
+                if end {
+                    // The codec says that it is at its end; asking it again would start another frame.
+                    let reason =
+                        (!self.input.is_empty()).then_some("bytes after the end of the compressed data");
+                    self.engine = Engine::Done(reason);
+                    reason.map_or(Ok(()), |reason| Err(invalid(reason)))?;
+                } else {
+                    self.finish()?;
+                }
+                return Ok(count);
+            }
+            if end {
+                let reason = "less data than its length says";
+                self.engine = Engine::Done(Some(reason));
+                return Err(invalid(reason));
+            }
+            if count > 0 {
+                return Ok(count);
+            }
+        }
+    }
+}
+
+fn invalid(reason: &'static str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, reason)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn unpack(packed: &Packed) -> io::Result<Vec<u8>> {
+        let mut out = Vec::new();
+        Decoder::new(packed.codec, &packed.stored, packed.raw_bytes, MAX_WINDOW_LOG)?
+            .read_to_end(&mut out)?;
+        Ok(out)
+    }
+
+    fn sample(length: usize) -> Vec<u8> {
+        (0..length).map(|i| u8::try_from((i * i / 7 + i / 300) % 251).unwrap()).collect()
+    }
+
+    fn all(data: &[u8]) -> Vec<Packed> {
+        let raw_bytes = data.len() as u64;
+        let options = lzma_options(Kind::Content, Level::Default, 16, (3, 0, 2)).unwrap();
+        vec![
+            Packed { codec: Codec::Raw, raw_bytes, stored: data.to_vec() },
+            Packed { codec: Codec::Zstd, raw_bytes, stored: zstd_pack(&[data], raw_bytes, 3, 16).unwrap() },
+            Packed { codec: Codec::Lzma2, raw_bytes, stored: lzma_pack(&[data], &options, 16).unwrap() },
+        ]
+    }
+
+    #[test]
+    fn round_trip_every_codec() {
+        for length in [0, 1, 5, 1000, 70_000, 300_000] {
+            let data = sample(length);
+            for packed in all(&data) {
+                assert_eq!(unpack(&packed).unwrap(), data, "{} {length}", packed.codec);
+            }
+        }
+    }
+
+    #[test]
+    fn length_is_a_promise() {
+        let data = sample(5000);
+        for packed in all(&data) {
+            for raw_bytes in [0, 1, 4999, 5001, u64::MAX] {
+                assert!(
+                    unpack(&Packed { raw_bytes, ..packed.clone() }).is_err(),
+                    "{} {raw_bytes}",
+                    packed.codec
+                );
+            }
+            let mut longer = packed.clone();
+            longer.stored.push(0);
+            assert!(unpack(&longer).is_err(), "{}: trailing byte", packed.codec);
+            for cut in 0..packed.stored.len() {
+                let shorter = Packed { stored: packed.stored[..cut].to_vec(), ..packed.clone() };
+                assert!(unpack(&shorter).is_err(), "{}: cut at {cut}", packed.codec);
+            }
+        }
+    }
+
+    #[test]
+    fn windows_are_capped() {
+        let data = sample(3 << 20);
+        let stored = zstd_pack(&[&data], data.len() as u64, 3, 21).unwrap();
+        let read = |log| {
+            let mut out = Vec::new();
+            Decoder::new(Codec::Zstd, &stored, data.len() as u64, log)?.read_to_end(&mut out)
+        };
+        assert!(read(21).is_ok());
+        assert!(read(20).is_err());
+        assert!(Decoder::new(Codec::Lzma2, &[25, 0], 0, MAX_WINDOW_LOG).is_err());
+        assert!(Decoder::new(Codec::Lzma2, &[24, 0], 0, MAX_WINDOW_LOG).is_ok());
+        assert!(Decoder::new(Codec::Lzma2, &[24, 0], 0, 23).is_err());
+    }
+
+    #[test]
+    fn levels_choose_the_smaller() {
+        let data = sample(100_000);
+        for level in [Level::Fast, Level::Default, Level::Best] {
+            for kind in [Kind::Numbers, Kind::Bytes, Kind::Content] {
+                let packed = pack(&[&data[..777], &data[777..]], kind, level, MAX_WINDOW_LOG).unwrap();
+                assert!(packed.stored.len() < data.len());
+                assert_eq!(unpack(&packed).unwrap(), data);
+                assert_eq!(packed, pack(&[&data], kind, level, MAX_WINDOW_LOG).unwrap());
+            }
+        }
+        assert_eq!(pack(&[b"abc"], Kind::Bytes, Level::Default, 20).unwrap().codec, Codec::Raw);
+        assert_eq!(pack(&[], Kind::Bytes, Level::Best, 20).unwrap().stored, b"");
+    }
+
+    proptest! {
+        #[test]
+        fn damage_is_found_or_harmless(length in 1usize..3000, at: prop::sample::Index, bit in 0u8..8) {
+            let data = sample(length);
+            for mut packed in all(&data) {
+                let at = at.index(packed.stored.len());
+                packed.stored[at] ^= 1 << bit;
+                if let Ok(out) = unpack(&packed) {
+                    prop_assert_eq!(out.len(), length);
+                }
+            }
+        }
+    }
+}

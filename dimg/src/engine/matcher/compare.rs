@@ -1,0 +1,194 @@
+//! Comparing byte strings, a word at a time.
+
+/// The word of eight bytes at `at`, which must be within `bytes`.
+#[inline]
+pub(super) fn word(bytes: &[u8], at: usize) -> u64 {
+    let mut word = [0u8; 8];
+    word.copy_from_slice(&bytes[at..at + 8]);
+    u64::from_le_bytes(word)
+}
+
+/// The length of the longest common prefix.
+#[must_use]
+#[inline]
+pub fn equal_prefix(a: &[u8], b: &[u8]) -> usize {
+    let limit = a.len().min(b.len());
+    let (a, b) = (&a[..limit], &b[..limit]);
+    let mut at = 0;
+    while at + 8 <= limit {
+        let difference = word(a, at) ^ word(b, at);
+        if difference != 0 {
+            return at + (difference.trailing_zeros() / 8) as usize;
+        }
+        at += 8;
+        // Long runs: 32 bytes at a time, which compiles to vector compares.
+        if at >= 64 {
+            const BLOCK: usize = 32;
+            let blocks = a[at..].chunks_exact(BLOCK).zip(b[at..].chunks_exact(BLOCK));
+            let equal = blocks.take_while(|(a, b)| a == b).count();
+            at += equal * BLOCK;
+            if at + 8 <= limit {
+                let difference = word(a, at) ^ word(b, at);
+                if difference != 0 {
+                    return at + (difference.trailing_zeros() / 8) as usize;
+                }
+            }
+        }
+    }
+    at + a[at..].iter().zip(&b[at..]).take_while(|(a, b)| a == b).count()
+}
+
+/// The number of equal bytes in two words, given their exclusive or.
+#[inline]
+pub(super) fn equal_bytes(difference: u64) -> u32 {
+    const LOW: u64 = 0x7f7f_7f7f_7f7f_7f7f;
+    // The top bit of each byte is set where the byte is not zero.
+    let unequal = (((difference & LOW) + LOW) | difference) & !LOW;
+    8 - unequal.count_ones()
+}
+
+/// The number of equal bytes at the same places, up to the shorter length.
+#[inline]
+pub(super) fn matches(a: &[u8], b: &[u8]) -> usize {
+    let limit = a.len().min(b.len());
+    let (a, b) = (&a[..limit], &b[..limit]);
+    let mut count = 0;
+    let mut at = 0;
+    while at + 8 <= limit {
+        count += equal_bytes(word(a, at) ^ word(b, at)) as usize;
+        at += 8;
+    }
+    count + a[at..].iter().zip(&b[at..]).filter(|(a, b)| a == b).count()
+}
+
+/// How two strings go on together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Extension {
+    /// The length of the common prefix, at most [`EXACT_CAP`].
+    pub(super) exact: usize,
+    /// The length over which the balance of equal and unequal bytes is best, in steps of eight past the common prefix.
+    pub(super) span: usize,
+    /// The equal bytes within `span`.
+    pub(super) equal: usize,
+}
+
+impl Extension {
+    /// Equal minus unequal bytes.
+    #[inline]
+    pub(super) fn score(self) -> usize {
+        (2 * self.equal).saturating_sub(self.span)
+    }
+}
+
+/// Past this many equal bytes one extension is as good as any other.
+pub(super) const EXACT_CAP: usize = 2048;
+
+/// How far past the common prefix an extension looks.
+const APPROXIMATE_BYTES: usize = 192;
+
+/// Where an extension gives up: this much below its best balance.
+const GIVE_UP: usize = 24;
+
+/// How `a` and `b` go on together. Looks at no more than [`EXACT_CAP`] and some bytes.
+#[inline]
+pub(super) fn extend(a: &[u8], b: &[u8]) -> Extension {
+    let limit = a.len().min(b.len()).min(EXACT_CAP);
+    let exact = equal_prefix(&a[..limit], &b[..limit]);
+    let mut best = Extension { exact, span: exact, equal: exact };
+    if exact == limit {
+        return best;
+    }
+    let limit = a.len().min(b.len()).min(exact + APPROXIMATE_BYTES);
+    let (a, b) = (&a[..limit], &b[..limit]);
+    let (mut at, mut equal) = (exact, exact);
+    while at + 8 <= limit {
+        equal += equal_bytes(word(a, at) ^ word(b, at)) as usize;
+        at += 8;
+        let score = (2 * equal).saturating_sub(at);
+        if score > best.score() {
+            best = Extension { exact, span: at, equal };
+        } else if score + GIVE_UP < best.score() {
+            break;
+        }
+    }
+    best
+}
+
+/// The length, at most `limit`, at which the balance of equal and unequal bytes of `a` and `b` is best, from their fronts.
+pub(super) fn best_forward(a: &[u8], b: &[u8]) -> usize {
+    let limit = a.len().min(b.len());
+    let (a, b) = (&a[..limit], &b[..limit]);
+    let (mut at, mut balance, mut best, mut best_at) = (0usize, 0i64, 0i64, 0usize);
+    while at < limit {
+        let equal = equal_prefix(&a[at..], &b[at..]);
+        at += equal;
+        balance += equal.cast_signed() as i64;
+        if balance > best {
+            (best, best_at) = (balance, at);
+        } else if balance < best - STOP {
+            break;
+        }
+        if at < limit {
+            at += 1;
+            balance -= 1;
+        }
+    }
+    best_at
+}
+
+/// As [`best_forward`], from the ends.
+pub(super) fn best_backward(a: &[u8], b: &[u8]) -> usize {
+    let (mut balance, mut best, mut best_at) = (0i64, 0i64, 0usize);
+    for (index, (a, b)) in a.iter().rev().zip(b.iter().rev()).enumerate() {
+        balance += if a == b { 1 } else { -1 };
+        if balance > best {
+            (best, best_at) = (balance, index + 1);
+        } else if balance < best - STOP {
+            break;
+        }
+    }
+    best_at
+}
+
+/// How far below its best the balance may fall before an extension to a border stops looking further.
+const STOP: i64 = 256;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn pair() -> impl Strategy<Value = (Vec<u8>, Vec<u8>)> {
+        (
+            prop::collection::vec(0u8..3, 0..400),
+            prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6),
+        )
+            .prop_map(|(a, changes)| {
+                let mut b = a.clone();
+                for (at, value) in changes {
+                    if !b.is_empty() {
+                        let at = at.index(b.len());
+                        b[at] = value;
+                    }
+                }
+                (a, b)
+            })
+    }
+
+    proptest! {
+        #[test]
+        fn agree_with_the_simple_way((a, b) in pair()) {
+            let prefix = a.iter().zip(&b).take_while(|(a, b)| a == b).count();
+            prop_assert_eq!(equal_prefix(&a, &b), prefix);
+            prop_assert_eq!(matches(&a, &b), a.iter().zip(&b).filter(|(a, b)| a == b).count());
+            let extension = extend(&a, &b);
+            prop_assert_eq!(extension.exact, prefix);
+            prop_assert_eq!(extension.equal, matches(&a[..extension.span], &b[..extension.span]));
+            let balance = |n: usize| 2 * matches(&a[..n], &b[..n]).cast_signed() - n.cast_signed();
+            let best = (0..=a.len()).map(balance).max().unwrap();
+            prop_assert_eq!(balance(best_forward(&a, &b)), best);
+            let (ra, rb): (Vec<u8>, Vec<u8>) = (a.iter().rev().copied().collect(), b.iter().rev().copied().collect());
+            prop_assert_eq!(best_backward(&ra, &rb), best_forward(&a, &b));
+        }
+    }
+}

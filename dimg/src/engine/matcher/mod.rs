@@ -1,0 +1,104 @@
+//! The matcher: finds the program that makes a new content from an old one.
+//!
+//! The old content is indexed by hashes of short keys at every step-th position ([`index`]), the step so large that the index stays
+//! within a memory limit. The new content is scanned in segments of a fixed length, each by itself, so that any number of threads
+//! gives the same program. The work per position is bounded, whatever the contents.
+
+mod compare;
+mod index;
+mod scan;
+
+pub use compare::equal_prefix;
+
+use super::compress::Level;
+use super::program::{Builder, Program};
+use index::{Index, Sampling};
+use scan::{Piece, scan};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// The new content is scanned in segments of this length.
+pub const SEGMENT_BYTES: usize = 16 << 20;
+
+/// How to match.
+#[derive(Clone, Copy, Debug)]
+pub struct MatchOptions {
+    /// How hard to try.
+    pub level: Level,
+    /// The memory of the index, at most, in bytes. A part of the result: another limit may give another program.
+    pub index_bytes: u64,
+    /// The threads that scan. Not a part of the result.
+    pub threads: usize,
+}
+
+impl Default for MatchOptions {
+    fn default() -> Self {
+        Self { level: Level::Default, index_bytes: 512 << 20, threads: 1 }
+    }
+}
+
+impl MatchOptions {
+    fn sampling(&self, old_bytes: u64) -> Sampling {
+        let sampling = match (self.level, old_bytes) {
+            (Level::Best, 0..0x0400_0000) => Sampling { key: 8, step: 1, depth: 64 },
+            (Level::Best, _) => Sampling { key: 16, step: 2, depth: 64 },
+            (_, 0..0x0100_0000) => Sampling { key: 8, step: 1, depth: 16 },
+            (_, 0..0x4000_0000) => Sampling { key: 16, step: 4, depth: 32 },
+            (_, _) => Sampling { key: 32, step: 16, depth: 32 },
+        };
+        sampling.fit(old_bytes, self.index_bytes)
+    }
+
+    /// The memory that the index of an old content of this length takes.
+    #[must_use]
+    pub fn index_memory(&self, old_bytes: u64) -> u64 {
+        self.sampling(old_bytes).memory(old_bytes)
+    }
+}
+
+/// The program that makes `new` from `old`.
+#[must_use]
+pub fn diff(old: &[u8], new: &[u8], options: &MatchOptions) -> Program {
+    let index = Index::new(old, options.sampling(old.len() as u64));
+    let segments = new.len().div_ceil(SEGMENT_BYTES);
+    let found = scan_segments(&index, new, segments, options.threads);
+    drop(index);
+    let mut builder = Builder::new();
+    for piece in found.into_iter().flatten() {
+        let middle = piece.new + piece.add;
+        builder.copy_to(piece.old as u64, &old[piece.old..piece.old + piece.add], &new[piece.new..middle]);
+        builder.insert(&new[middle..middle + piece.insert]);
+    }
+    builder.finish()
+}
+
+fn scan_segments(index: &Index<'_>, new: &[u8], segments: usize, threads: usize) -> Vec<Vec<Piece>> {
+    let one = |segment: usize| {
+        let from = segment * SEGMENT_BYTES;
+        scan(index, new, from, new.len().min(from + SEGMENT_BYTES))
+    };
+    let threads = threads.clamp(1, segments.max(1));
+    if threads == 1 {
+        return (0..segments).map(one).collect();
+    }
+    let next = AtomicUsize::new(0);
+    let found = Mutex::new(vec![Vec::new(); segments]);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                loop {
+                    let segment = next.fetch_add(1, Ordering::Relaxed);
+                    if segment >= segments {
+                        break;
+                    }
+                    let pieces = one(segment);
+                    found.lock().unwrap_or_else(std::sync::PoisonError::into_inner)[segment] = pieces;
+                }
+            });
+        }
+    });
+    found.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests;
