@@ -1,3 +1,8 @@
 //! containerd snapshotter of delta images: the Snapshots service over gRPC and ttrpc.
 
 #![forbid(unsafe_code)]
+
+pub mod api;
+mod error;
+
+pub use error::{Error, Result};
