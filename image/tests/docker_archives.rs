@@ -1,5 +1,7 @@
 //! Docker archives of old forms, and hostile ones, written entry by entry.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
 mod common;
 
 use std::path::Path;

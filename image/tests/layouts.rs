@@ -1,5 +1,7 @@
 //! `oci:`, `oci-archive:` and `docker-archive:` against images made by skopeo and umoci, and damaged ones.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
 mod common;
 
 use std::fs;
@@ -8,6 +10,7 @@ use std::path::Path;
 
 use common::*;
 use d4c_image::manifest::media;
+use d4c_image::platform::Platform;
 use d4c_image::source::Options;
 use dimg::Digest;
 
@@ -142,13 +145,14 @@ fn an_index_gives_the_platform_asked_for() {
                 continue;
             }
             for architecture in ["amd64", "arm64"] {
-                let platform = Some(format!("linux/{architecture}").parse().unwrap());
-                let image = open_with(&source, &Options { platform: platform.clone(), ..Options::default() })
-                    .unwrap();
-                assert_eq!(image.config().platform, platform.unwrap());
+                let platform: Platform = format!("linux/{architecture}").parse().unwrap();
+                let image =
+                    open_with(&source, &Options { platform: Some(platform.clone()), ..Options::default() })
+                        .unwrap();
+                assert_eq!(image.config().platform, platform);
             }
             let host = open(&source).config().platform.clone();
-            assert_eq!(host, d4c_image::platform::Platform::host());
+            assert_eq!(host, Platform::host());
             let options = Options { platform: Some("linux/s390x".parse().unwrap()), ..Options::default() };
             let error = failure_with(&source, &options);
             assert_eq!(error.class().exit_code(), 3);

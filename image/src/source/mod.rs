@@ -16,8 +16,10 @@ mod hash;
 mod layout;
 mod open;
 mod parse;
+mod rootfs;
 mod spool;
 mod store;
+mod tarwrite;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -91,7 +93,8 @@ impl Source {
                 docker_archive::open(path, reference.as_deref(), options, name)
             }
             Self::Containerd(reference) => store::open(reference, options, name),
-            Self::Registry(_) | Self::Rootfs(_) => Err(SourceError::usage(name, "not yet")),
+            Self::Rootfs(path) => rootfs::open(path, options, name),
+            Self::Registry(_) => Err(SourceError::usage(name, "not yet")),
             Self::Delta(_) => {
                 Err(SourceError::usage(name, "is a delta file; an image (oci:, docker://, …) is needed here"))
             }
