@@ -3,6 +3,7 @@
 //! - [`Digest`]: SHA-256 names of contents, layers and images.
 //! - [`content`]: where the bytes of a content come from.
 //! - [`engine`]: how contents are made from others: matcher, programs, codecs, frames.
+//! - [`format`](mod@format): the files, written and read.
 //! - [`index`]: a layer's tar without its contents, in columns; whole or as an edit of a parent's layers.
 //!
 //! The byte-exact layout of the files is in `FORMAT.md` beside this crate. Nothing here knows a file system in user
@@ -13,6 +14,7 @@
 pub mod content;
 mod digest;
 pub mod engine;
+pub mod format;
 pub mod index;
 pub mod limits;
 pub mod wire;

@@ -5,10 +5,17 @@
 //! bit; where it would not, the entry keeps its header blocks raw. There is no second source of truth: file trees,
 //! whiteouts and hard links are read from here too.
 
+mod check;
+pub(crate) mod columns;
+pub mod edit;
 mod entry;
+mod error;
 mod layer;
 mod shape;
 
+pub(crate) use check::check_layers;
+pub use edit::{Edit, layer_id};
 pub use entry::{Content, Entry, Extent, Kind};
+pub use error::IndexError;
 pub use layer::{LayerIndex, Tail};
 pub use shape::Shape;
