@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 pub mod api;
+pub mod client;
 mod error;
 
 pub use error::{Error, Result};
