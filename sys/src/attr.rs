@@ -2,6 +2,7 @@
 
 use std::ffi::CString;
 use std::io;
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
 
 use crate::c_path;
@@ -20,6 +21,18 @@ pub fn lset_xattr(path: &Path, name: &[u8], value: &[u8]) -> io::Result<()> {
     // three are borrowed past the call, which only reads them.
     let done =
         unsafe { libc::lsetxattr(path.as_ptr(), name.as_ptr(), value.as_ptr().cast(), value.len(), 0) };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Sets the attribute `name` of an open file or directory to `value`, replacing what it was.
+///
+/// # Errors
+/// Those of `fsetxattr`, as for [`lset_xattr`].
+pub fn fset_xattr(file: impl AsFd, name: &[u8], value: &[u8]) -> io::Result<()> {
+    let (fd, name) = (file.as_fd().as_raw_fd(), c_name(name)?);
+    // SAFETY: the descriptor is borrowed from an open file, name ends in a NUL, value is a slice passed with its own
+    // length, and all are borrowed past the call, which only reads them.
+    let done = unsafe { libc::fsetxattr(fd, name.as_ptr(), value.as_ptr().cast(), value.len(), 0) };
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
@@ -100,7 +113,7 @@ mod tests {
         std::fs::write(&path, b"").unwrap();
         assert_eq!(llist_xattr(&path).unwrap(), Vec::<Vec<u8>>::new());
         lset_xattr(&path, b"user.two\xff", &[0, 255, 0]).unwrap();
-        lset_xattr(&path, b"user.one", b"").unwrap();
+        fset_xattr(std::fs::File::open(&path).unwrap(), b"user.one", b"").unwrap();
         lset_xattr(&path, b"user.big", &[9; 2000]).unwrap();
         let names = llist_xattr(&path).unwrap();
         assert_eq!(names, [b"user.big".to_vec(), b"user.one".to_vec(), b"user.two\xff".to_vec()]);

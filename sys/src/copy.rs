@@ -15,6 +15,19 @@ pub enum Copied {
     Bytes,
 }
 
+/// Makes `dst`, an empty file open for writing, share the blocks of `src` (`FICLONE`).
+///
+/// # Errors
+/// Those of the call; `EOPNOTSUPP`, `EXDEV` or `EINVAL` where these two files cannot share blocks.
+pub fn reflink(src: &File, dst: &File) -> io::Result<()> {
+    // SAFETY: FICLONE takes an open file descriptor as its argument and touches no memory of ours; both
+    // descriptors are borrowed from open files for the length of the call.
+    match unsafe { libc::ioctl(dst.as_raw_fd(), libc::FICLONE, src.as_raw_fd()) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// Makes `dst` hold exactly the bytes of `src`: a reflink where the file system has them, else the kernel's
 /// own copy, else reads and writes.
 ///
@@ -24,9 +37,7 @@ pub enum Copied {
 /// # Errors
 /// Those of the calls made; `dst` may then hold a part of the copy.
 pub fn clone_file(src: &File, dst: &File) -> io::Result<Copied> {
-    // SAFETY: FICLONE takes an open file descriptor as its argument and touches no memory of ours; both
-    // descriptors are borrowed from open files for the length of the call.
-    if unsafe { libc::ioctl(dst.as_raw_fd(), libc::FICLONE, src.as_raw_fd()) } == 0 {
+    if reflink(src, dst).is_ok() {
         let bytes = src.metadata()?.len();
         if dst.metadata()?.len() != bytes {
             dst.set_len(bytes)?;

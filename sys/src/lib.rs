@@ -9,8 +9,8 @@ mod copy;
 mod map;
 mod node;
 
-pub use attr::{lget_xattr, llist_xattr, lset_xattr};
-pub use copy::{Copied, clone_file};
+pub use attr::{fset_xattr, lget_xattr, llist_xattr, lset_xattr};
+pub use copy::{Copied, clone_file, reflink};
 pub use map::Map;
 pub use node::{FileTime, lutimens, mknod, set_times, syncfs};
 

@@ -1,0 +1,149 @@
+//! The destination: written aside, renamed when whole, removed when not.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use nix::libc;
+
+use super::CheckoutError;
+
+/// A directory that becomes the destination, or vanishes when dropped.
+#[derive(Debug)]
+pub(super) struct Dest {
+    /// Where the tree goes.
+    path: PathBuf,
+    /// Where it is written.
+    partial: PathBuf,
+    /// The directory at `partial`.
+    dir: File,
+    /// `path` is a mount of its own and cannot be replaced: `partial` lies within it and its entries move up.
+    within: bool,
+    done: bool,
+}
+
+impl Dest {
+    pub(super) fn new(dest: &Path) -> Result<Self, CheckoutError> {
+        let (path, within) = place(dest)?;
+        let partial = if within { path.join(partial_name("")) } else { beside(&path)? };
+        fs::DirBuilder::new().mode(0o700).create(&partial).map_err(fail("make directory", &partial))?;
+        let dir = open_private(&partial).map_err(|source| {
+            let _ = fs::remove_dir(&partial);
+            fail("open directory", &partial)(source)
+        })?;
+        Ok(Self { path, partial, dir, within, done: false })
+    }
+
+    /// The directory to write into: empty, ours alone.
+    pub(super) fn dir(&self) -> &File {
+        &self.dir
+    }
+
+    /// Gives the tree its name. When that is a mount's root, `describe` is called to give it the tree's attributes.
+    pub(super) fn finish(
+        mut self,
+        describe: impl FnOnce(&File) -> Result<(), CheckoutError>,
+    ) -> Result<(), CheckoutError> {
+        if !self.within {
+            fs::rename(&self.partial, &self.path).map_err(|source| match source.raw_os_error() {
+                Some(libc::ENOTEMPTY | libc::EEXIST | libc::ENOTDIR) => {
+                    CheckoutError::DestinationInUse { path: self.path.clone() }
+                }
+                _ => fail("rename to destination", &self.path)(source),
+            })?;
+            self.done = true;
+            return Ok(());
+        }
+        // A root that its owner may not write into could not be emptied.
+        let private = fs::Permissions::from_mode(0o700);
+        self.dir.set_permissions(private).map_err(fail("open directory", &self.partial))?;
+        for entry in fs::read_dir(&self.partial).map_err(fail("read directory", &self.partial))? {
+            let entry = entry.map_err(fail("read directory", &self.partial))?;
+            let to = self.path.join(entry.file_name());
+            fs::rename(entry.path(), &to).map_err(fail("rename", &to))?;
+        }
+        fs::remove_dir(&self.partial).map_err(fail("remove directory", &self.partial))?;
+        self.done = true;
+        describe(&File::open(&self.path).map_err(fail("open directory", &self.path))?)
+    }
+}
+
+impl Drop for Dest {
+    fn drop(&mut self) {
+        if !self.done {
+            remove_tree(&self.partial);
+        }
+    }
+}
+
+/// Where the tree goes, links resolved, and whether that is a mount of its own.
+fn place(dest: &Path) -> Result<(PathBuf, bool), CheckoutError> {
+    let in_use = || CheckoutError::DestinationInUse { path: dest.to_owned() };
+    let path = match fs::canonicalize(dest) {
+        Ok(path) => path,
+        // A link that leads nowhere is something, too.
+        Err(error) if error.kind() == io::ErrorKind::NotFound && fs::symlink_metadata(dest).is_ok() => {
+            return Err(in_use());
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((dest.to_owned(), false)),
+        Err(error) => return Err(fail("look at destination", dest)(error)),
+    };
+    let meta = fs::metadata(&path).map_err(fail("look at destination", dest))?;
+    if !meta.is_dir() {
+        return Err(in_use());
+    }
+    if fs::read_dir(&path).map_err(fail("look into destination", dest))?.next().is_some() {
+        return Err(in_use());
+    }
+    let above = path.parent().map(fs::metadata).transpose().map_err(fail("look at destination", dest))?;
+    let within = above.is_none_or(|above| above.dev() != meta.dev());
+    Ok((path, within))
+}
+
+fn open_private(path: &Path) -> io::Result<File> {
+    let flags = libc::O_DIRECTORY | libc::O_NOFOLLOW;
+    let dir = fs::OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    dir.set_permissions(fs::Permissions::from_mode(0o700))?;
+    Ok(dir)
+}
+
+/// Removes a directory whatever modes are within; what cannot be removed is logged.
+fn remove_tree(path: &Path) {
+    if fs::remove_dir_all(path).is_ok() {
+        return;
+    }
+    // Without root's privileges a directory of mode 0500 keeps its entries: open all of them, then try again.
+    let mut pending = vec![path.to_owned()];
+    while let Some(directory) = pending.pop() {
+        let _ = fs::set_permissions(&directory, fs::Permissions::from_mode(0o700));
+        for entry in fs::read_dir(&directory).into_iter().flatten().flatten() {
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                pending.push(entry.path());
+            }
+        }
+    }
+    if let Err(error) = fs::remove_dir_all(path) {
+        tracing::warn!(path = %path.display(), %error, "partial tree not removed");
+    }
+}
+
+fn fail(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> CheckoutError + use<> {
+    let path = path.to_owned();
+    move |source| CheckoutError::Io { action, path, source }
+}
+
+fn partial_name(of: &str) -> String {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    format!("{of}.d4c-partial-{}-{count}", std::process::id())
+}
+
+fn beside(path: &Path) -> Result<PathBuf, CheckoutError> {
+    let Some(name) = path.file_name() else {
+        return Err(fail("name destination", path)(io::Error::from_raw_os_error(libc::EINVAL)));
+    };
+    let kept: String = name.to_string_lossy().chars().take(50).collect();
+    Ok(path.with_file_name(partial_name(&kept)))
+}

@@ -1,0 +1,284 @@
+//! Making many contents at once.
+
+use std::collections::HashSet;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::num::NonZeroUsize;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use dimg::index::Content;
+use dimg::{Digest, Hasher};
+
+use super::claims::Claim;
+use super::{ObjectStore, StoreError};
+
+/// Up to this many objects are flushed one by one; more of them with the whole file system.
+const FLUSH_EACH: usize = 4;
+
+/// Makes contents: one, or several that are stored together. Run by one thread, maybe more than once.
+pub trait Job: Send + Sync {
+    /// What it makes.
+    fn contents(&self) -> &[Content];
+
+    /// Makes them, in any order: for each, [`Output::begin`], then all its bytes.
+    ///
+    /// # Errors
+    /// Whatever keeps it from that.
+    fn make(&self, output: &mut Output<'_>) -> Result<(), Box<dyn std::error::Error + Send + Sync>>;
+}
+
+/// Takes the contents of one job.
+#[derive(Debug)]
+pub struct Output<'a> {
+    store: &'a ObjectStore,
+    directory: &'a PathBuf,
+    wanted: HashSet<Digest>,
+    current: Option<Writing>,
+    staged: Vec<(Content, PathBuf)>,
+    /// The first failure of ours, which tells more than what a job makes of it.
+    failure: Option<StoreError>,
+}
+
+#[derive(Debug)]
+struct Writing {
+    content: Content,
+    path: PathBuf,
+    file: File,
+    hasher: Hasher,
+    written: u64,
+}
+
+impl Output<'_> {
+    /// Whether `content` is to be written now; when not, it is there already and its bytes need not be made. Ends the content
+    /// before it.
+    ///
+    /// # Errors
+    /// The content before it was not what it should be, or a file cannot be made; the job should end.
+    pub fn begin(&mut self, content: &Content) -> io::Result<bool> {
+        self.end()?;
+        if !self.wanted.remove(&content.digest) {
+            return Ok(false);
+        }
+        let path = self.directory.join(content.digest.hex());
+        // The mode holds for later openings; this one may write.
+        let file = fs::OpenOptions::new().write(true).create_new(true).mode(0o444).open(&path);
+        match file {
+            Ok(file) => {
+                let (content, hasher) = (*content, Hasher::new());
+                self.current = Some(Writing { content, path, file, hasher, written: 0 });
+                Ok(true)
+            }
+            Err(error) => Err(self.fail(StoreError::io("make object", path, error))),
+        }
+    }
+
+    /// Ends the current content: checks what it became.
+    fn end(&mut self) -> io::Result<()> {
+        let Some(writing) = self.current.take() else { return Ok(()) };
+        let actual = writing.hasher.finish();
+        let expected = writing.content;
+        if actual != expected.digest || writing.written != expected.size {
+            return Err(self.fail(StoreError::Wrong {
+                expected: expected.digest,
+                expected_bytes: expected.size,
+                actual,
+                actual_bytes: writing.written,
+            }));
+        }
+        self.staged.push((writing.content, writing.path));
+        Ok(())
+    }
+
+    fn fail(&mut self, error: StoreError) -> io::Error {
+        let short = io::Error::other(error.to_string());
+        self.failure.get_or_insert(error);
+        short
+    }
+}
+
+impl Write for Output<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let Some(writing) = &mut self.current else {
+            return Err(io::Error::other("no content was begun, or it was not wanted"));
+        };
+        let after = writing.written.saturating_add(bytes.len() as u64);
+        if after > writing.content.size {
+            // Stop here: a recipe may go on for ever.
+            let Content { digest, size } = writing.content;
+            let actual = std::mem::take(&mut writing.hasher).finish();
+            let wrong =
+                StoreError::Wrong { expected: digest, expected_bytes: size, actual, actual_bytes: after };
+            return Err(self.fail(wrong));
+        }
+        if let Err(error) = writing.file.write_all(bytes) {
+            let path = self.store.path(&writing.content);
+            return Err(self.fail(StoreError::io("write object", path, error)));
+        }
+        writing.hasher.update(bytes);
+        writing.written = after;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The files and claims of one round of making.
+#[derive(Debug)]
+struct Batch<'a> {
+    store: &'a ObjectStore,
+    id: u64,
+    directory: PathBuf,
+    claimed: Mutex<Vec<Digest>>,
+    staged: Mutex<Vec<(Content, PathBuf)>>,
+    /// Contents that others are making.
+    awaited: Mutex<Vec<Content>>,
+}
+
+impl ObjectStore {
+    /// Makes every content of `jobs` that the store does not have, on `workers` threads. The jobs are taken in their order.
+    ///
+    /// # Errors
+    /// The first failure; nothing of this call is in the store then, unless others made it too or it came from an
+    /// earlier round.
+    pub fn make(&self, jobs: &[&dyn Job], workers: NonZeroUsize) -> Result<(), StoreError> {
+        let _hold = self.hold();
+        let mut jobs = jobs.to_vec();
+        loop {
+            let awaited = self.make_round(&jobs, workers)?;
+            // Ours are published: no one who waits for them can keep the ones that we wait for.
+            let mut missing = HashSet::new();
+            for content in awaited {
+                self.claims.wait(content.digest);
+                if !self.has(&content)? {
+                    missing.insert(content.digest);
+                }
+            }
+            if missing.is_empty() {
+                return Ok(());
+            }
+            jobs.retain(|job| job.contents().iter().any(|content| missing.contains(&content.digest)));
+        }
+    }
+
+    fn make_round(&self, jobs: &[&dyn Job], workers: NonZeroUsize) -> Result<Vec<Content>, StoreError> {
+        let id = self.next_batch.fetch_add(1, Ordering::Relaxed);
+        let directory = self.root.join("staging").join(id.to_string());
+        fs::create_dir(&directory).map_err(|error| StoreError::io("make directory", &directory, error))?;
+        let (claimed, staged, awaited) = Default::default();
+        let batch = Batch { store: self, id, directory, claimed, staged, awaited };
+        let (next, stop, failure) = (AtomicUsize::new(0), AtomicBool::new(false), Mutex::new(None));
+        let work = || {
+            while !stop.load(Ordering::Relaxed) {
+                let Some(job) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) else { break };
+                if let Err(error) = batch.run(*job) {
+                    stop.store(true, Ordering::Relaxed);
+                    lock(&failure).get_or_insert(error);
+                }
+            }
+        };
+        std::thread::scope(|scope| {
+            for _ in 1..workers.get().min(jobs.len()) {
+                scope.spawn(work);
+            }
+            work();
+        });
+        match failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            Some(error) => Err(error),
+            None => batch.publish(),
+        }
+    }
+}
+
+impl Batch<'_> {
+    fn run(&self, job: &dyn Job) -> Result<(), StoreError> {
+        let mut wanted = HashSet::new();
+        for content in job.contents() {
+            if self.is_wanted(content)? {
+                wanted.insert(content.digest);
+            }
+        }
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        let (store, directory) = (self.store, &self.directory);
+        let (current, staged, failure) = (None, Vec::new(), None);
+        let mut output = Output { store, directory, wanted, current, staged, failure };
+        let made = job.make(&mut output);
+        // Checks the last one, unless the job gave up within it.
+        let ended = if made.is_ok() { output.end() } else { Ok(()) };
+        if let Some(error) = output.failure {
+            return Err(error);
+        }
+        made.map_err(|source| StoreError::Make { source })?;
+        ended.map_err(|error| StoreError::io("make object", &self.directory, error))?;
+        if let Some(&digest) = output.wanted.iter().next() {
+            return Err(StoreError::NotMade { digest });
+        }
+        lock(&self.staged).append(&mut output.staged);
+        Ok(())
+    }
+
+    /// Claims `content` if it is to be made here.
+    fn is_wanted(&self, content: &Content) -> Result<bool, StoreError> {
+        if self.store.has(content)? {
+            self.store.counters.reused.fetch_add(1, Ordering::Relaxed);
+            return Ok(false);
+        }
+        match self.store.claims.claim(content.digest, self.id) {
+            Claim::Ours => return Ok(false),
+            Claim::Theirs => {
+                lock(&self.awaited).push(*content);
+                return Ok(false);
+            }
+            Claim::New => lock(&self.claimed).push(content.digest),
+        }
+        // Its maker may have finished between the look and the claim.
+        self.store.has(content).map(|there| !there)
+    }
+
+    /// Flushes what was made and gives it its names; gives what others are still making.
+    fn publish(self) -> Result<Vec<Content>, StoreError> {
+        let staged = std::mem::take(&mut *lock(&self.staged));
+        let flush = || -> io::Result<()> {
+            if staged.len() > FLUSH_EACH {
+                return d4c_sys::syncfs(File::open(&self.directory)?);
+            }
+            staged.iter().try_for_each(|(_, path)| File::open(path)?.sync_all())
+        };
+        flush().map_err(|error| StoreError::io("flush objects", &self.directory, error))?;
+        for (content, from) in &staged {
+            let path = self.store.path(content);
+            let renamed = match fs::rename(from, &path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    let fan = path.parent().unwrap_or(&path);
+                    fs::create_dir_all(fan).and_then(|()| fs::rename(from, &path))
+                }
+                renamed => renamed,
+            };
+            renamed.map_err(|error| StoreError::io("name object", path, error))?;
+            self.store.counters.made.fetch_add(1, Ordering::Relaxed);
+            self.store.counters.made_bytes.fetch_add(content.size, Ordering::Relaxed);
+        }
+        Ok(std::mem::take(&mut *lock(&self.awaited)))
+    }
+}
+
+impl Drop for Batch<'_> {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_dir_all(&self.directory) {
+            tracing::warn!(path = %self.directory.display(), %error, "staging directory not removed");
+        }
+        let claimed = std::mem::take(&mut *lock(&self.claimed));
+        self.store.claims.release(claimed);
+    }
+}
+
+/// What these locks guard is whole at any moment: a panic elsewhere does not matter.
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

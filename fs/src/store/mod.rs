@@ -1,0 +1,197 @@
+//! Contents as files.
+//!
+//! # Layout
+//!
+//! ```text
+//! <root>/lock                 held while a process has the store open
+//! <root>/objects/ab/cdef…     one read-only file per content, by the hex digits of its SHA-256
+//! <root>/staging/<n>/cdef…    what a batch is making
+//! ```
+//!
+//! An object gets its name after all its bytes were hashed and flushed: whatever moment the machine stops at, a file
+//! below `objects` is whole and is what its name says. Staging is emptied when the store is opened. However many ask for
+//! a content at once, one makes it and the others wait.
+
+mod batch;
+mod claims;
+mod error;
+mod gate;
+mod remove;
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use dimg::content::{Bytes, ContentSource};
+use dimg::index::Content;
+use nix::fcntl::{Flock, FlockArg};
+
+pub use batch::{Job, Output};
+pub use error::StoreError;
+pub use gate::Hold;
+pub use remove::Removed;
+
+/// A store of contents, open in this process alone and shared by its threads.
+#[derive(Debug)]
+pub struct ObjectStore {
+    root: PathBuf,
+    claims: claims::Claims,
+    gate: Arc<gate::Gate>,
+    counters: Counters,
+    next_batch: AtomicU64,
+    _lock: Flock<File>,
+}
+
+/// What a store did since it was opened.
+#[derive(Debug, Default)]
+struct Counters {
+    made: AtomicU64,
+    made_bytes: AtomicU64,
+    reused: AtomicU64,
+    removed: AtomicU64,
+    removed_bytes: AtomicU64,
+}
+
+/// A reading of a store's counters.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Contents made.
+    pub made: u64,
+    /// Their bytes.
+    pub made_bytes: u64,
+    /// Contents wanted that were there already.
+    pub reused: u64,
+    /// Contents removed.
+    pub removed: u64,
+    /// Their bytes.
+    pub removed_bytes: u64,
+}
+
+impl ObjectStore {
+    /// Opens the store at `root`, made when it is not there, and removes what an earlier process left half made.
+    ///
+    /// # Errors
+    /// [`StoreError::InUse`], or a failed system call.
+    pub fn open(root: &Path) -> Result<Self, StoreError> {
+        let make = |path: &Path| {
+            fs::create_dir_all(path).map_err(|error| StoreError::io("make directory", path, error))
+        };
+        make(root)?;
+        let lock_path = root.join("lock");
+        let lock = fs::OpenOptions::new().write(true).create(true).truncate(false).open(&lock_path);
+        let lock = lock.map_err(|error| StoreError::io("open", &lock_path, error))?;
+        let lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
+            nix::errno::Errno::EWOULDBLOCK => StoreError::InUse { root: root.to_owned() },
+            errno => StoreError::io("lock", &lock_path, errno.into()),
+        })?;
+        make(&root.join("objects"))?;
+        let staging = root.join("staging");
+        match fs::remove_dir_all(&staging) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(StoreError::io("remove what was half made", &staging, error));
+            }
+            _ => make(&staging)?,
+        }
+        Ok(Self {
+            root: root.to_owned(),
+            claims: claims::Claims::default(),
+            gate: Arc::default(),
+            counters: Counters::default(),
+            next_batch: AtomicU64::new(0),
+            _lock: lock,
+        })
+    }
+
+    /// The store's directory.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Where the object of `content` is or would be.
+    pub fn path(&self, content: &Content) -> PathBuf {
+        let hex = content.digest.hex();
+        let (fan, rest) = hex.split_at(2);
+        self.root.join("objects").join(fan).join(rest)
+    }
+
+    /// The object, open for reading; `None` when the store does not have it. One of a wrong size, which only a damaged file
+    /// system has, counts as missing and is made again.
+    ///
+    /// # Errors
+    /// It is there but cannot be opened.
+    pub fn get(&self, content: &Content) -> Result<Option<File>, StoreError> {
+        let path = self.path(content);
+        let opened =
+            File::open(&path).and_then(|file| Ok((file.metadata()?.len() == content.size).then_some(file)));
+        match opened {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            opened => opened.map_err(|error| StoreError::io("open object", path, error)),
+        }
+    }
+
+    /// Whether the store has the object.
+    ///
+    /// # Errors
+    /// It cannot be looked at.
+    pub fn has(&self, content: &Content) -> Result<bool, StoreError> {
+        let path = self.path(content);
+        match fs::symlink_metadata(&path) {
+            Ok(meta) => Ok(meta.is_file() && meta.len() == content.size),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(StoreError::io("look at object", path, error)),
+        }
+    }
+
+    /// Keeps [`ObjectStore::remove_unreferenced`] from running until the hold is dropped: taken before contents are looked
+    /// for or made, dropped after what refers to them is recorded. Waits while objects are being removed.
+    pub fn hold(&self) -> Hold {
+        self.gate.hold()
+    }
+
+    /// Flushes the file system of the store: after this, objects made earlier outlive a crash.
+    ///
+    /// # Errors
+    /// Those of `syncfs`.
+    pub fn sync(&self) -> Result<(), StoreError> {
+        let objects = self.root.join("objects");
+        File::open(&objects)
+            .and_then(d4c_sys::syncfs)
+            .map_err(|error| StoreError::io("flush", objects, error))
+    }
+
+    /// The counters as they are now.
+    pub fn counts(&self) -> Counts {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let Counters { made, made_bytes, reused, removed, removed_bytes } = &self.counters;
+        Counts {
+            made: read(made),
+            made_bytes: read(made_bytes),
+            reused: read(reused),
+            removed: read(removed),
+            removed_bytes: read(removed_bytes),
+        }
+    }
+}
+
+/// Objects were verified when they were made and are not hashed again.
+impl ContentSource for ObjectStore {
+    fn open(&self, content: &Content) -> io::Result<Option<Bytes>> {
+        if content.size == 0 {
+            return Ok(Some(Bytes::default()));
+        }
+        let Some(file) = self.file(content)? else { return Ok(None) };
+        Ok(Some(Bytes::new(d4c_sys::Map::file(&file)?)))
+    }
+
+    fn file(&self, content: &Content) -> io::Result<Option<File>> {
+        self.get(content).map_err(|error| match error {
+            StoreError::Io { source, .. } => source,
+            other => io::Error::other(other),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,134 @@
+//! Layers by hand, and trees as text, for the tests of this crate.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::{Arc, Mutex};
+
+use dimg::Digest;
+use dimg::content::{Bytes, ContentSource};
+use dimg::index::{Content, Entry, Kind, LayerIndex, Shape};
+
+use crate::tree::{Body, NodeId, Tree};
+
+/// Contents in memory.
+#[derive(Debug, Default)]
+pub(crate) struct Memory(Mutex<HashMap<Digest, Vec<u8>>>);
+
+impl Memory {
+    pub(crate) fn put(&self, bytes: &[u8]) -> Content {
+        let digest = Digest::of(bytes);
+        self.0.lock().unwrap().insert(digest, bytes.to_vec());
+        Content { digest, size: bytes.len() as u64 }
+    }
+}
+
+impl ContentSource for Memory {
+    fn open(&self, content: &Content) -> io::Result<Option<Bytes>> {
+        Ok(self.0.lock().unwrap().get(&content.digest).cloned().map(Bytes::from))
+    }
+}
+
+/// Builds a layer member by member.
+#[derive(Debug, Default)]
+pub(crate) struct Members(LayerIndex);
+
+impl Members {
+    pub(crate) fn add(mut self, kind: Kind, path: &[u8], change: impl FnOnce(&mut Entry)) -> Self {
+        self = self.with_xattrs(kind, path, &[], change);
+        self
+    }
+
+    pub(crate) fn with_xattrs(
+        mut self,
+        kind: Kind,
+        path: &[u8],
+        xattrs: &[(&str, &[u8])],
+        change: impl FnOnce(&mut Entry),
+    ) -> Self {
+        let key = |name: &str| format!("SCHILY.xattr.{name}").into_bytes().into();
+        let pax_keys = xattrs.iter().map(|(name, _)| key(name)).collect();
+        let shape = Shape { kind, raw: false, sparse: false, pax_keys, style: Box::default() };
+        let number = self.0.shapes.iter().position(|known| *known == shape).unwrap_or_else(|| {
+            self.0.shapes.push(shape);
+            self.0.shapes.len() - 1
+        });
+        let mut entry = Entry {
+            shape: u32::try_from(number).unwrap(),
+            path: path.into(),
+            mode: if kind == Kind::Directory { 0o755 } else { 0o644 },
+            uid: 0,
+            gid: 0,
+            uname: Box::default(),
+            gname: Box::default(),
+            mtime: 1_700_000_000,
+            mtime_nsec: 0,
+            dev_major: 0,
+            dev_minor: 0,
+            link: Box::default(),
+            pax: xattrs.iter().map(|(_, value)| (*value).into()).collect(),
+            content: None,
+            bare_size: 0,
+            sparse: Box::default(),
+            raw: Box::default(),
+        };
+        change(&mut entry);
+        self.0.entries.push(entry);
+        self
+    }
+
+    pub(crate) fn dir(self, path: &str) -> Self {
+        self.add(Kind::Directory, path.as_bytes(), |_| {})
+    }
+
+    pub(crate) fn file(self, path: &str, memory: &Memory, text: &str) -> Self {
+        let content = memory.put(text.as_bytes());
+        self.add(Kind::Regular, path.as_bytes(), |entry| entry.content = Some(content))
+    }
+
+    /// An empty file: also how whiteouts are written.
+    pub(crate) fn empty(self, path: &str) -> Self {
+        self.add(Kind::Regular, path.as_bytes(), |_| {})
+    }
+
+    pub(crate) fn symlink(self, path: &str, to: &str) -> Self {
+        self.add(Kind::Symlink, path.as_bytes(), |entry| entry.link = to.as_bytes().into())
+    }
+
+    pub(crate) fn link(self, path: &str, to: &str) -> Self {
+        self.add(Kind::HardLink, path.as_bytes(), |entry| entry.link = to.as_bytes().into())
+    }
+
+    pub(crate) fn index(self) -> Arc<LayerIndex> {
+        Arc::new(self.0)
+    }
+}
+
+/// A tree as lines: type, permissions, path, and what it is; names of one file show the first one.
+pub(crate) fn text(tree: &Tree) -> String {
+    let mut first: HashMap<NodeId, String> = HashMap::new();
+    let mut lines = String::new();
+    for (path, id) in tree.walk() {
+        let path = String::from_utf8_lossy(&path).into_owned();
+        let node = tree.node(id);
+        let mode = node.attributes.mode;
+        let line = match (&node.body, first.get(&id)) {
+            (Body::Directory(directory), _) => {
+                format!("d {mode:o} {path}{}", if directory.opaque { " opaque" } else { "" })
+            }
+            (_, Some(first)) => format!("h {path} = {first}"),
+            (Body::Regular(content), _) => {
+                format!("f {mode:o} {path} {}", content.map_or(0, |content| content.size))
+            }
+            (Body::Symlink(target), _) => format!("l {path} -> {}", String::from_utf8_lossy(target)),
+            (Body::CharDevice { major, minor }, _) => format!("c {path} {major}:{minor}"),
+            (Body::BlockDevice { major, minor }, _) => format!("b {path} {major}:{minor}"),
+            (Body::Fifo, _) => format!("p {path}"),
+            (Body::Whiteout, _) => format!("w {path}"),
+            (Body::Below(target), _) => format!("? {path} -> {}", String::from_utf8_lossy(target)),
+        };
+        first.entry(id).or_insert(path);
+        lines.push_str(&line);
+        lines.push('\n');
+    }
+    lines
+}
