@@ -1,3 +1,68 @@
 //! `d4c`: delta updates for container images.
+//!
+//! Reads the command line, starts logging, calls one command and turns its failure into one line and an exit
+//! status. What commands do is in [`commands`]; what they share is in the modules beside it.
 
-fn main() {}
+#![forbid(unsafe_code)]
+#![allow(dead_code, reason = "the commands that use it land one by one")]
+
+mod args;
+mod commands;
+mod config;
+mod failure;
+mod files;
+mod interrupt;
+mod output;
+mod progress;
+mod units;
+mod usage;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use config::Config;
+use failure::{Failure, Kind};
+
+fn main() -> ExitCode {
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    // Known before the arguments are: a wrong usage is reported as JSON, too.
+    let json = arguments.iter().take_while(|argument| *argument != "--").any(|argument| argument == "--json");
+    match run(arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        // Whoever read our output has enough of it.
+        Err(failure) if failure.kind == Kind::Closed => ExitCode::SUCCESS,
+        Err(failure) => {
+            if json {
+                eprintln!("{}", failure.json());
+            } else {
+                eprintln!("d4c: {failure}");
+            }
+            ExitCode::from(failure.kind.exit_code())
+        }
+    }
+}
+
+fn run(arguments: Vec<OsString>) -> Result<(), Failure> {
+    let args = match args::Args::try_parse_from(arguments) {
+        Ok(args) => args,
+        Err(error) if error.use_stderr() => return Err(usage::failure(&error)),
+        // Help and version are answers, not errors.
+        Err(error) => return error.print().map_err(output::closed_or("write help")),
+    };
+    let config = Config::new(args.global)?;
+    start_logging(&config);
+    interrupt::watch()?;
+    commands::run(args.command, &config)
+}
+
+/// Sends log lines to standard error.
+fn start_logging(config: &Config) {
+    tracing_subscriber::fmt()
+        .with_max_level(config.log_level)
+        .with_target(false)
+        .without_time()
+        .with_writer(std::io::stderr)
+        .init();
+}

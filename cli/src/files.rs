@@ -1,0 +1,241 @@
+//! Files that commands read and write.
+//!
+//! An output file appears whole or not at all: it is written under another name in the same directory, made durable,
+//! and renamed. What is not a regular file (`-`, a pipe, a device) is written from an unnamed temporary file, at
+//! once and after everything else has succeeded.
+
+use std::ffi::OsString;
+use std::fs::{self, File, OpenOptions};
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::io::{self, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+
+use d4c_sys::Map;
+
+use crate::failure::{Failure, Kind};
+use crate::interrupt::Pending;
+use crate::output::closed_or;
+
+/// The name that stands for standard input or output.
+const STANDARD: &str = "-";
+
+/// A path beside `target` that nobody else has: for what is about to become `target`.
+pub(crate) fn aside(target: &Path) -> PathBuf {
+    let random = RandomState::new().build_hasher().finish();
+    let mut name = OsString::from(".");
+    name.push(target.file_name().unwrap_or_default());
+    name.push(format!(".{random:016x}.d4c"));
+    parent(target).join(name)
+}
+
+/// The directory of `path`.
+pub(crate) fn parent(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
+        Some(parent) => parent,
+        None => Path::new("/"),
+    }
+}
+
+/// Makes a new name in `dir` durable.
+///
+/// # Errors
+/// Those of `open` and `fsync`.
+pub(crate) fn sync_dir(dir: &Path) -> Result<(), Failure> {
+    File::open(dir).and_then(|dir| dir.sync_all()).map_err(Failure::io("sync directory", dir))
+}
+
+/// A file being written.
+#[derive(Debug)]
+pub(crate) struct OutFile {
+    file: File,
+    shown: PathBuf,
+    to: To,
+}
+
+#[derive(Debug)]
+enum To {
+    /// The file's name for now, and the one it gets.
+    Rename(Pending, PathBuf),
+    /// Copied there.
+    Copy(Box<File>),
+    Stdout,
+}
+
+impl OutFile {
+    /// Starts to write `path`. An existing regular file stays until [`OutFile::finish`] replaces it; a symbolic
+    /// link stays, and what it points at is replaced.
+    ///
+    /// # Errors
+    /// The directory is not there or not writable; `path` is a directory.
+    pub(crate) fn create(path: &Path, tmpdir: &Path) -> Result<Self, Failure> {
+        const WHAT: &str = "create file";
+        let shown = path.to_owned();
+        if path == Path::new(STANDARD) {
+            return Ok(Self { file: spool(tmpdir)?, shown, to: To::Stdout });
+        }
+        let target = match fs::metadata(path) {
+            Ok(meta) if meta.is_dir() => {
+                return Err(Failure::new(Kind::Failed, WHAT, path.display(), "is a directory"));
+            }
+            Ok(meta) if !meta.is_file() => {
+                let device =
+                    OpenOptions::new().write(true).open(path).map_err(Failure::io("open file", path))?;
+                return Ok(Self { file: spool(tmpdir)?, shown, to: To::Copy(Box::new(device)) });
+            }
+            Ok(_) => fs::canonicalize(path).map_err(Failure::io(WHAT, path))?,
+            Err(_) if path.file_name().is_none() => {
+                return Err(Failure::usage(path.display(), "names no file"));
+            }
+            Err(_) => path.to_owned(),
+        };
+        let pending = Pending::new(aside(&target));
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(pending.path())
+            .map_err(Failure::io(WHAT, path))?;
+        Ok(Self { file, shown, to: To::Rename(pending, target) })
+    }
+
+    /// The open file, empty at first: readable, writable, seekable.
+    pub(crate) fn file(&mut self) -> &mut File {
+        &mut self.file
+    }
+
+    /// The path as it was given, for messages.
+    pub(crate) fn shown(&self) -> &Path {
+        &self.shown
+    }
+
+    /// Gives the file its name, or sends it where it goes; returns its size in bytes.
+    ///
+    /// # Errors
+    /// Those of the system calls; nothing is left then, and what was there before still is.
+    pub(crate) fn finish(mut self) -> Result<u64, Failure> {
+        const WHAT: &str = "write file";
+        let shown = &self.shown;
+        let bytes = self.file.seek(SeekFrom::End(0)).map_err(Failure::io(WHAT, shown))?;
+        match self.to {
+            To::Rename(pending, target) => {
+                self.file.sync_all().map_err(Failure::io(WHAT, shown))?;
+                pending.keep(|from| fs::rename(from, &target)).map_err(Failure::io(WHAT, shown))?;
+                sync_dir(parent(&target))?;
+            }
+            To::Copy(mut device) => {
+                self.file.rewind().map_err(Failure::io(WHAT, shown))?;
+                io::copy(&mut self.file, &mut device).map_err(Failure::io(WHAT, shown))?;
+            }
+            To::Stdout => {
+                self.file.rewind().map_err(Failure::io(WHAT, shown))?;
+                io::copy(&mut self.file, &mut io::stdout().lock())
+                    .map_err(closed_or("write standard output"))?;
+            }
+        }
+        Ok(bytes)
+    }
+}
+
+/// A file to read, mapped.
+#[derive(Debug)]
+pub(crate) struct InFile {
+    pub(crate) map: Map,
+    /// The path as it was given, for messages.
+    pub(crate) shown: PathBuf,
+}
+
+impl InFile {
+    /// Maps the file at `path`; what is no regular file (`-`, a pipe) is read to its end first.
+    ///
+    /// # Errors
+    /// It is not there or cannot be read.
+    pub(crate) fn open(path: &Path, tmpdir: &Path) -> Result<Self, Failure> {
+        const WHAT: &str = "read file";
+        let file = if path == Path::new(STANDARD) {
+            drain(&mut io::stdin().lock(), path, tmpdir)?
+        } else {
+            let mut file = File::open(path).map_err(Failure::io(WHAT, path))?;
+            let meta = file.metadata().map_err(Failure::io(WHAT, path))?;
+            if meta.is_dir() {
+                return Err(Failure::new(Kind::Failed, WHAT, path.display(), "is a directory"));
+            }
+            if meta.is_file() { file } else { drain(&mut file, path, tmpdir)? }
+        };
+        let map = Map::file(&file).map_err(Failure::io(WHAT, path))?;
+        Ok(Self { map, shown: path.to_owned() })
+    }
+}
+
+/// An unnamed file with all that `from` gives.
+fn drain(from: &mut impl io::Read, shown: &Path, tmpdir: &Path) -> Result<File, Failure> {
+    let mut file = spool(tmpdir)?;
+    io::copy(from, &mut file).map_err(Failure::io("read file", shown))?;
+    Ok(file)
+}
+
+/// A file that never had a name.
+fn spool(tmpdir: &Path) -> Result<File, Failure> {
+    tempfile::tempfile_in(tmpdir).map_err(Failure::io("make temporary file", tmpdir))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    fn names(dir: &Path) -> Vec<String> {
+        let mut names: Vec<_> = fs::read_dir(dir)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn a_file_appears_whole_or_not_at_all() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("out");
+        fs::write(&path, "old").unwrap();
+        let mut out = OutFile::create(&path, dir.path()).unwrap();
+        out.file().write_all(b"new").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"old");
+        drop(out);
+        assert_eq!((names(dir.path()), fs::read(&path).unwrap()), (vec!["out".into()], b"old".into()));
+        let mut out = OutFile::create(&path, dir.path()).unwrap();
+        out.file().write_all(b"newer").unwrap();
+        assert_eq!(out.finish().unwrap(), 5);
+        assert_eq!((names(dir.path()), fs::read(&path).unwrap()), (vec!["out".into()], b"newer".into()));
+    }
+
+    #[test]
+    fn links_and_devices_stay() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, link) = (dir.path().join("out"), dir.path().join("link"));
+        fs::write(&path, "old").unwrap();
+        symlink("out", &link).unwrap();
+        let mut out = OutFile::create(&link, dir.path()).unwrap();
+        out.file().write_all(b"new").unwrap();
+        out.finish().unwrap();
+        assert!(link.is_symlink());
+        assert_eq!(fs::read(&path).unwrap(), b"new");
+        let mut out = OutFile::create(Path::new("/dev/null"), dir.path()).unwrap();
+        out.file().write_all(b"new").unwrap();
+        out.finish().unwrap();
+        assert!(!fs::metadata("/dev/null").unwrap().is_file());
+    }
+
+    #[test]
+    fn what_cannot_be_written_or_read_says_so() {
+        let dir = tempfile::tempdir().unwrap();
+        let missing = dir.path().join("no/out");
+        assert_eq!(OutFile::create(&missing, dir.path()).unwrap_err().kind, Kind::NotFound);
+        assert_eq!(OutFile::create(dir.path(), dir.path()).unwrap_err().kind, Kind::Failed);
+        assert_eq!(InFile::open(&missing, dir.path()).unwrap_err().kind, Kind::NotFound);
+        assert_eq!(InFile::open(dir.path(), dir.path()).unwrap_err().kind, Kind::Failed);
+        assert!(InFile::open(Path::new("/dev/null"), dir.path()).unwrap().map.is_empty());
+    }
+}

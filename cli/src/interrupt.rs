@@ -1,0 +1,119 @@
+//! What Ctrl-C leaves behind: nothing.
+//!
+//! Whatever a command makes under a temporary name is registered here first. A thread waits for SIGINT, SIGTERM and
+//! SIGHUP; it removes what is registered and ends the process with status 130. Temporary files that never had a
+//! name need no care: the kernel frees them.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use crate::failure::{Failure, Kind, Reason};
+
+/// The exit status of an interrupted command.
+const INTERRUPTED: i32 = 130;
+
+static PENDING: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+
+/// Starts to wait for signals.
+///
+/// # Errors
+/// The handlers cannot be installed, or the thread cannot start.
+pub(crate) fn watch() -> Result<(), Failure> {
+    let failed =
+        |error: std::io::Error| Failure::new(Kind::Failed, "start", "signal handler", Reason(&error));
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).map_err(failed)?;
+    std::thread::Builder::new()
+        .name("signals".into())
+        .spawn(move || {
+            if signals.forever().next().is_some() {
+                // Kept locked until the end, so that nothing is added that nobody would remove.
+                let mut pending = PENDING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                for path in pending.drain(..).rev() {
+                    remove(&path);
+                }
+                std::process::exit(INTERRUPTED);
+            }
+        })
+        .map(drop)
+        .map_err(failed)
+}
+
+/// Removes a file or a directory with all that is in it, also while another thread still adds to it.
+fn remove(path: &Path) {
+    for _ in 0..10 {
+        let removed = match fs::symlink_metadata(path) {
+            Ok(meta) if meta.is_dir() => fs::remove_dir_all(path),
+            Ok(_) => fs::remove_file(path),
+            Err(_) => return,
+        };
+        if removed.is_ok() {
+            return;
+        }
+    }
+}
+
+/// A path that is removed when this is dropped, or when the process is interrupted, unless it is kept.
+#[derive(Debug)]
+pub(crate) struct Pending(PathBuf);
+
+impl Pending {
+    /// Registers `path`, which is about to be made.
+    pub(crate) fn new(path: PathBuf) -> Self {
+        PENDING.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(path.clone());
+        Self(path)
+    }
+
+    /// The path.
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Runs `publish`, which gives the path its final name, with no interruption in between; on success nothing is
+    /// left to remove.
+    ///
+    /// # Errors
+    /// That of `publish`; the path is removed then.
+    pub(crate) fn keep<T, E>(self, publish: impl FnOnce(&Path) -> Result<T, E>) -> Result<T, E> {
+        let mut pending = PENDING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let result = publish(&self.0)?;
+        pending.retain(|path| *path != self.0);
+        drop(pending);
+        Ok(result)
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        let mut pending = PENDING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if pending.contains(&self.0) {
+            remove(&self.0);
+            pending.retain(|path| *path != self.0);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_kept_is_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let [kept, dropped, failed] = ["kept", "dropped", "failed"].map(|name| {
+            let path = dir.path().join(name);
+            fs::create_dir(&path).unwrap();
+            fs::write(path.join("file"), "x").unwrap();
+            Pending::new(path)
+        });
+        let to = dir.path().join("final");
+        kept.keep(|from| fs::rename(from, &to)).unwrap();
+        drop(dropped);
+        failed.keep(|_| Err::<(), _>(())).unwrap_err();
+        let left: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
+        assert_eq!(left, [to]);
+    }
+}

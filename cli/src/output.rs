@@ -1,0 +1,67 @@
+//! Standard output: text for people or one JSON object.
+
+use std::io::{self, Write};
+
+use crate::failure::{Failure, Kind, Reason};
+
+/// Where results go.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Output {
+    json: bool,
+    quiet: bool,
+}
+
+impl Output {
+    pub(crate) fn new(json: bool, quiet: bool) -> Self {
+        Self { json, quiet }
+    }
+
+    /// Whether results are JSON.
+    pub(crate) fn is_json(self) -> bool {
+        self.json
+    }
+
+    /// Prints what was asked for: `value` as JSON, else what `human` gives.
+    ///
+    /// # Errors
+    /// Standard output cannot be written.
+    pub(crate) fn result(
+        self,
+        value: &serde_json::Value,
+        human: impl FnOnce() -> String,
+    ) -> Result<(), Failure> {
+        if self.json { self.text(&format!("{value}\n")) } else { self.text(&human()) }
+    }
+
+    /// As [`Output::result`], of a command whose result is a file: silent with `--quiet`.
+    ///
+    /// # Errors
+    /// Standard output cannot be written.
+    pub(crate) fn report(
+        self,
+        value: &serde_json::Value,
+        human: impl FnOnce() -> String,
+    ) -> Result<(), Failure> {
+        if self.quiet { Ok(()) } else { self.result(value, human) }
+    }
+
+    /// Prints `text` as it is.
+    ///
+    /// # Errors
+    /// Standard output cannot be written.
+    pub(crate) fn text(self, text: &str) -> Result<(), Failure> {
+        let mut stdout = io::stdout().lock();
+        stdout
+            .write_all(text.as_bytes())
+            .and_then(|()| stdout.flush())
+            .map_err(closed_or("write standard output"))
+    }
+}
+
+/// A failure to write to standard output; a pipe that nobody reads any more is no error worth a line.
+pub(crate) fn closed_or(what: &'static str) -> impl FnOnce(io::Error) -> Failure {
+    move |error| {
+        let kind = if error.kind() == io::ErrorKind::BrokenPipe { Kind::Closed } else { Kind::of_io(&error) };
+        Failure::new(kind, what, "-", Reason(&error))
+    }
+}
