@@ -32,3 +32,5 @@ pub const MAX_DOCUMENT_BYTES: u64 = 8 << 20;
 pub const MAX_STAGES: usize = 16;
 /// Contents that one file can make.
 pub const MAX_CONTENTS: usize = MAX_ENTRIES;
+/// Frames of one file.
+pub const MAX_FRAMES: usize = MAX_ENTRIES;

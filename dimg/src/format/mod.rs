@@ -1,3 +1,32 @@
-//! The files: dimg and cdimg, written and read (`FORMAT.md`).
+//! The files, byte for byte as `FORMAT.md` says.
+//!
+//! A dimg holds how a target image's layers come from a parent's ([`Edit`](crate::index::Edit)) and a recipe for every
+//! content that the parent does not have; a cdimg is a dimg with the image's own manifest and config. [`DimgWriter`]
+//! takes frames as they are made and then the rest; [`Dimg`] reads. All that is read is untrusted.
 
 pub(crate) mod blob;
+mod cdimg;
+mod dump;
+mod error;
+mod header;
+mod image;
+mod make;
+mod meta;
+mod output;
+mod reader;
+mod stat;
+mod tables;
+mod writer;
+
+pub use cdimg::{CDIMG_MAGIC, Cdimg, DeltaFile, cdimg_head, write_cdimg};
+pub use dump::dump;
+pub use error::{Class, DimgError};
+pub use header::{DIMG_MAGIC, VERSION};
+pub use image::{Image, Recipe, Stage};
+pub use make::Scratch;
+pub use meta::{LayerSource, Meta, Parent, Target, TargetLayer};
+pub use output::OutputFile;
+pub use reader::{Dimg, SectionInfo, distinct_contents};
+pub use stat::{CodecStat, ContentStat, LayerStat, ParentStat, Stat, TargetStat};
+pub use tables::{FrameKind, FrameRow, RecipeRow, StageCodec, StageRow};
+pub use writer::{Assembled, DimgWriter};

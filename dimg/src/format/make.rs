@@ -1,0 +1,186 @@
+//! Making contents from their recipes.
+
+use super::{Dimg, DimgError, FrameKind, FrameRow, Recipe, Stage, StageCodec};
+use crate::Hasher;
+use crate::engine::frame::{BsdiffFrame, ProgramFrame, ProgramGroup, STORED_CHUNK_BYTES, StoredFrame};
+use d4c_sys::Map;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Decoded groups kept: making the contents of a group one after the other decodes it once.
+const KEPT_GROUPS: usize = 4;
+
+/// Gives files without a name for what stages but the last make: they are mapped, not held in memory.
+pub type Scratch<'a> = &'a (dyn Fn() -> io::Result<File> + Sync);
+
+/// The groups decoded last.
+#[derive(Default)]
+pub(super) struct Groups(Mutex<Vec<(u32, Group)>>);
+
+#[derive(Clone)]
+enum Group {
+    Stored(Arc<Vec<u8>>),
+    Programs(Arc<ProgramGroup>),
+}
+
+impl Groups {
+    /// The group of `frame`; made by `decode` when it is not kept. Threads that want the same one at once may each
+    /// decode it.
+    fn get(&self, frame: u32, decode: impl FnOnce() -> Result<Group, DimgError>) -> Result<Group, DimgError> {
+        let lock = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, group)) = lock().iter().find(|(number, _)| *number == frame) {
+            return Ok(group.clone());
+        }
+        let group = decode()?;
+        let mut kept = lock();
+        if kept.len() >= KEPT_GROUPS {
+            kept.remove(0);
+        }
+        kept.push((frame, group.clone()));
+        Ok(group)
+    }
+}
+
+/// Passes bytes on and hashes them.
+struct Hashed<'a> {
+    out: &'a mut dyn Write,
+    hasher: Hasher,
+}
+
+impl Write for Hashed<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let count = self.out.write(bytes)?;
+        self.hasher.update(&bytes[..count]);
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}
+
+impl Dimg {
+    /// Writes the content that `recipe`, one of this file's, makes from `base` to `out`. Its digest is verified at the
+    /// end, when all has been written: whoever reads `out` waits for the result.
+    ///
+    /// # Errors
+    /// The base is missing or of another size, the file is damaged, writing fails, or the digest is another one.
+    pub fn make(
+        &self,
+        recipe: &Recipe,
+        base: Option<&[u8]>,
+        out: &mut dyn Write,
+        scratch: Scratch<'_>,
+    ) -> Result<(), DimgError> {
+        let cannot = |reason: String| DimgError::Make { content: recipe.content.digest, reason };
+        let base = match (recipe.base, base) {
+            (None, _) => &[][..],
+            (Some(named), Some(base)) if named.size == base.len() as u64 => base,
+            (Some(named), Some(base)) => {
+                return Err(cannot(format!("its base has {} bytes, not {}", base.len(), named.size)));
+            }
+            (Some(named), None) => return Err(cannot(format!("its base {} is needed", named.digest))),
+        };
+        let Some((last, stages)) = recipe.stages.split_last() else {
+            return Err(cannot("its recipe has no stages".to_owned()));
+        };
+        let mut between: Option<Map> = None;
+        for stage in stages {
+            let file = scratch().map_err(|error| cannot(format!("no scratch file: {error}")))?;
+            let mut writer = io::BufWriter::with_capacity(128 << 10, &file);
+            self.stage(stage, between.as_deref().unwrap_or(base), &mut writer)?;
+            writer.flush().map_err(DimgError::Output)?;
+            drop(writer);
+            between = Some(Map::file(&file).map_err(DimgError::Output)?);
+        }
+        let mut out = Hashed { out, hasher: Hasher::new() };
+        self.stage(last, between.as_deref().unwrap_or(base), &mut out)?;
+        let found = out.hasher.finish();
+        match found == recipe.content.digest {
+            true => Ok(()),
+            false => Err(DimgError::WrongContent { expected: recipe.content.digest, found }),
+        }
+    }
+
+    /// Writes exactly `stage.out_bytes` bytes.
+    fn stage(&self, stage: &Stage, old: &[u8], out: &mut dyn Write) -> Result<(), DimgError> {
+        let bytes = self.frame(stage.frame)?;
+        let row = self.frame_row(stage.frame)?;
+        let offset = self.frame_offset(&row);
+        let bad = |error| DimgError::frame(offset, error);
+        match (stage.codec, stage.kind) {
+            (StageCodec::Stored, FrameKind::Chunk) => self.chunks(stage, out),
+            (StageCodec::Stored, _) => {
+                let decode = || {
+                    let decoded = StoredFrame::parse(bytes).and_then(|frame| frame.decode()).map_err(bad)?;
+                    Ok(Group::Stored(Arc::new(decoded)))
+                };
+                let Group::Stored(group) = self.groups.get(stage.frame, decode)? else {
+                    return Err(DimgError::corrupt("frame", offset, "it holds no stored contents"));
+                };
+                let start = usize::try_from(stage.offset).unwrap_or(usize::MAX);
+                let count = usize::try_from(stage.out_bytes).unwrap_or(usize::MAX);
+                let content = group.get(start..start.saturating_add(count)).ok_or_else(|| {
+                    let reason = format!("{} bytes hold no {count} bytes from {start} on", group.len());
+                    DimgError::corrupt("frame", offset, reason)
+                })?;
+                out.write_all(content).map_err(DimgError::Output)
+            }
+            (StageCodec::Program, FrameKind::ProgramGroup) => {
+                let decode = || {
+                    let group = ProgramFrame::parse(bytes).and_then(|frame| frame.group()).map_err(bad)?;
+                    Ok(Group::Programs(Arc::new(group)))
+                };
+                let Group::Programs(group) = self.groups.get(stage.frame, decode)? else {
+                    return Err(DimgError::corrupt("frame", offset, "it holds no programs"));
+                };
+                group.apply_slot(stage.slot.into(), old, stage.out_bytes, out).map_err(bad)
+            }
+            (StageCodec::Program, _) => {
+                let frame = ProgramFrame::parse(bytes).map_err(bad)?;
+                frame.apply_slot(0, old, stage.out_bytes, out).map_err(bad)
+            }
+            (StageCodec::Bsdiff, _) => BsdiffFrame::parse(bytes)
+                .and_then(|frame| frame.apply(old, stage.out_bytes, out))
+                .map_err(bad),
+        }
+    }
+
+    fn frame_row(&self, number: u32) -> Result<FrameRow, DimgError> {
+        let row = self.frames()?.get(number as usize).copied();
+        row.ok_or_else(|| DimgError::corrupt("section DATA", 0, format!("there is no frame {number}")))
+    }
+
+    /// A large content: all chunks but the last are full.
+    fn chunks(&self, stage: &Stage, out: &mut dyn Write) -> Result<(), DimgError> {
+        let mut left = stage.out_bytes;
+        let mut number = stage.frame;
+        loop {
+            let offset = self.frame_offset(&self.frame_row(number)?);
+            let bad = |error| DimgError::frame(offset, error);
+            let frame = StoredFrame::parse(self.frame(number)?).map_err(bad)?;
+            let expected = left.min(STORED_CHUNK_BYTES);
+            if frame.raw_bytes() != expected {
+                let reason = format!("the chunk has {} bytes, not {expected}", frame.raw_bytes());
+                return Err(DimgError::corrupt("frame", offset, reason));
+            }
+            let mut reader = frame.reader().map_err(bad)?;
+            let mut buffer = vec![0; 64 << 10];
+            loop {
+                let count = reader
+                    .read(&mut buffer)
+                    .map_err(|error| DimgError::corrupt("frame", offset, error.to_string()))?;
+                if count == 0 {
+                    break;
+                }
+                out.write_all(&buffer[..count]).map_err(DimgError::Output)?;
+            }
+            left -= expected;
+            if left == 0 {
+                return Ok(());
+            }
+            number = number.saturating_add(1);
+        }
+    }
+}

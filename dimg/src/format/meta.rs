@@ -1,0 +1,166 @@
+//! The META section: which image a file makes, and from which (`FORMAT.md`, section 3).
+
+use crate::Digest;
+use crate::index::edit::LayerClaim;
+use crate::limits::{MAX_ENTRIES, MAX_LAYERS};
+use crate::wire::{Reader, WireError, put_u64, put_usize};
+
+/// Where a layer of the target comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LayerSource {
+    /// It is this layer of the parent: same diff ID, same index.
+    Parent(u32),
+    /// The file makes it.
+    Made {
+        /// [`layer_id`](crate::index::layer_id) of its index.
+        id: Digest,
+    },
+}
+
+/// A layer of the target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TargetLayer {
+    /// SHA-256 of its tar, uncompressed.
+    pub diff_id: Digest,
+    /// Its entries.
+    pub entries: u64,
+    /// Bytes of its tar, uncompressed.
+    pub tar_bytes: u64,
+    /// Where it comes from.
+    pub source: LayerSource,
+}
+
+/// The image that a file makes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    /// Digest of its manifest.
+    pub manifest: Digest,
+    /// Digest of its config.
+    pub config: Digest,
+    /// Distinct contents of all its layers, those of the parent too.
+    pub contents: u64,
+    /// The lowest first.
+    pub layers: Vec<TargetLayer>,
+}
+
+impl Target {
+    /// The diff IDs, the lowest layer's first.
+    pub fn diff_ids(&self) -> impl Iterator<Item = Digest> {
+        self.layers.iter().map(|layer| layer.diff_id)
+    }
+}
+
+/// The image that a delta starts from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Parent {
+    /// Digest of its manifest.
+    pub manifest: Digest,
+    /// Diff IDs of its layers, the lowest first.
+    pub layers: Vec<Digest>,
+}
+
+/// What the META section says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Meta {
+    /// The image made.
+    pub target: Target,
+    /// The image that it is made from; none for a base image.
+    pub parent: Option<Parent>,
+}
+
+impl Meta {
+    /// What the INDEX section must agree with.
+    pub(crate) fn claims(&self) -> Vec<LayerClaim> {
+        let claim = |layer: &TargetLayer| match layer.source {
+            LayerSource::Parent(same) => LayerClaim::Same(same),
+            LayerSource::Made { .. } => LayerClaim::Entries(layer.entries),
+        };
+        self.target.layers.iter().map(claim).collect()
+    }
+
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        out.extend_from_slice(&self.target.manifest.0);
+        out.extend_from_slice(&self.target.config.0);
+        put_u64(&mut out, self.target.contents);
+        put_usize(&mut out, self.target.layers.len());
+        for layer in &self.target.layers {
+            out.extend_from_slice(&layer.diff_id.0);
+            put_u64(&mut out, layer.entries);
+            put_u64(&mut out, layer.tar_bytes);
+            match layer.source {
+                LayerSource::Parent(same) => put_u64(&mut out, u64::from(same) + 1),
+                LayerSource::Made { id } => {
+                    put_u64(&mut out, 0);
+                    out.extend_from_slice(&id.0);
+                }
+            }
+        }
+        if let Some(parent) = &self.parent {
+            out.extend_from_slice(&parent.manifest.0);
+            put_usize(&mut out, parent.layers.len());
+            parent.layers.iter().for_each(|diff_id| out.extend_from_slice(&diff_id.0));
+        }
+        out
+    }
+
+    pub(crate) fn decode(bytes: &[u8], has_parent: bool) -> Result<Self, WireError> {
+        let mut reader = Reader::new(bytes, "section META");
+        let manifest = digest(&mut reader, "manifest digest")?;
+        let config = digest(&mut reader, "config digest")?;
+        let contents = reader.count(MAX_ENTRIES, "number of contents")? as u64;
+        let count = reader.count(MAX_LAYERS, "number of layers")?;
+        let mut layers = Vec::with_capacity(count);
+        let mut places = Vec::with_capacity(count);
+        let mut total = 0;
+        for _ in 0..count {
+            places.push(reader.clone());
+            let diff_id = digest(&mut reader, "diff ID of a layer")?;
+            let before = reader.clone();
+            let entries = reader.count(MAX_ENTRIES, "entries of a layer")?;
+            total += entries;
+            if total > MAX_ENTRIES {
+                return Err(before.error("entries of a layer", format!("more than {MAX_ENTRIES} in all")));
+            }
+            let tar_bytes = reader.u64("bytes of a layer's tar")?;
+            let before = reader.clone();
+            let source = match reader.count(MAX_LAYERS, "source of a layer")? {
+                0 => LayerSource::Made { id: digest(&mut reader, "id of a layer")? },
+                number => match u32::try_from(number - 1) {
+                    Ok(same) => LayerSource::Parent(same),
+                    Err(_) => return Err(before.error("source of a layer", "there is no such layer")),
+                },
+            };
+            layers.push(TargetLayer { diff_id, entries: entries as u64, tar_bytes, source });
+        }
+        let parent = match has_parent {
+            false => None,
+            true => {
+                let manifest = digest(&mut reader, "parent's manifest digest")?;
+                let count = reader.count(MAX_LAYERS, "number of the parent's layers")?;
+                let mut layers = Vec::with_capacity(count);
+                for _ in 0..count {
+                    layers.push(digest(&mut reader, "diff ID of a parent's layer")?);
+                }
+                Some(Parent { manifest, layers })
+            }
+        };
+        reader.end()?;
+        let parents = parent.as_ref().map_or(&[][..], |parent| &parent.layers);
+        for (layer, place) in layers.iter().zip(&places) {
+            if let LayerSource::Parent(same) = layer.source
+                && parents.get(same as usize) != Some(&layer.diff_id)
+            {
+                let why = format!("layer {same} of the parent is not there or another one");
+                return Err(place.error("source of a layer", why));
+            }
+        }
+        Ok(Self { target: Target { manifest, config, contents, layers }, parent })
+    }
+}
+
+fn digest(reader: &mut Reader<'_>, what: &'static str) -> Result<Digest, WireError> {
+    let mut digest = [0; 32];
+    digest.copy_from_slice(reader.take(32, what)?);
+    Ok(Digest(digest))
+}

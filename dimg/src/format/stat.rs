@@ -1,0 +1,148 @@
+//! A file in numbers: what `stat --json` says.
+
+use super::{DeltaFile, DimgError, StageCodec};
+use serde::Serialize;
+use std::collections::BTreeMap;
+
+/// A file in numbers. Fields are named as in the command's output.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Stat {
+    /// Its bytes.
+    pub bytes: u64,
+    /// `dimg` or `cdimg`.
+    pub format: &'static str,
+    /// The image made.
+    pub target: TargetStat,
+    /// The image it is made from.
+    pub parent: Option<ParentStat>,
+    /// All bytes but those of frames.
+    pub metadata_bytes: u64,
+    /// Bytes of frames.
+    pub data_bytes: u64,
+    /// How the target's contents come about.
+    pub contents: ContentStat,
+    /// By the name of the codec of the last stage.
+    pub by_codec: BTreeMap<&'static str, CodecStat>,
+    /// Bytes of all contents that the file makes.
+    pub full_bytes: u64,
+    /// What pulling the changed layers would have cost; whoever knows the registry's sizes sets it.
+    pub pull_bytes: Option<u64>,
+}
+
+/// The image made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct TargetStat {
+    /// Digest of the manifest.
+    pub manifest: String,
+    /// Digest of the config.
+    pub config: String,
+    /// The lowest first.
+    pub layers: Vec<LayerStat>,
+}
+
+/// A layer of the image made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LayerStat {
+    /// Digest of the tar.
+    pub diff_id: String,
+    /// Its entries.
+    pub entries: u64,
+    /// Bytes of its tar.
+    pub tar_bytes: u64,
+    /// Whether it is one of the parent's.
+    pub same: bool,
+}
+
+/// The image that a delta starts from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ParentStat {
+    /// Digest of the manifest.
+    pub manifest: String,
+    /// Diff IDs, the lowest layer's first.
+    pub layers: Vec<String>,
+}
+
+/// How the target's contents come about.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct ContentStat {
+    /// Stored whole.
+    pub new: u64,
+    /// Made from one of the parent's.
+    pub patched: u64,
+    /// The parent's.
+    pub reused: u64,
+    /// Bytes of the frames of stored contents.
+    pub stored_bytes: u64,
+    /// Bytes of the frames of patches.
+    pub patch_bytes: u64,
+}
+
+/// What one codec does in a file.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct CodecStat {
+    /// Contents that it makes in its last stage.
+    pub contents: u64,
+    /// Bytes of its frames.
+    pub bytes: u64,
+    /// Bytes of the contents that it makes.
+    pub made_bytes: u64,
+}
+
+impl Stat {
+    /// The numbers of `file`, which has `bytes` bytes.
+    ///
+    /// # Errors
+    /// The file is damaged.
+    pub fn of(file: &DeltaFile, bytes: u64) -> Result<Self, DimgError> {
+        let dimg = file.dimg();
+        let (target, frames) = (dimg.target(), dimg.frames()?);
+        let mut contents = ContentStat::default();
+        let mut by_codec = BTreeMap::<_, CodecStat>::new();
+        let mut full_bytes = 0u64;
+        for (content, recipe) in dimg.contents()? {
+            match recipe.base {
+                None => contents.new += 1,
+                Some(_) => contents.patched += 1,
+            }
+            full_bytes = full_bytes.saturating_add(content.size);
+            if let Some(last) = recipe.stages.last() {
+                let codec = by_codec.entry(last.codec.name()).or_default();
+                codec.contents += 1;
+                codec.made_bytes = codec.made_bytes.saturating_add(content.size);
+            }
+        }
+        contents.reused = target.contents.saturating_sub(contents.new + contents.patched);
+        for frame in frames {
+            by_codec.entry(frame.kind.codec().name()).or_default().bytes += frame.bytes;
+            match frame.kind.codec() {
+                StageCodec::Stored => contents.stored_bytes += frame.bytes,
+                StageCodec::Program | StageCodec::Bsdiff => contents.patch_bytes += frame.bytes,
+            }
+        }
+        let layers = target.layers.iter().map(|layer| LayerStat {
+            diff_id: layer.diff_id.to_string(),
+            entries: layer.entries,
+            tar_bytes: layer.tar_bytes,
+            same: matches!(layer.source, super::LayerSource::Parent(_)),
+        });
+        Ok(Self {
+            bytes,
+            format: file.format(),
+            target: TargetStat {
+                manifest: target.manifest.to_string(),
+                config: target.config.to_string(),
+                layers: layers.collect(),
+            },
+            parent: dimg.parent().map(|parent| ParentStat {
+                manifest: parent.manifest.to_string(),
+                layers: parent.layers.iter().map(ToString::to_string).collect(),
+            }),
+            metadata_bytes: bytes.saturating_sub(dimg.data_bytes()),
+            data_bytes: dimg.data_bytes(),
+            contents,
+            by_codec,
+            full_bytes,
+            pull_bytes: None,
+        })
+    }
+}

@@ -1,0 +1,175 @@
+//! Writing a dimg: frames first, into a file aside, then everything that names them.
+
+use super::header::{Sealed, assemble, check8};
+use super::tables::{check_uses, encode_frames, encode_recipes};
+use super::{DimgError, FrameKind, FrameRow, LayerSource, Meta, RecipeRow};
+use crate::engine::compress::Level;
+use crate::index::Edit;
+use crate::index::columns::Columns;
+use crate::index::edit::LayerEdit;
+use crate::limits::MAX_FRAMES;
+use std::fs::File;
+use std::io::{self, BufWriter, Read, Seek, Write};
+use std::path::{Path, PathBuf};
+
+/// Takes frames as they are made. They wait in a file without a name, so memory stays small and nothing is left behind.
+#[derive(Debug)]
+pub struct DimgWriter {
+    dir: PathBuf,
+    data: BufWriter<File>,
+    data_bytes: u64,
+    frames: Vec<FrameRow>,
+}
+
+impl DimgWriter {
+    /// A writer that keeps its frames in `dir`, best that of the output: there has to be room there.
+    ///
+    /// # Errors
+    /// No file can be made there.
+    pub fn new(dir: &Path) -> Result<Self, DimgError> {
+        let data = tempfile::tempfile_in(dir).map_err(DimgError::io("make temporary file", dir))?;
+        let data = BufWriter::with_capacity(256 << 10, data);
+        Ok(Self { dir: dir.to_path_buf(), data, data_bytes: 0, frames: Vec::new() })
+    }
+
+    /// Adds a frame; its number.
+    ///
+    /// # Errors
+    /// It cannot be written, or there are too many.
+    pub fn frame(&mut self, kind: FrameKind, bytes: &[u8]) -> Result<u32, DimgError> {
+        let number = u32::try_from(self.frames.len()).ok().filter(|_| self.frames.len() < MAX_FRAMES);
+        let number = number.ok_or_else(|| DimgError::Refused(format!("more than {MAX_FRAMES} frames")))?;
+        self.data.write_all(bytes).map_err(DimgError::io("write temporary file", &self.dir))?;
+        let row = FrameRow { kind, offset: self.data_bytes, bytes: bytes.len() as u64, check: check8(bytes) };
+        self.data_bytes += row.bytes;
+        self.frames.push(row);
+        Ok(number)
+    }
+
+    /// Bytes of the frames so far.
+    pub fn data_bytes(&self) -> u64 {
+        self.data_bytes
+    }
+
+    /// The finished dimg: `recipes` make the new contents of `edit`, in their order.
+    ///
+    /// # Errors
+    /// The parts do not fit together, or a compressor or the file aside fails.
+    pub fn finish(
+        self,
+        meta: &Meta,
+        edit: &Edit,
+        recipes: &[RecipeRow],
+        level: Level,
+    ) -> Result<Assembled, DimgError> {
+        check_fit(meta, edit, recipes)?;
+        check_uses(recipes, &self.frames)
+            .map_err(|(number, why)| DimgError::Refused(format!("recipe {number}: {why}")))?;
+        let seal =
+            |columns: &Columns| Sealed::smallest(&columns.to_raw(), Some(columns.to_packed(level)?), level);
+        let sections = [
+            Sealed::smallest(&meta.encode(), None, level)?,
+            seal(&edit.encode()?)?,
+            seal(&encode_recipes(recipes, &edit.origins()))?,
+            seal(&encode_frames(&self.frames))?,
+        ];
+        let head = assemble(meta.parent.is_some(), sections, self.data_bytes);
+        let data = self.data.into_inner().map_err(io::IntoInnerError::into_error);
+        let data = data.map_err(DimgError::io("write temporary file", &self.dir))?;
+        Ok(Assembled { head, data, data_bytes: self.data_bytes, dir: self.dir })
+    }
+}
+
+fn check_fit(meta: &Meta, edit: &Edit, recipes: &[RecipeRow]) -> Result<(), DimgError> {
+    let refuse = |why: String| Err(DimgError::Refused(why));
+    if edit.layers.len() != meta.target.layers.len() {
+        let (meta, edit) = (meta.target.layers.len(), edit.layers.len());
+        return refuse(format!("{meta} layers named, {edit} made"));
+    }
+    for (number, (made, named)) in edit.layers.iter().zip(&meta.target.layers).enumerate() {
+        let fits = match (made, named.source) {
+            (LayerEdit::Same(made), LayerSource::Parent(same)) => {
+                let parent = meta.parent.as_ref().and_then(|parent| parent.layers.get(same as usize));
+                *made == same && parent == Some(&named.diff_id)
+            }
+            (LayerEdit::Edited(made), LayerSource::Made { .. }) => made.entries() as u64 == named.entries,
+            _ => false,
+        };
+        if !fits {
+            return refuse(format!("layer {number} is made otherwise than it is named"));
+        }
+    }
+    if recipes.len() != edit.new_contents.len() {
+        return refuse(format!("{} recipes for {} contents", recipes.len(), edit.new_contents.len()));
+    }
+    for (number, (recipe, content)) in recipes.iter().zip(&edit.new_contents).enumerate() {
+        let stored = |stage: &super::StageRow| stage.codec == super::StageCodec::Stored;
+        let Some((first, rest)) = recipe.stages.split_first() else {
+            return refuse(format!("recipe {number} has no stages"));
+        };
+        if recipe.stages.len() > crate::limits::MAX_STAGES
+            || stored(first) != recipe.base.is_none()
+            || rest.iter().any(stored)
+            || recipe.stages.last().is_none_or(|last| last.out_bytes != content.size)
+        {
+            return refuse(format!("recipe {number} does not make its content"));
+        }
+    }
+    Ok(())
+}
+
+/// A finished dimg that waits to be written out.
+#[derive(Debug)]
+pub struct Assembled {
+    head: Vec<u8>,
+    data: File,
+    data_bytes: u64,
+    dir: PathBuf,
+}
+
+impl Assembled {
+    /// Its bytes in all.
+    pub fn bytes(&self) -> u64 {
+        self.head.len() as u64 + self.data_bytes
+    }
+
+    /// Bytes of the frames.
+    pub fn data_bytes(&self) -> u64 {
+        self.data_bytes
+    }
+
+    /// Writes it all; may be done again.
+    ///
+    /// # Errors
+    /// Reading the file aside, or `out`, fails.
+    pub fn write_to(&mut self, out: &mut dyn Write) -> Result<(), DimgError> {
+        out.write_all(&self.head).map_err(DimgError::Output)?;
+        self.data.rewind().map_err(DimgError::io("read temporary file", &self.dir))?;
+        let mut data = (&self.data).take(self.data_bytes);
+        let mut buffer = vec![0; 256 << 10];
+        loop {
+            let count = data.read(&mut buffer).map_err(DimgError::io("read temporary file", &self.dir))?;
+            if count == 0 {
+                break;
+            }
+            out.write_all(&buffer[..count]).map_err(DimgError::Output)?;
+        }
+        match data.limit() {
+            0 => Ok(()),
+            left => {
+                let error = io::Error::new(io::ErrorKind::UnexpectedEof, format!("{left} bytes are missing"));
+                Err(DimgError::io("read temporary file", &self.dir)(error))
+            }
+        }
+    }
+
+    /// Writes it to `path`, which appears whole or not at all.
+    ///
+    /// # Errors
+    /// As for [`Assembled::write_to`], and those of making the file.
+    pub fn write_file(&mut self, path: &Path) -> Result<(), DimgError> {
+        let mut output = super::OutputFile::create(path)?;
+        self.write_to(&mut output)?;
+        output.commit()
+    }
+}
