@@ -3,6 +3,7 @@
 //! - [`source`]: where images come from: [`source::Source::parse`], [`source::Source::open`],
 //!   [`source::OpenImage::layer`].
 //! - [`manifest`]: manifests, indexes and configs; [`platform`]: the choice among them.
+//! - [`tar`]: a layer's tar into an index of it and back, bit for bit.
 //! - [`error`]: the one error of all that, with the class that decides the exit status.
 
 #![forbid(unsafe_code)]
@@ -11,3 +12,4 @@ pub mod error;
 pub mod manifest;
 pub mod platform;
 pub mod source;
+pub mod tar;
