@@ -1,6 +1,7 @@
 //! Delta images: what an image is made of, the file that carries a delta, and the engine that makes and applies it.
 //!
 //! - [`Digest`]: SHA-256 names of contents, layers and images.
+//! - [`build`](mod@build): a delta of two images.
 //! - [`content`]: where the bytes of a content come from.
 //! - [`engine`]: how contents are made from others: matcher, programs, codecs, frames.
 //! - [`format`](mod@format): the files, written and read.
@@ -11,6 +12,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod build;
 pub mod content;
 mod digest;
 pub mod engine;

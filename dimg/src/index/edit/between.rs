@@ -38,8 +38,8 @@ impl Edit {
     }
 }
 
-/// The part of a path that different writers write alike.
-fn key(path: &[u8]) -> &[u8] {
+/// The part of a path that different writers write alike: no `./` before it, no slashes around it.
+pub(crate) fn key(path: &[u8]) -> &[u8] {
     let mut key = path;
     while let Some(rest) = key.strip_prefix(b"/").or_else(|| key.strip_prefix(b"./")) {
         key = rest;

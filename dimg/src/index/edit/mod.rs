@@ -21,6 +21,7 @@ pub(crate) mod testing;
 mod tests;
 
 pub(crate) use apply::content_at;
+pub(crate) use between::key;
 pub use decode::LayerClaim;
 pub(crate) use place::PlaceCoder;
 

@@ -1,0 +1,173 @@
+//! One new content: the patches that could make it, and the smallest way to keep it.
+
+use super::names::Candidate;
+use super::{BuildOptions, Codec};
+use crate::content::{Bytes, ContentSource, open_exact};
+use crate::engine::compress::{Level, pack_memory};
+use crate::engine::frame::{BSDIFF_WINDOW_LOG, BsdiffFrame, ProgramFrame, STORED_CHUNK_BYTES, StoredFrame};
+use crate::engine::matcher::{self, MatchOptions};
+use crate::engine::program::Program;
+use crate::engine::{EngineError, bsdiff};
+use crate::format::{DimgError, FrameKind};
+use crate::index::Content;
+use crate::index::edit::Place;
+
+/// Contents up to this size are stored in groups.
+pub(super) const SMALL_CONTENT_BYTES: u64 = 512 << 10;
+/// Programs up to this size, their streams together, are kept in groups.
+pub(super) const SMALL_PROGRAM_BYTES: u64 = 96 << 10;
+/// A patch of this part of the content, or less, is not held against storing it.
+const CLEARLY_SMALLER: u64 = 24;
+/// Up to this size storing is tried at the level asked for; beyond, the fast level tells enough.
+const STORED_TRIAL_BYTES: u64 = 32 << 20;
+/// Seven streams are compressed one after the other; the largest window is that of the inserted bytes.
+const PROGRAM_WINDOW_LOG: u32 = 24;
+
+/// How a content is kept.
+#[derive(Debug)]
+pub(super) enum Kept {
+    /// In a group of stored contents, or in chunks when it is large.
+    Stored,
+    /// In chunks, encoded already.
+    Chunks(Vec<Vec<u8>>),
+    /// A small program, to be put in a group.
+    Program(Place, Box<Program>),
+    /// A patch in a frame of its own.
+    Frame(Place, FrameKind, Vec<u8>),
+}
+
+impl Kept {
+    /// Bytes of memory that it holds.
+    pub(super) fn bytes(&self) -> u64 {
+        match self {
+            Self::Stored => 0,
+            Self::Chunks(frames) => frames.iter().map(|frame| frame.len() as u64).sum(),
+            Self::Program(_, program) => program.raw_bytes(),
+            Self::Frame(_, _, frame) => frame.len() as u64,
+        }
+    }
+}
+
+/// A way to keep a content, and its size.
+struct Way {
+    bytes: u64,
+    kept: Kept,
+}
+
+/// The memory of making `content` from these bases, as far as it matters.
+pub(super) fn memory(content: &Content, bases: &[Candidate], options: &BuildOptions) -> u64 {
+    let matching = match_options(options, 1);
+    let per_base = |base: &Candidate| match uses_bsdiff(base.content.size, content.size, options) {
+        true => bsdiff::diff_memory(base.content.size) + content.size,
+        false => matching.index_memory(base.content.size) + content.size / 4,
+    };
+    let patch = bases.iter().map(per_base).max().unwrap_or(0);
+    let packing = pack_memory(content.size, options.level, PROGRAM_WINDOW_LOG);
+    // Small contents are stored later, in a group.
+    let stored =
+        if content.size > SMALL_CONTENT_BYTES { content.size.min(STORED_TRIAL_BYTES) / 2 } else { 0 };
+    patch + packing + stored
+}
+
+fn match_options(options: &BuildOptions, threads: usize) -> MatchOptions {
+    MatchOptions { level: options.level, index_bytes: options.memory_bytes / 2, threads }
+}
+
+fn uses_bsdiff(old_bytes: u64, new_bytes: u64, options: &BuildOptions) -> bool {
+    let memory = bsdiff::diff_memory(old_bytes).saturating_add(2 * new_bytes);
+    options.codec == Codec::Bsdiff && memory <= options.memory_bytes
+}
+
+/// Finds the smallest way to keep `content`, of which `new` are the bytes. The first of `bases` is the likeliest; the
+/// others are tried only when it did not do well.
+pub(super) fn encode(
+    content: &Content,
+    new: &[u8],
+    bases: &[Candidate],
+    parent: &dyn ContentSource,
+    options: &BuildOptions,
+    threads: usize,
+) -> Result<Kept, DimgError> {
+    let mut best: Option<Way> = None;
+    for base in bases {
+        let old = open(parent, &base.content)?;
+        let way = patch(content, new, base, &old, options, threads)?;
+        if best.as_ref().is_none_or(|best| way.bytes < best.bytes) {
+            best = Some(way);
+        }
+        if best.as_ref().is_some_and(|best| best.bytes <= content.size / 8) {
+            break;
+        }
+    }
+    let Some(best) = best else { return Ok(Kept::Stored) };
+    if best.bytes <= content.size / CLEARLY_SMALLER {
+        return Ok(best.kept);
+    }
+    let stored = stored(content, new, best.bytes, options.level)?;
+    Ok(if stored.bytes <= best.bytes { stored.kept } else { best.kept })
+}
+
+/// The bytes of a content that has to be there.
+pub(super) fn open(source: &dyn ContentSource, content: &Content) -> Result<Bytes, DimgError> {
+    open_exact(source, content)
+        .map_err(|error| DimgError::Make { content: content.digest, reason: format!("read: {error}") })
+}
+
+fn patch(
+    content: &Content,
+    new: &[u8],
+    base: &Candidate,
+    old: &[u8],
+    options: &BuildOptions,
+    threads: usize,
+) -> Result<Way, EngineError> {
+    if uses_bsdiff(base.content.size, content.size, options) {
+        let frame = BsdiffFrame::encode(&bsdiff::diff(old, new)?, options.level)?;
+        return Ok(Way {
+            bytes: frame.len() as u64,
+            kept: Kept::Frame(base.place, FrameKind::Bsdiff, frame),
+        });
+    }
+    let program = matcher::diff(old, new, &match_options(options, threads));
+    if program.raw_bytes() <= SMALL_PROGRAM_BYTES {
+        let bytes = ProgramFrame::encode(&[&program], Level::Fast)?.len() as u64;
+        return Ok(Way { bytes, kept: Kept::Program(base.place, Box::new(program)) });
+    }
+    let frame = ProgramFrame::encode(&[&program], options.level)?;
+    Ok(Way { bytes: frame.len() as u64, kept: Kept::Frame(base.place, FrameKind::Program, frame) })
+}
+
+/// What storing the content takes; given up as soon as it is more than `rival`.
+fn stored(content: &Content, new: &[u8], rival: u64, level: Level) -> Result<Way, EngineError> {
+    if content.size <= SMALL_CONTENT_BYTES {
+        let bytes = StoredFrame::encode(&[new], Level::Fast)?.len() as u64;
+        return Ok(Way { bytes, kept: Kept::Stored });
+    }
+    let exact = content.size <= STORED_TRIAL_BYTES;
+    let (mut frames, mut bytes) = (Vec::new(), 0);
+    for chunk in chunks(new) {
+        let frame = StoredFrame::encode(&[chunk], if exact { level } else { Level::Fast })?;
+        bytes += frame.len() as u64;
+        if bytes > rival.saturating_mul(if exact { 1 } else { 2 }) {
+            break;
+        }
+        if exact {
+            frames.push(frame);
+        }
+    }
+    // Better levels take about a quarter off what the fast one leaves.
+    Ok(match exact {
+        true => Way { bytes, kept: Kept::Chunks(frames) },
+        false => Way { bytes: bytes - bytes / 4, kept: Kept::Stored },
+    })
+}
+
+/// The parts of a large content.
+pub(super) fn chunks(content: &[u8]) -> std::slice::Chunks<'_, u8> {
+    content.chunks(usize::try_from(STORED_CHUNK_BYTES).unwrap_or(usize::MAX))
+}
+
+/// The memory of encoding a group or chunk of at most `raw_bytes`.
+pub(super) fn frame_memory(raw_bytes: u64, level: Level) -> u64 {
+    2 * raw_bytes + pack_memory(raw_bytes, level, BSDIFF_WINDOW_LOG)
+}

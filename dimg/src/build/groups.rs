@@ -1,0 +1,119 @@
+//! Which small results share a frame.
+//!
+//! Contents of one kind are alike, and so are patches on them; a compressor gains from seeing them together. Kinds are
+//! told by their first bytes and their name's ending. Within a kind the order is that of the contents in the file.
+
+use crate::engine::frame::{MAX_SLOTS, PROGRAM_GROUP_BYTES, STORED_GROUP_BYTES};
+use crate::engine::program::Program;
+use crate::format::FrameKind;
+use std::collections::BTreeMap;
+
+/// A kind of contents; only equality and an order matter.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Class(&'static str, Vec<u8>);
+
+impl Class {
+    /// The kind of a content, from its name and first bytes.
+    pub(super) fn of(path: &[u8], content: &[u8]) -> Self {
+        let name = path.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
+        let ending = name.iter().rposition(|byte| *byte == b'.').map(|dot| &name[dot + 1..]);
+        let ending = ending.filter(|ending| ending.len() <= 8 && !ending.iter().all(u8::is_ascii_digit));
+        let magic = match content {
+            [0x7f, b'E', b'L', b'F', ..] => return Self("elf", Vec::new()),
+            [0x1f, 0x8b, ..] => return Self("gzip", Vec::new()),
+            [b'P', b'K', 3, 4, ..] => return Self("zip", Vec::new()),
+            [b'T', b'Z', b'i', b'f', ..] => return Self("zoneinfo", Vec::new()),
+            [0xde, 0x12, 0x04, 0x95, ..] => return Self("mo", Vec::new()),
+            [b'#', b'!', ..] => "script",
+            _ if content[..content.len().min(512)].contains(&0) => "binary",
+            _ => "text",
+        };
+        Self(magic, ending.unwrap_or_default().to_ascii_lowercase())
+    }
+}
+
+/// A frame's worth of results, by content number.
+#[derive(Debug, Default)]
+pub(super) struct Group {
+    pub contents: Vec<u32>,
+    /// For programs; empty for stored contents.
+    pub programs: Vec<Program>,
+    pub raw_bytes: u64,
+}
+
+/// Groups being filled.
+#[derive(Debug, Default)]
+pub(super) struct Groups {
+    stored: BTreeMap<Class, Group>,
+    programs: BTreeMap<Class, Group>,
+}
+
+impl Groups {
+    /// Adds a content to be stored; the group that was full before it.
+    pub(super) fn store(&mut self, class: Class, content: u32, bytes: u64) -> Option<Group> {
+        let group = self.stored.entry(class).or_default();
+        let full = take_if_full(group, bytes, STORED_GROUP_BYTES);
+        group.contents.push(content);
+        group.raw_bytes += bytes;
+        full
+    }
+
+    /// Adds a program; the group that was full before it.
+    pub(super) fn patch(&mut self, class: Class, content: u32, program: Program) -> Option<Group> {
+        // A varint of at most ten bytes counts its operations.
+        let bytes = program.raw_bytes() + 10;
+        let group = self.programs.entry(class).or_default();
+        let full = take_if_full(group, bytes, PROGRAM_GROUP_BYTES);
+        group.contents.push(content);
+        group.programs.push(program);
+        group.raw_bytes += bytes;
+        full
+    }
+
+    /// What is left, in a fixed order. Groups too small to gain from standing alone are joined.
+    pub(super) fn finish(self) -> Vec<(FrameKind, Group)> {
+        let mut left = Vec::new();
+        left.extend(join(self.stored, STORED_GROUP_BYTES).map(|group| (FrameKind::StoredGroup, group)));
+        left.extend(join(self.programs, PROGRAM_GROUP_BYTES).map(|group| {
+            let kind = if group.contents.len() == 1 { FrameKind::Program } else { FrameKind::ProgramGroup };
+            (kind, group)
+        }));
+        left
+    }
+}
+
+fn take_if_full(group: &mut Group, bytes: u64, limit: u64) -> Option<Group> {
+    let full = group.raw_bytes + bytes > limit || group.contents.len() as u64 == MAX_SLOTS;
+    (full && !group.contents.is_empty()).then(|| std::mem::take(group))
+}
+
+/// Groups below this are joined with others of any kind.
+const JOIN_BYTES: u64 = 64 << 10;
+
+fn join(groups: BTreeMap<Class, Group>, limit: u64) -> impl Iterator<Item = Group> {
+    let (mut whole, mut joined) = (Vec::new(), Group::default());
+    for (_, group) in groups {
+        let slots = (joined.contents.len() + group.contents.len()) as u64;
+        if group.raw_bytes > JOIN_BYTES || joined.raw_bytes + group.raw_bytes > limit || slots > MAX_SLOTS {
+            whole.push(group);
+            continue;
+        }
+        joined.raw_bytes += group.raw_bytes;
+        joined.contents.extend(group.contents);
+        joined.programs.extend(group.programs);
+    }
+    sort(&mut joined);
+    whole.push(joined);
+    whole.into_iter().filter(|group| !group.contents.is_empty())
+}
+
+/// Slots stand in the order of the contents' numbers.
+fn sort(group: &mut Group) {
+    if group.programs.is_empty() {
+        group.contents.sort_unstable();
+        return;
+    }
+    let mut pairs: Vec<_> = group.contents.drain(..).zip(group.programs.drain(..)).collect();
+    pairs.sort_unstable_by_key(|(content, _)| *content);
+    (group.contents, group.programs) = pairs.into_iter().unzip();
+}

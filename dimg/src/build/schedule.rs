@@ -1,0 +1,416 @@
+//! Who works when: jobs for the worker threads, memory, and the order of frames in the file.
+//!
+//! Contents are handed out in the order of their numbers, and results are taken up in that order too, whenever they
+//! come; so are frames, by a ticket drawn when their place in the file is settled. How far the workers may run ahead is
+//! bounded, by memory and by count.
+
+use super::encode::{self, Kept, SMALL_CONTENT_BYTES, chunks, frame_memory};
+use super::groups::{Class, Group, Groups};
+use super::names::{Candidate, Names};
+use super::{BuildOptions, Codec, Progress, Side};
+use crate::engine::frame::{ProgramFrame, STORED_CHUNK_BYTES, StoredFrame};
+use crate::engine::program::Program;
+use crate::format::{DimgError, DimgWriter, FrameKind, RecipeRow, StageRow};
+use crate::index::edit::Place;
+use crate::index::{Content, Edit, LayerIndex};
+use crossbeam::channel::{Receiver, Sender, bounded};
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+
+/// Contents that may be worked on or wait beyond the first that is not finished.
+const AHEAD: usize = 8192;
+
+type Result<T> = std::result::Result<T, DimgError>;
+
+/// Work for a thread.
+enum Job {
+    Content { number: usize, bases: Vec<Candidate>, threads: usize },
+    Programs { ticket: usize, kind: FrameKind, programs: Vec<Program> },
+    Stored { ticket: usize, contents: Vec<u32> },
+    Chunk { ticket: usize, content: u32, chunk: usize },
+}
+
+/// Work done.
+enum Done {
+    Content { number: usize, class: Class, kept: Kept },
+    Frame { ticket: usize, kind: FrameKind, bytes: Vec<u8> },
+}
+
+/// Makes all new contents of `edit`: the frames, and a recipe each.
+pub(super) fn run(
+    edit: &Edit,
+    below: &[Arc<LayerIndex>],
+    above: &[Arc<LayerIndex>],
+    parent: Option<&Side<'_>>,
+    target: &Side<'_>,
+    options: &BuildOptions,
+    progress: &mut dyn Progress,
+) -> Result<(DimgWriter, Vec<RecipeRow>)> {
+    let contents = &edit.new_contents;
+    let all_bytes: u64 = contents.iter().map(|content| content.size).sum();
+    progress.start(contents.len() as u64, all_bytes);
+    let worker = Worker { contents, paths: paths(contents, above), parent, target, options };
+    let threads = options.threads.get();
+    let (job_sender, jobs) = bounded::<(Job, u64)>(2 * threads);
+    // Never more results than jobs under way.
+    let (done_sender, done) = bounded(2 * threads);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            let (jobs, done, worker) = (jobs.clone(), done_sender.clone(), &worker);
+            scope.spawn(move || work(worker, &jobs, &done));
+        }
+        drop((jobs, done_sender));
+        let bases = Bases::new(edit, below, options.codec);
+        let coordinator = Coordinator {
+            worker: &worker,
+            bases,
+            all_bytes,
+            jobs: job_sender,
+            next: 0,
+            cursor: 0,
+            early: BTreeMap::new(),
+            under_way: 0,
+            memory: 0,
+            held: 0,
+            ready: VecDeque::new(),
+            groups: Groups::default(),
+            grouped: false,
+            tickets: Vec::new(),
+            written: 0,
+            early_frames: BTreeMap::new(),
+            writer: DimgWriter::new(&options.dir)?,
+            plans: vec![Plan { base: None, ticket: 0, kind: FrameKind::StoredGroup }; contents.len()],
+        };
+        coordinator.run(&done, progress)
+    })
+}
+
+/// The path of each content's first user.
+fn paths<'a>(contents: &[Content], above: &'a [Arc<LayerIndex>]) -> Vec<&'a [u8]> {
+    let mut first = HashMap::with_capacity(contents.len());
+    for entry in above.iter().flat_map(|layer| &layer.entries) {
+        if let Some(content) = entry.content {
+            first.entry(content.digest).or_insert(&*entry.path);
+        }
+    }
+    contents.iter().map(|content| first.get(&content.digest).copied().unwrap_or_default()).collect()
+}
+
+/// What the worker threads share.
+struct Worker<'a> {
+    contents: &'a [Content],
+    paths: Vec<&'a [u8]>,
+    parent: Option<&'a Side<'a>>,
+    target: &'a Side<'a>,
+    options: &'a BuildOptions,
+}
+
+fn work(worker: &Worker<'_>, jobs: &Receiver<(Job, u64)>, done: &Sender<(Result<Done>, u64)>) {
+    for (job, memory) in jobs {
+        if done.send((worker.run(job), memory)).is_err() {
+            break;
+        }
+    }
+}
+
+impl Worker<'_> {
+    fn run(&self, job: Job) -> Result<Done> {
+        let level = self.options.level;
+        match job {
+            Job::Content { number, bases, threads } => {
+                let content = &self.contents[number];
+                let new = encode::open(self.target.contents, content)?;
+                let class = Class::of(self.paths[number], &new);
+                let kept = match self.parent {
+                    Some(parent) if !bases.is_empty() => {
+                        encode::encode(content, &new, &bases, parent.contents, self.options, threads)?
+                    }
+                    _ => Kept::Stored,
+                };
+                Ok(Done::Content { number, class, kept })
+            }
+            Job::Programs { ticket, kind, programs } => {
+                let programs: Vec<&Program> = programs.iter().collect();
+                let bytes = ProgramFrame::encode(&programs, level)?;
+                Ok(Done::Frame { ticket, kind, bytes })
+            }
+            Job::Stored { ticket, contents } => {
+                let open =
+                    |number: &u32| encode::open(self.target.contents, &self.contents[*number as usize]);
+                let parts = contents.iter().map(open).collect::<Result<Vec<_>>>()?;
+                let parts: Vec<&[u8]> = parts.iter().map(|part| &**part).collect();
+                Ok(Done::Frame {
+                    ticket,
+                    kind: FrameKind::StoredGroup,
+                    bytes: StoredFrame::encode(&parts, level)?,
+                })
+            }
+            Job::Chunk { ticket, content, chunk } => {
+                let content = encode::open(self.target.contents, &self.contents[content as usize])?;
+                let part = chunks(&content).nth(chunk).unwrap_or_default();
+                Ok(Done::Frame {
+                    ticket,
+                    kind: FrameKind::Chunk,
+                    bytes: StoredFrame::encode(&[part], level)?,
+                })
+            }
+        }
+    }
+
+    fn memory(&self, job: &Job) -> u64 {
+        let level = self.options.level;
+        match job {
+            Job::Content { number, bases, .. } => {
+                encode::memory(&self.contents[*number], bases, self.options)
+            }
+            Job::Programs { programs, .. } => {
+                frame_memory(programs.iter().map(Program::raw_bytes).sum::<u64>(), level)
+            }
+            Job::Stored { contents, .. } => {
+                frame_memory(contents.iter().map(|number| self.contents[*number as usize].size).sum(), level)
+            }
+            Job::Chunk { .. } => frame_memory(STORED_CHUNK_BYTES, level),
+        }
+    }
+}
+
+/// Finds what a content may be made from.
+struct Bases<'a> {
+    layers: &'a [Arc<LayerIndex>],
+    origins: Vec<Option<Place>>,
+    names: Names,
+    none: bool,
+}
+
+impl<'a> Bases<'a> {
+    fn new(edit: &Edit, layers: &'a [Arc<LayerIndex>], codec: Codec) -> Self {
+        let none = codec == Codec::Store || layers.is_empty();
+        let names = if none { Names::default() } else { Names::new(layers) };
+        Self { layers, origins: edit.origins(), names, none }
+    }
+
+    /// The likeliest first: what the entry is a copy of, what was at its path, what had its name but for the version.
+    fn of(&self, number: usize, content: &Content, path: &[u8]) -> Vec<Candidate> {
+        let mut bases: Vec<Candidate> = Vec::new();
+        if self.none || content.size == 0 {
+            return bases;
+        }
+        let origin = self.origins.get(number).copied().flatten().and_then(|place| {
+            let entry = self.layers.get(place.layer as usize)?.entries.get(place.entry as usize)?;
+            Some(Candidate { place, content: entry.content? })
+        });
+        for base in [origin, self.names.at(path), self.names.like(path, content.size)].into_iter().flatten() {
+            let known = bases.iter().any(|other| other.content.digest == base.content.digest);
+            if base.content.size > 0 && !known {
+                bases.push(base);
+            }
+        }
+        bases
+    }
+}
+
+/// Where a content ended up.
+#[derive(Clone, Copy)]
+struct Plan {
+    base: Option<Place>,
+    ticket: usize,
+    kind: FrameKind,
+}
+
+/// The one thread that hands out jobs and writes.
+struct Coordinator<'a> {
+    worker: &'a Worker<'a>,
+    bases: Bases<'a>,
+    all_bytes: u64,
+    jobs: Sender<(Job, u64)>,
+    /// The first content not handed out.
+    next: usize,
+    /// The first content not taken up.
+    cursor: usize,
+    /// Results that came before their turn.
+    early: BTreeMap<usize, (Class, Kept)>,
+    under_way: usize,
+    memory: u64,
+    /// Bytes of results that wait for their turn.
+    held: u64,
+    /// Frame jobs, which go before contents.
+    ready: VecDeque<Job>,
+    groups: Groups,
+    /// Whether the last groups have been closed.
+    grouped: bool,
+    /// Frame numbers by ticket, for those written.
+    tickets: Vec<u32>,
+    /// Tickets written: the next frame to write.
+    written: usize,
+    early_frames: BTreeMap<usize, (FrameKind, Vec<u8>)>,
+    writer: DimgWriter,
+    plans: Vec<Plan>,
+}
+
+impl Coordinator<'_> {
+    fn run(
+        mut self,
+        done: &Receiver<(Result<Done>, u64)>,
+        progress: &mut dyn Progress,
+    ) -> Result<(DimgWriter, Vec<RecipeRow>)> {
+        loop {
+            self.hand_out();
+            if self.under_way == 0 {
+                break;
+            }
+            let Ok((result, memory)) = done.recv() else {
+                return Err(DimgError::Refused("a worker thread died".to_owned()));
+            };
+            self.under_way -= 1;
+            self.memory -= memory;
+            match result? {
+                Done::Content { number, class, kept } => {
+                    progress.advance(1, self.worker.contents[number].size);
+                    self.held += kept.bytes();
+                    self.early.insert(number, (class, kept));
+                    while let Some((class, kept)) = self.early.remove(&self.cursor) {
+                        self.held -= kept.bytes();
+                        self.take_up(self.cursor, class, kept)?;
+                        self.cursor += 1;
+                    }
+                    if self.cursor == self.worker.contents.len() && !self.grouped {
+                        self.grouped = true;
+                        for (kind, group) in std::mem::take(&mut self.groups).finish() {
+                            self.close(kind, group);
+                        }
+                    }
+                }
+                Done::Frame { ticket, kind, bytes } => self.write(ticket, kind, bytes)?,
+            }
+        }
+        let recipes = self.plans.iter().zip(self.worker.contents).map(|(plan, content)| RecipeRow {
+            base: plan.base,
+            stages: vec![StageRow {
+                codec: plan.kind.codec(),
+                frame: self.tickets[plan.ticket],
+                out_bytes: content.size,
+            }],
+        });
+        let recipes = recipes.collect();
+        Ok((self.writer, recipes))
+    }
+
+    /// Gives the workers what memory allows, at least one job.
+    fn hand_out(&mut self) {
+        while self.under_way < 2 * self.worker.options.threads.get() {
+            let Some(job) = self.ready.pop_front().or_else(|| self.next_content()) else { return };
+            let memory = self.worker.memory(&job);
+            if self.under_way > 0 && self.memory + memory > self.worker.options.memory_bytes {
+                self.put_back(job);
+                return;
+            }
+            self.memory += memory;
+            self.under_way += 1;
+            // There is room for all that may be under way, and workers live as long as this sender.
+            if self.jobs.send((job, memory)).is_err() {
+                return;
+            }
+        }
+    }
+
+    fn next_content(&mut self) -> Option<Job> {
+        let number = self.next;
+        let content = self.worker.contents.get(number)?;
+        let crowded = self.held > self.worker.options.memory_bytes / 4;
+        if number > self.cursor && (crowded || number - self.cursor >= AHEAD) {
+            return None;
+        }
+        self.next += 1;
+        let bases = self.bases.of(number, content, self.worker.paths[number]);
+        // A content that outweighs all others would keep one thread busy while the rest wait.
+        let alone = content.size > self.all_bytes / 2;
+        Some(Job::Content {
+            number,
+            bases,
+            threads: if alone { self.worker.options.threads.get() } else { 1 },
+        })
+    }
+
+    fn put_back(&mut self, job: Job) {
+        match job {
+            Job::Content { number, .. } => self.next = number,
+            frame => self.ready.push_front(frame),
+        }
+    }
+
+    fn take_up(&mut self, number: usize, class: Class, kept: Kept) -> Result<()> {
+        let size = self.worker.contents[number].size;
+        // Below MAX_CONTENTS.
+        let content = u32::try_from(number).unwrap_or(u32::MAX);
+        match kept {
+            Kept::Stored if size <= SMALL_CONTENT_BYTES => {
+                if let Some(full) = self.groups.store(class, content, size) {
+                    self.close(FrameKind::StoredGroup, full);
+                }
+            }
+            Kept::Stored => {
+                let count = usize::try_from(size.div_ceil(STORED_CHUNK_BYTES)).unwrap_or(usize::MAX);
+                for chunk in 0..count {
+                    let ticket = self.ticket();
+                    if chunk == 0 {
+                        self.plans[number] = Plan { base: None, ticket, kind: FrameKind::Chunk };
+                    }
+                    self.ready.push_back(Job::Chunk { ticket, content, chunk });
+                }
+            }
+            Kept::Chunks(frames) => {
+                for (chunk, bytes) in frames.into_iter().enumerate() {
+                    let ticket = self.ticket();
+                    if chunk == 0 {
+                        self.plans[number] = Plan { base: None, ticket, kind: FrameKind::Chunk };
+                    }
+                    self.write(ticket, FrameKind::Chunk, bytes)?;
+                }
+            }
+            Kept::Program(base, program) => {
+                self.plans[number].base = Some(base);
+                if let Some(full) = self.groups.patch(class, content, *program) {
+                    let kind =
+                        if full.contents.len() == 1 { FrameKind::Program } else { FrameKind::ProgramGroup };
+                    self.close(kind, full);
+                }
+            }
+            Kept::Frame(base, kind, bytes) => {
+                let ticket = self.ticket();
+                self.plans[number] = Plan { base: Some(base), ticket, kind };
+                self.write(ticket, kind, bytes)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes a group a frame job.
+    fn close(&mut self, kind: FrameKind, group: Group) {
+        let ticket = self.ticket();
+        for content in &group.contents {
+            let plan = &mut self.plans[*content as usize];
+            (plan.ticket, plan.kind) = (ticket, kind);
+        }
+        self.ready.push_back(match kind {
+            FrameKind::StoredGroup => Job::Stored { ticket, contents: group.contents },
+            _ => Job::Programs { ticket, kind, programs: group.programs },
+        });
+    }
+
+    fn ticket(&mut self) -> usize {
+        self.tickets.push(u32::MAX);
+        self.tickets.len() - 1
+    }
+
+    /// Writes the frame, or keeps it until those before it are written.
+    fn write(&mut self, ticket: usize, kind: FrameKind, bytes: Vec<u8>) -> Result<()> {
+        self.held += bytes.len() as u64;
+        self.early_frames.insert(ticket, (kind, bytes));
+        while let Some((kind, bytes)) = self.early_frames.remove(&self.written) {
+            self.held -= bytes.len() as u64;
+            self.tickets[self.written] = self.writer.frame(kind, &bytes)?;
+            self.written += 1;
+        }
+        Ok(())
+    }
+}

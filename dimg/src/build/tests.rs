@@ -1,0 +1,203 @@
+//! Deltas of small images made here, built, read back and applied.
+
+use super::*;
+use crate::content::Bytes;
+use crate::format::{Dimg, StageCodec};
+use crate::index::{Content, Entry, Kind, Shape, Tail};
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+
+struct Contents(HashMap<Digest, Vec<u8>>);
+
+impl ContentSource for Contents {
+    fn open(&self, content: &Content) -> io::Result<Option<Bytes>> {
+        Ok(self.0.get(&content.digest).map(|bytes| Bytes::from(bytes.clone())))
+    }
+}
+
+struct Made {
+    layers: Vec<SideLayer>,
+    contents: Contents,
+    name: u8,
+}
+
+impl Made {
+    /// An image of one layer with these files.
+    fn new(name: u8, files: &[(&str, Vec<u8>)]) -> Self {
+        let shape =
+            Shape { kind: Kind::Regular, raw: false, sparse: false, pax_keys: vec![], style: [1].into() };
+        let mut contents = HashMap::new();
+        let entries = files.iter().map(|(path, bytes)| {
+            let digest = Digest::of(bytes);
+            contents.insert(digest, bytes.clone());
+            Entry {
+                shape: 0,
+                path: path.as_bytes().into(),
+                mode: 0o644,
+                uid: 0,
+                gid: 0,
+                uname: [].into(),
+                gname: [].into(),
+                mtime: i64::from(name),
+                mtime_nsec: 0,
+                dev_major: 0,
+                dev_minor: 0,
+                link: [].into(),
+                pax: [].into(),
+                content: Some(Content { digest, size: bytes.len() as u64 }),
+                bare_size: 0,
+                sparse: [].into(),
+                raw: [].into(),
+            }
+        });
+        let entries: Vec<_> = entries.collect();
+        let tail = Tail { zero_bytes: 1024, rest: [].into() };
+        let index = LayerIndex { shapes: vec![shape], entries, tail };
+        let layer = SideLayer { diff_id: Digest([name; 32]), tar_bytes: 1024, index: Arc::new(index) };
+        Self { layers: vec![layer], contents: Contents(contents), name }
+    }
+
+    fn side(&self) -> Side<'_> {
+        let digest = Digest([self.name; 32]);
+        Side { manifest: digest, config: digest, layers: &self.layers, contents: &self.contents }
+    }
+
+    fn indexes(&self) -> Vec<Arc<LayerIndex>> {
+        self.layers.iter().map(|layer| Arc::clone(&layer.index)).collect()
+    }
+}
+
+fn options(threads: usize, codec: Codec) -> BuildOptions {
+    BuildOptions {
+        level: Level::Default,
+        codec,
+        threads: NonZeroUsize::new(threads).unwrap(),
+        memory_bytes: 256 << 20,
+        dir: std::env::temp_dir(),
+    }
+}
+
+fn bytes(parent: Option<&Made>, target: &Made, options: &BuildOptions) -> Vec<u8> {
+    let parent = parent.map(Made::side);
+    let mut built = build(parent.as_ref(), &target.side(), options, &mut ()).unwrap();
+    let mut out = Vec::new();
+    built.write_to(&mut out).unwrap();
+    assert_eq!(out.len() as u64, built.bytes());
+    out
+}
+
+/// Reads the delta and makes every content of it; how many by which codec.
+fn apply(file: &[u8], parent: Option<&Made>, target: &Made) -> BTreeMap<StageCodec, usize> {
+    let dimg = Dimg::open(Bytes::from(file.to_vec())).unwrap();
+    let below = parent.map(Made::indexes);
+    let image = dimg.resolve(below.as_deref()).unwrap();
+    assert_eq!(image.layers, target.indexes());
+    let mut codecs = BTreeMap::new();
+    for content in target.layers[0].index.contents() {
+        let Some(recipe) = image.recipes.get(&content.digest) else {
+            assert!(parent.unwrap().contents.0.contains_key(&content.digest));
+            continue;
+        };
+        *codecs.entry(recipe.stages[0].codec).or_default() += 1;
+        let base = recipe.base.map(|base| parent.unwrap().contents.0[&base.digest].clone());
+        let mut out = Vec::new();
+        dimg.make(recipe, base.as_deref(), &mut out, &mut tempfile::tempfile).unwrap();
+        assert_eq!(out, target.contents.0[&content.digest]);
+    }
+    codecs
+}
+
+/// Bytes that no compressor likes.
+fn noise(seed: u64, count: usize) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 32) as u8
+    };
+    (0..count).map(|_| next()).collect()
+}
+
+fn pair() -> (Made, Made) {
+    let large = noise(1, 3 << 20);
+    let mut changed = large.clone();
+    for at in (0..changed.len()).step_by(4096) {
+        changed[at] ^= 0x55;
+    }
+    changed.splice(1000..1000, noise(2, 5000));
+    let small = |seed: u64| noise(seed, 3000);
+    let mut old = vec![
+        ("bin/large", large),
+        ("bin/same", noise(3, 100)),
+        ("lib/libx.so.1.2", noise(4, 20_000)),
+        ("gone", noise(5, 100)),
+        ("empty", vec![]),
+    ];
+    let mut new = vec![
+        ("bin/large", changed),
+        ("bin/moved", noise(3, 100)),
+        ("lib/libx.so.1.3", [&noise(4, 20_000)[..], b"more"].concat()),
+        ("new/huge", noise(6, 9 << 20)),
+        ("new/text", b"hello ".repeat(10_000)),
+        ("empty", vec![]),
+    ];
+    let names: Vec<String> = (0..300).map(|number| format!("share/{number}.dat")).collect();
+    let mut altered: Vec<Vec<u8>> = (0..300).map(small).collect();
+    old.extend(names.iter().map(String::as_str).zip(altered.clone()));
+    altered.iter_mut().for_each(|bytes| bytes[1500] ^= 1);
+    new.extend(names.iter().map(String::as_str).zip(altered));
+    (Made::new(1, &old), Made::new(2, &new))
+}
+
+#[test]
+fn a_delta_makes_every_new_content_and_names_no_other() {
+    let (old, new) = pair();
+    let file = bytes(Some(&old), &new, &options(2, Codec::Auto));
+    let codecs = apply(&file, Some(&old), &new);
+    assert_eq!(codecs[&StageCodec::Program], 302);
+    assert_eq!(codecs[&StageCodec::Stored], 2);
+    let expected = (9 << 20) + 5000 + 300 * 32;
+    assert!((expected..expected + 20_000).contains(&file.len()), "{}", file.len());
+}
+
+#[test]
+fn a_base_image_stores_everything() {
+    let (old, _) = pair();
+    let file = bytes(None, &old, &options(2, Codec::Auto));
+    assert_eq!(apply(&file, None, &old).into_keys().collect::<Vec<_>>(), [StageCodec::Stored]);
+}
+
+#[test]
+fn the_codec_asked_for_is_taken() {
+    let (old, new) = pair();
+    let stored = bytes(Some(&old), &new, &options(1, Codec::Store));
+    assert_eq!(apply(&stored, Some(&old), &new).into_keys().collect::<Vec<_>>(), [StageCodec::Stored]);
+    let foreign = bytes(Some(&old), &new, &options(2, Codec::Bsdiff));
+    assert!(apply(&foreign, Some(&old), &new)[&StageCodec::Bsdiff] >= 301);
+}
+
+#[test]
+fn the_number_of_threads_changes_nothing() {
+    let (old, new) = pair();
+    let one = bytes(Some(&old), &new, &options(1, Codec::Auto));
+    for threads in [2, 5] {
+        assert!(bytes(Some(&old), &new, &options(threads, Codec::Auto)) == one, "{threads} threads");
+    }
+}
+
+#[test]
+fn little_memory_is_enough() {
+    let (old, new) = pair();
+    let tight = BuildOptions { memory_bytes: 4 << 20, ..options(3, Codec::Auto) };
+    apply(&bytes(Some(&old), &new, &tight), Some(&old), &new);
+}
+
+#[test]
+fn a_content_that_is_missing_is_told() {
+    let (old, mut new) = pair();
+    new.contents.0.remove(&Digest::of(&b"hello ".repeat(10_000)));
+    let error =
+        build(Some(&old.side()), &new.side(), &options(2, Codec::Auto), &mut ()).expect_err("it is missing");
+    assert!(error.to_string().contains("is not there"), "{error}");
+}
