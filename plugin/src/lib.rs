@@ -5,5 +5,7 @@
 pub mod api;
 pub mod client;
 mod error;
+pub mod snapshot;
+pub mod store;
 
 pub use error::{Error, Result};
