@@ -11,11 +11,13 @@
 
 mod archive;
 mod blob;
+mod credentials;
 mod docker_archive;
 mod hash;
 mod layout;
 mod open;
 mod parse;
+mod registry;
 mod rootfs;
 mod spool;
 mod store;
@@ -45,8 +47,11 @@ pub struct Options {
     pub temp_dir: Option<PathBuf>,
     /// The largest uncompressed layer that is accepted; when not set, the free space is the limit.
     pub max_layer_bytes: Option<u64>,
-    /// Whether registries other than those on this machine may be spoken to by plain HTTP.
+    /// Whether registries other than those on this machine may be spoken to by plain HTTP, or with a
+    /// certificate that nothing vouches for.
     pub insecure: bool,
+    /// The file with credentials of registries; when not set, the usual ones of podman and docker.
+    pub auth_file: Option<PathBuf>,
     /// The content store behind `containerd:`.
     pub containerd: Option<Arc<dyn BlobStore>>,
 }
@@ -58,6 +63,7 @@ impl fmt::Debug for Options {
             .field("temp_dir", &self.temp_dir)
             .field("max_layer_bytes", &self.max_layer_bytes)
             .field("insecure", &self.insecure)
+            .field("auth_file", &self.auth_file)
             .field("containerd", &self.containerd.is_some())
             .finish()
     }
@@ -94,7 +100,7 @@ impl Source {
             }
             Self::Containerd(reference) => store::open(reference, options, name),
             Self::Rootfs(path) => rootfs::open(path, options, name),
-            Self::Registry(_) => Err(SourceError::usage(name, "not yet")),
+            Self::Registry(reference) => registry::open(reference, options, name),
             Self::Delta(_) => {
                 Err(SourceError::usage(name, "is a delta file; an image (oci:, docker://, …) is needed here"))
             }

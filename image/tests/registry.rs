@@ -1,0 +1,256 @@
+//! `docker://` against Debian's docker-registry on loopback: plain, with basic authentication, with TLS.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
+mod common;
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use common::*;
+use d4c_image::source::Options;
+use dimg::Digest;
+
+/// A registry of its own, ended with the value.
+struct Server {
+    child: Child,
+    address: String,
+    dir: tempfile::TempDir,
+}
+
+impl Server {
+    /// Starts a registry; `http` and `top` are more lines of its configuration.
+    fn start(http: &str, top: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        // The port is free again when the registry takes it; nothing else here asks for one by number.
+        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+        let config = format!(
+            "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\n\
+             http:\n  addr: {address}\n{http}\n{top}\n",
+            dir.path().join("data").display()
+        );
+        let path = dir.path().join("config.yml");
+        fs::write(&path, config).unwrap();
+        let child = Command::new("docker-registry")
+            .arg("serve")
+            .arg(&path)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap_or_else(|error| {
+                panic!("docker-registry: {error}; install it: apt-get install -y docker-registry")
+            });
+        let server = Self { child, address, dir };
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while TcpStream::connect(&server.address).is_err() {
+            assert!(Instant::now() < deadline, "docker-registry does not answer on {}", server.address);
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        server
+    }
+
+    fn image(&self, name: &str) -> String {
+        format!("docker://{}/{name}", self.address)
+    }
+
+    fn push(&self, tag: &str, name: &str, flags: &[&str]) {
+        let flags = [&["--dest-tls-verify=false"], flags].concat();
+        copy(&format!("oci:{}:{tag}", layout()), &self.image(name), &flags);
+    }
+
+    /// The file that holds a blob.
+    fn blob(&self, digest: Digest) -> PathBuf {
+        let hex = digest.hex();
+        let blobs = self.dir.path().join("data/docker/registry/v2/blobs/sha256");
+        blobs.join(&hex[..2]).join(&hex).join("data")
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Options that look at no credentials of whoever runs the tests.
+fn anonymous() -> Options {
+    Options { auth_file: Some("/nonexistent/auth.json".into()), ..Options::default() }
+}
+
+fn refused(source: &str, options: &Options, code: u8, why: &str) {
+    let error = failure_with(source, options);
+    assert!(error.to_string().contains(why), "{source}: {error}");
+    assert_eq!(error.class().exit_code(), code, "{source}: {error}");
+}
+
+#[test]
+fn images_come_as_they_were_pushed() {
+    let server = Server::start("", "");
+    server.push("two", "team/app:1", &[]);
+    server.push("one", "team/app:old", &["--format", "v2s2"]);
+    let image = open_with(&server.image("team/app:1"), &anonymous()).unwrap();
+    let original = open(&format!("oci:{}:two", layout()));
+    assert_eq!(image.manifest_bytes(), original.manifest_bytes());
+    assert_eq!(image.config_bytes(), original.config_bytes());
+    assert_eq!(read_all(&image), read_all(&original));
+    std::thread::scope(|scope| {
+        for number in [0, 1, 0, 1] {
+            let image = &image;
+            scope.spawn(move || {
+                assert_eq!(Digest::of(&image.layer(number).unwrap()), image.layers()[number].diff_id)
+            });
+        }
+    });
+    let by_digest = format!("{}@{}", server.image("team/app"), image.manifest_digest());
+    assert_eq!(open_with(&by_digest, &anonymous()).unwrap().manifest_digest(), image.manifest_digest());
+    let docker = open_with(&server.image("team/app:old"), &anonymous()).unwrap();
+    assert!(docker.manifest().media_type.contains("docker"), "{}", docker.manifest().media_type);
+    assert_eq!(docker.layers()[0].diff_id, original.layers()[0].diff_id);
+
+    refused(&server.image("team/app:2"), &anonymous(), 3, "no such image; tags present: 1, old");
+    refused(&server.image("team/other"), &anonymous(), 3, "the registry has no such image");
+    let other = Digest([1; 32]);
+    refused(&format!("{}@{other}", server.image("team/app")), &anonymous(), 3, "no such image");
+}
+
+#[test]
+fn an_image_opens_inside_of_another_runtime() {
+    let server = Server::start("", "");
+    server.push("two", "app", &[]);
+    let source = server.image("app");
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let bytes = runtime.block_on(async { read_all(&open_with(&source, &anonymous()).unwrap()) });
+    assert!(bytes > 12_000_000);
+}
+
+#[test]
+fn damaged_blobs_are_refused() {
+    let server = Server::start("", "");
+    server.push("two", "app", &[]);
+    let source = server.image("app");
+    let image = open_with(&source, &anonymous()).unwrap();
+    let layer = server.blob(image.layers()[0].digest);
+    let bytes = fs::read(&layer).unwrap();
+    let mut flipped = bytes.clone();
+    flipped[bytes.len() / 2] ^= 1;
+    fs::write(&layer, &flipped).unwrap();
+    refused(&source, &anonymous(), 4, "digest is sha256:");
+    fs::write(&layer, &bytes[..1000]).unwrap();
+    refused(&source, &anonymous(), 4, "fetch blob: ");
+    fs::remove_file(&layer).unwrap();
+    refused(&source, &anonymous(), 4, "missing from the registry");
+    let manifest = server.blob(image.manifest_digest());
+    fs::write(&manifest, image.config_bytes()).unwrap();
+    assert_ne!(failure_with(&source, &anonymous()).class().exit_code(), 0);
+}
+
+const HTPASSWD: &str = "tester:$2y$05$abcdefghijklmnopqrstuuOQiyCxlgf/oeuTqixKmWdcYUh4Hjl0a\n";
+
+fn auth_file(path: &Path, address: &str, login: &str) -> Options {
+    fs::write(path, format!(r#"{{"auths":{{"{address}":{{"auth":"{login}"}}}}}}"#)).unwrap();
+    Options { auth_file: Some(path.into()), ..Options::default() }
+}
+
+#[test]
+fn basic_authentication_with_the_files_of_podman() {
+    let dir = tempfile::tempdir().unwrap();
+    let htpasswd = dir.path().join("htpasswd");
+    fs::write(&htpasswd, HTPASSWD).unwrap();
+    let server =
+        Server::start("", &format!("auth: {{htpasswd: {{realm: test, path: {}}}}}", htpasswd.display()));
+    server.push("one", "app", &["--dest-creds", "tester:secret"]);
+    let source = server.image("app");
+    // "tester:secret" and "tester:wrong".
+    let good = auth_file(&dir.path().join("good"), &server.address, "dGVzdGVyOnNlY3JldA==");
+    let bad = auth_file(&dir.path().join("bad"), &server.address, "dGVzdGVyOndyb25n");
+    assert_eq!(read_all(&open_with(&source, &good).unwrap()) % 512, 0);
+    refused(&source, &bad, 1, "the registry refuses user \"tester\"");
+    refused(&source, &anonymous(), 1, "wants a login");
+    let error = failure_with(&source, &bad).to_string();
+    assert!(!error.contains("wrong") && !error.contains("dGVz"), "{error}");
+    let broken = Options { auth_file: Some(htpasswd), ..Options::default() };
+    refused(&source, &broken, 1, "read credentials: ");
+}
+
+#[test]
+fn a_certificate_of_nobody_is_refused_but_by_flag() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str| dir.path().join(name).display().to_string();
+    let (key, certificate) = (file("key"), file("certificate"));
+    let subject = ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"];
+    let new = [
+        "req",
+        "-x509",
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-days",
+        "2",
+        "-keyout",
+        &key,
+        "-out",
+        &certificate,
+    ];
+    run("openssl", &[&new[..], &subject].concat());
+    let server = Server::start(&format!("  tls: {{certificate: {certificate}, key: {key}}}"), "");
+    server.push("one", "app", &[]);
+    let source = server.image("app");
+    refused(&source, &anonymous(), 1, "certificate");
+    let insecure = Options { insecure: true, ..anonymous() };
+    assert_eq!(open_with(&source, &insecure).unwrap().layers().len(), 1);
+}
+
+#[test]
+fn a_registry_that_is_not_there() {
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let started = Instant::now();
+    refused(&format!("docker://{free}/app"), &anonymous(), 1, "Connection refused");
+    assert!(started.elapsed() < Duration::from_secs(15));
+}
+
+/// Passes connections on, and cuts each one after some bytes of the answer.
+fn cutting_proxy(to: String, cut_bytes: usize) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    std::thread::spawn(move || {
+        for client in listener.incoming() {
+            let (Ok(mut client), Ok(mut server)) = (client, TcpStream::connect(&to)) else { return };
+            std::thread::spawn(move || {
+                let (mut from, mut into) = (client.try_clone().unwrap(), server.try_clone().unwrap());
+                std::thread::spawn(move || {
+                    let _ = std::io::copy(&mut from, &mut into);
+                });
+                let mut left = cut_bytes;
+                let mut buffer = [0; 4096];
+                while left > 0 {
+                    let want = left.min(buffer.len());
+                    match server.read(&mut buffer[..want]) {
+                        Ok(read @ 1..) if client.write_all(&buffer[..read]).is_ok() => left -= read,
+                        _ => break,
+                    }
+                }
+                let _ = client.shutdown(std::net::Shutdown::Both);
+                let _ = server.shutdown(std::net::Shutdown::Both);
+            });
+        }
+    });
+    address
+}
+
+#[test]
+fn a_download_goes_on_where_it_broke_off() {
+    let server = Server::start("", "");
+    server.push("two", "app", &[]);
+    let direct = open_with(&server.image("app"), &anonymous()).unwrap();
+    let largest = direct.layers().iter().map(|layer| layer.size).max().unwrap();
+    // Every connection dies long before the largest blob is through.
+    let cut_bytes = usize::try_from(largest / 3).unwrap();
+    let proxy = cutting_proxy(server.address.clone(), cut_bytes);
+    let image = open_with(&format!("docker://{proxy}/app"), &anonymous()).unwrap();
+    assert_eq!(read_all(&image), read_all(&direct));
+}
