@@ -21,6 +21,7 @@ const PROTOS: [&str; 11] = [
     "types/fieldpath.proto",
     "types/mount.proto",
 ];
+const CONTROL: &str = "proto/d4c/control.proto";
 const EMPTY: &str = "::protobuf::well_known_types::empty::Empty";
 const ENVELOPE: &str = "crate::api::event::Envelope";
 
@@ -37,7 +38,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 fn messages(dir: &Path) -> Result<(), Box<dyn Error>> {
     fs::create_dir_all(dir)?;
     ttrpc_codegen::Codegen::new()
-        .inputs(PROTOS.map(|p| format!("{API}/{p}")))
+        .inputs(PROTOS.map(|p| format!("{API}/{p}")).into_iter().chain([CONTROL.to_owned()]))
         .include("proto")
         .rust_protobuf()
         .rust_protobuf_customize(ttrpc_codegen::ProtobufCustomize::default().gen_mod_rs(true))

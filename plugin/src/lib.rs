@@ -4,7 +4,9 @@
 
 pub mod api;
 pub mod client;
+pub mod control;
 mod error;
+pub mod import;
 pub mod snapshot;
 pub mod store;
 

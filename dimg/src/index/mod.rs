@@ -12,6 +12,7 @@ mod entry;
 mod error;
 mod layer;
 mod shape;
+mod whole;
 
 pub(crate) use check::check_layers;
 pub use edit::{Edit, layer_id};
@@ -19,3 +20,4 @@ pub use entry::{Content, Entry, Extent, Kind};
 pub use error::IndexError;
 pub use layer::{LayerIndex, Tail};
 pub use shape::Shape;
+pub use whole::{decode_layers, encode_layers};

@@ -1,0 +1,104 @@
+//! The contents of an image being imported: made, and their tars checked.
+
+use std::io::{self, Cursor};
+use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use d4c_image::tar::diff_id;
+use di3fs::store::{Job, ObjectStore, Output, StoreError};
+use dimg::Digest;
+use dimg::content::open_exact;
+use dimg::format::{Cdimg, DimgError, Image, Recipe};
+use dimg::index::{Content, LayerIndex};
+
+/// Makes every content that `image` has a recipe for and the store lacks.
+pub(super) fn make(
+    objects: &ObjectStore,
+    file: &Cdimg,
+    image: &Image,
+    workers: NonZeroUsize,
+) -> Result<(), StoreError> {
+    let mut recipes: Vec<&Recipe> = image.recipes.values().collect();
+    // Along the file, so that a group of small ones is decoded once.
+    recipes.sort_unstable_by_key(|recipe| recipe.stages.last().map(|stage| (stage.frame, stage.slot)));
+    let jobs: Vec<Make<'_>> =
+        recipes.into_iter().map(|recipe| Make { objects, file, recipe, made: [recipe.content] }).collect();
+    let jobs: Vec<&dyn Job> = jobs.iter().map(|job| job as &dyn Job).collect();
+    objects.make(&jobs, workers)
+}
+
+struct Make<'a> {
+    objects: &'a ObjectStore,
+    file: &'a Cdimg,
+    recipe: &'a Recipe,
+    made: [Content; 1],
+}
+
+impl Job for Make<'_> {
+    fn contents(&self) -> &[Content] {
+        &self.made
+    }
+
+    fn make(&self, output: &mut Output<'_>) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        let content = self.recipe.content;
+        if !output.begin(&content)? {
+            return Ok(());
+        }
+        let open = |base: &Content| {
+            open_exact(self.objects, base).map_err(|error| DimgError::Make {
+                content: content.digest,
+                reason: format!("read its base: {error}"),
+            })
+        };
+        let base = self.recipe.base.as_ref().map(open).transpose()?;
+        let scratch_dir = self.objects.root().to_owned();
+        let scratch = || tempfile::tempfile_in(&scratch_dir);
+        match self.file.dimg().make(self.recipe, base.as_deref(), output, &scratch) {
+            // The output knows better what it could not write.
+            Err(DimgError::Output(error)) => Err(error.into()),
+            made => Ok(made?),
+        }
+    }
+}
+
+/// Rebuilds the tar of every layer that is `wanted` and compares it with its diff ID.
+pub(super) fn check_diff_ids(
+    objects: &ObjectStore,
+    layers: &[Arc<LayerIndex>],
+    diff_ids: &[Digest],
+    wanted: &[bool],
+    workers: NonZeroUsize,
+) -> Result<(), String> {
+    let next = AtomicUsize::new(0);
+    let failure = Mutex::new(None);
+    let work = || {
+        loop {
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            let (Some(layer), Some(expected)) = (layers.get(number), diff_ids.get(number)) else { break };
+            if wanted.get(number) == Some(&true)
+                && let Err(why) = check_diff_id(objects, layer, *expected)
+            {
+                failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(why);
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 1..workers.get().min(layers.len()) {
+            scope.spawn(work);
+        }
+        work();
+    });
+    failure.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
+}
+
+fn check_diff_id(objects: &ObjectStore, layer: &LayerIndex, expected: Digest) -> Result<(), String> {
+    let mut open = |content: &Content| -> io::Result<Box<dyn io::Read>> {
+        Ok(Box::new(Cursor::new(open_exact(objects, content)?)))
+    };
+    let found = diff_id(layer, &mut open).map_err(|error| format!("rebuild layer {expected}: {error}"))?;
+    match found == expected {
+        true => Ok(()),
+        false => Err(format!("rebuild layer {expected}: the tar has the digest {found}")),
+    }
+}

@@ -1,0 +1,304 @@
+//! Imports: from a cdimg to trees that a Prepare can be answered with.
+//!
+//! An import finds the image that the delta starts from among those imported before, makes every content that is missing
+//! into the object store, checks that the layers' tars come back with their diff IDs, writes a directory per layer and
+//! registers it by chain ID, and at last keeps a record of the image. Each step is durable before the next and harmless
+//! to do again: whatever moment the process dies at, the next import of the same file goes on from there.
+//!
+//! An image that containerd has had and has no snapshot of any more is forgotten ([`Importer::sweep`]): its trees and the
+//! objects that no other image needs are removed.
+
+mod contents;
+mod error;
+mod record;
+
+use std::collections::HashSet;
+use std::num::NonZeroUsize;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use d4c_sys::Map;
+use di3fs::checkout::{self, checkout_layer};
+use di3fs::store::{Counts, ObjectStore, Removed};
+use di3fs::tree::{Layer, Tree};
+use dimg::Digest;
+use dimg::content::Bytes;
+use dimg::format::{Cdimg, DimgError, Image};
+use dimg::index::LayerIndex;
+
+pub use error::ImportError;
+use record::Records;
+pub use record::{ImageRecord, chain_ids};
+
+use crate::error::{Error, Result};
+use crate::store::Store;
+
+/// Imports images into one root directory.
+#[derive(Debug)]
+pub struct Importer {
+    store: Arc<Store>,
+    objects: ObjectStore,
+    records: Records,
+    workers: NonZeroUsize,
+    /// One import at a time: two would make the same things.
+    turn: Mutex<()>,
+}
+
+/// What an import did.
+#[derive(Debug, Clone)]
+pub struct Imported {
+    /// The image.
+    pub image: ImageRecord,
+    /// Chain IDs of its layers, the lowest first.
+    pub chain_ids: Vec<Digest>,
+    /// Contents made, and their bytes.
+    pub contents: u64,
+    /// Bytes of the contents made.
+    pub bytes: u64,
+    /// Layers written.
+    pub layers: u64,
+}
+
+/// An image that the plugin knows.
+#[derive(Debug, Clone)]
+pub struct KnownImage {
+    /// Digest of its manifest.
+    pub digest: Digest,
+    /// Chain IDs of its layers, the lowest first.
+    pub chain_ids: Vec<Digest>,
+    /// Bytes of its distinct contents.
+    pub bytes: u64,
+    /// Whether containerd has a snapshot of its topmost layer.
+    pub used: bool,
+}
+
+impl Importer {
+    /// Opens the object store and the records below the root of `store`.
+    ///
+    /// # Errors
+    /// Another process has the object store open, or a directory cannot be made.
+    pub fn open(store: Arc<Store>) -> Result<Self> {
+        let root = store.root().to_owned();
+        let objects = ObjectStore::open(&root.join("contents"))
+            .map_err(|error| Error::Unavailable { what: format!("open object store: {error}") })?;
+        let records = Records::open(root.join("images"))?;
+        let workers = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+        Ok(Self { store, objects, records, workers, turn: Mutex::new(()) })
+    }
+
+    /// Imports the cdimg at `path`.
+    ///
+    /// # Errors
+    /// [`ImportError`]; what was made so far stays for the next try, or is swept at the next start.
+    pub fn import(&self, path: &Path) -> Result<Imported, ImportError> {
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let map = Map::path(path).map_err(|error| ImportError::read(path, error))?;
+        let file = Cdimg::open(Bytes::new(map)).map_err(|source| ImportError::file(path, source))?;
+        // Objects made or found from here on are needed by the record written at the end.
+        let _hold = self.objects.hold();
+        let before = self.objects.counts();
+        let image = self.resolve(path, &file)?;
+        contents::make(&self.objects, &file, &image, self.workers)
+            .map_err(|error| ImportError::store(path, error))?;
+
+        let target = file.dimg().target();
+        let diff_ids: Vec<Digest> = target.diff_ids().collect();
+        let chain_ids = chain_ids(&diff_ids);
+        let record = ImageRecord {
+            digest: target.manifest,
+            manifest: file.manifest().to_vec(),
+            config: file.config().to_vec(),
+        };
+        let missing = self.missing(&chain_ids)?;
+        contents::check_diff_ids(&self.objects, &image.layers, &diff_ids, &missing, self.workers)
+            .map_err(|error| ImportError::layer(path, error))?;
+        let holder = record.digest.to_string();
+        let layers = self.write_layers(path, &image.layers, &chain_ids, &holder)?;
+        if self.records.get(record.digest)?.is_none() {
+            self.objects.sync().map_err(|error| ImportError::store(path, error))?;
+            self.records.put(&record, &image.layers)?;
+        }
+        let after = self.objects.counts();
+        Ok(Imported {
+            image: record,
+            chain_ids,
+            contents: after.made - before.made,
+            bytes: after.made_bytes - before.made_bytes,
+            layers,
+        })
+    }
+
+    /// The image that `file` makes, its parent found here.
+    fn resolve(&self, path: &Path, file: &Cdimg) -> Result<Image, ImportError> {
+        let Some(parent) = file.dimg().parent() else {
+            return file.dimg().resolve(None).map_err(|source| ImportError::file(path, source));
+        };
+        let found = match self.records.get(parent.manifest)? {
+            Some(found) => Some(found),
+            // The same layers under another manifest serve as well.
+            None => self.find(|image| image.diff_ids().is_ok_and(|ids| ids == parent.layers))?,
+        };
+        let Some(found) = found else {
+            return Err(ImportError::NoParent { file: path.to_owned(), parent: parent.manifest });
+        };
+        let resolve = || -> Result<Image, DimgError> {
+            let layers =
+                self.records.layers(found.digest).map_err(|error| DimgError::Refused(error.to_string()))?;
+            file.dimg().resolve(Some(&layers))
+        };
+        resolve().map_err(|source| ImportError::file(path, source))
+    }
+
+    fn find(&self, wanted: impl Fn(&ImageRecord) -> bool) -> Result<Option<ImageRecord>> {
+        for digest in self.records.list()? {
+            if let Some(image) = self.records.get(digest)?
+                && wanted(&image)
+            {
+                return Ok(Some(image));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Which of the chain have no tree yet.
+    fn missing(&self, chain_ids: &[Digest]) -> Result<Vec<bool>> {
+        chain_ids.iter().map(|id| Ok(self.store.tree(&id.to_string())?.is_none())).collect()
+    }
+
+    /// Writes the layers that are not there yet, the lowest first; how many.
+    fn write_layers(
+        &self,
+        path: &Path,
+        layers: &[Arc<LayerIndex>],
+        chain_ids: &[Digest],
+        holder: &str,
+    ) -> Result<u64, ImportError> {
+        let options = checkout::Options { workers: self.workers, sync: false };
+        let (mut lower, mut written) = (Tree::default(), 0);
+        for (index, chain_id) in layers.iter().zip(chain_ids) {
+            let chain_id = chain_id.to_string();
+            let layer = Layer::new(index).map_err(|error| ImportError::layer(path, error))?;
+            let tree = if self.store.hold_tree(&chain_id, holder)?.is_some() {
+                layer.on(&lower).map_err(|error| ImportError::layer(path, error))?
+            } else {
+                let dir = self.store.new_tree_dir()?;
+                let checked_out = checkout_layer(&lower, &layer, &self.objects, &dir.fs, &options);
+                let registered =
+                    checked_out.map_err(|error| ImportError::checkout(path, error)).and_then(|(tree, _)| {
+                        Ok((tree, self.store.register_tree(&chain_id, dir.number, holder)?))
+                    });
+                match registered {
+                    Ok((tree, _)) => {
+                        written += 1;
+                        tree
+                    }
+                    Err(error) => {
+                        self.store.discard_tree_dir(dir.number)?;
+                        return Err(error);
+                    }
+                }
+            };
+            lower.cover(&tree);
+        }
+        Ok(written)
+    }
+
+    /// The images known, by digest.
+    ///
+    /// # Errors
+    /// A record cannot be read.
+    pub fn images(&self) -> Result<Vec<KnownImage>> {
+        self.records
+            .list()?
+            .into_iter()
+            .map(|digest| {
+                let chain_ids = self.chain(digest)?;
+                let mut contents = HashSet::new();
+                for layer in self.records.layers(digest)? {
+                    contents.extend(layer.contents());
+                }
+                let used = self.refs(&chain_ids)? > 0;
+                Ok(KnownImage { digest, chain_ids, bytes: contents.iter().map(|c| c.size).sum(), used })
+            })
+            .collect()
+    }
+
+    fn chain(&self, digest: Digest) -> Result<Vec<Digest>> {
+        let image = self.records.get(digest)?;
+        image.map_or(Ok(Vec::new()), |image| Ok(chain_ids(&image.diff_ids()?)))
+    }
+
+    /// Snapshots of the topmost layer.
+    fn refs(&self, chain_ids: &[Digest]) -> Result<u64> {
+        let Some(top) = chain_ids.last() else { return Ok(0) };
+        Ok(self.store.tree(&top.to_string())?.map_or(0, |tree| tree.refs))
+    }
+
+    /// Notes that containerd adopted a layer: images of which it is the topmost are in use now.
+    ///
+    /// # Errors
+    /// A record cannot be read or marked.
+    pub fn adopted(&self, chain_id: &str) -> Result<()> {
+        for digest in self.records.list()? {
+            if self.chain(digest)?.last().is_some_and(|top| top.to_string() == chain_id) {
+                self.records.set_used(digest)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Forgets images that containerd had and has no more, or with `all` also those that it never had; then removes
+    /// objects that no image needs. How many images, and what of the objects; the latter is left for the next time while
+    /// an import runs.
+    ///
+    /// # Errors
+    /// A record or an object cannot be read or removed.
+    pub fn sweep(&self, all: bool) -> Result<(u64, Removed)> {
+        let Ok(_turn) = self.turn.try_lock() else { return Ok((0, Removed::default())) };
+        let mut forgotten = 0;
+        for digest in self.records.list()? {
+            if (all || self.records.is_used(digest)) && self.refs(&self.chain(digest)?)? == 0 {
+                self.store.release_trees(&digest.to_string())?;
+                self.records.remove(digest)?;
+                forgotten += 1;
+            }
+        }
+        if forgotten == 0 && !all {
+            return Ok((0, Removed::default()));
+        }
+        let removed = self.objects.remove_unreferenced(|| -> Result<_, SweepError> {
+            let mut needed = HashSet::new();
+            for digest in self.records.list()? {
+                for layer in self.records.layers(digest)? {
+                    needed.extend(layer.contents().map(|content| content.digest));
+                }
+            }
+            Ok(needed)
+        });
+        Ok((forgotten, removed.map_err(|SweepError(error)| error)?.unwrap_or_default()))
+    }
+
+    /// What the object store did since the start.
+    pub fn counts(&self) -> Counts {
+        self.objects.counts()
+    }
+
+    /// The store of snapshots and trees.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+}
+
+struct SweepError(Error);
+
+impl From<Error> for SweepError {
+    fn from(error: Error) -> Self {
+        Self(error)
+    }
+}
+
+impl From<di3fs::store::StoreError> for SweepError {
+    fn from(error: di3fs::store::StoreError) -> Self {
+        Self(Error::Unavailable { what: format!("remove objects: {error}") })
+    }
+}

@@ -1,0 +1,199 @@
+//! What the plugin keeps of an imported image: its documents and the indexes of its layers, whole.
+//!
+//! `<root>/images/<hex of the manifest digest>/{manifest,config,layers}`: written aside, flushed, renamed. A record needs no
+//! other: the image that a delta was made from may go. `used` in it marks that containerd has had the image.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use d4c_image::manifest::{Config, Document, Manifest};
+use dimg::Digest;
+use dimg::index::{LayerIndex, decode_layers, encode_layers};
+
+use crate::error::{Error, Result};
+
+/// An imported image.
+#[derive(Debug, Clone)]
+pub struct ImageRecord {
+    /// Digest of the manifest.
+    pub digest: Digest,
+    /// The manifest, byte for byte.
+    pub manifest: Vec<u8>,
+    /// The config, byte for byte.
+    pub config: Vec<u8>,
+}
+
+impl ImageRecord {
+    /// The parsed manifest.
+    ///
+    /// # Errors
+    /// It is none of an image.
+    pub fn parsed(&self) -> Result<Manifest> {
+        let on = format!("manifest {}", self.digest);
+        match Document::parse(&self.manifest, &on) {
+            Ok(Document::Image(manifest)) => Ok(*manifest),
+            Ok(Document::Index(_)) => Err(Error::Corrupt { what: format!("{on}: it is an index") }),
+            Err(error) => Err(Error::Corrupt { what: error.to_string() }),
+        }
+    }
+
+    /// Diff IDs of the layers, the lowest first.
+    ///
+    /// # Errors
+    /// The config is none of an image.
+    pub fn diff_ids(&self) -> Result<Vec<Digest>> {
+        let config = Config::parse(&self.config, &format!("config of {}", self.digest));
+        Ok(config.map_err(|error| Error::Corrupt { what: error.to_string() })?.diff_ids)
+    }
+}
+
+/// The chain IDs of these layers (OCI image specification, `config.md`, "Layer ChainID").
+#[must_use]
+pub fn chain_ids(diff_ids: &[Digest]) -> Vec<Digest> {
+    let mut chain: Vec<Digest> = Vec::with_capacity(diff_ids.len());
+    for diff_id in diff_ids {
+        chain.push(match chain.last() {
+            None => *diff_id,
+            Some(below) => Digest::of(format!("{below} {diff_id}").as_bytes()),
+        });
+    }
+    chain
+}
+
+/// The records of one root directory.
+#[derive(Debug)]
+pub(super) struct Records {
+    dir: PathBuf,
+}
+
+impl Records {
+    /// Opens `dir`, made when missing, and removes what an earlier process left half written.
+    pub(super) fn open(dir: PathBuf) -> Result<Self> {
+        fs::create_dir_all(&dir).map_err(Error::io("make directory", &dir))?;
+        let records = Self { dir };
+        for name in records.names()? {
+            if name.starts_with('.') {
+                let path = records.dir.join(name);
+                fs::remove_dir_all(&path).map_err(Error::io("remove what was half written", &path))?;
+            }
+        }
+        Ok(records)
+    }
+
+    fn names(&self) -> Result<Vec<String>> {
+        let failed = Error::io("list directory", &self.dir);
+        let names = fs::read_dir(&self.dir).and_then(|entries| {
+            entries
+                .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
+                .collect::<io::Result<_>>()
+        });
+        names.map_err(failed)
+    }
+
+    /// The digests of all images, in a fixed order.
+    pub(super) fn list(&self) -> Result<Vec<Digest>> {
+        let mut digests: Vec<Digest> =
+            self.names()?.iter().filter_map(|name| format!("sha256:{name}").parse().ok()).collect();
+        digests.sort_unstable();
+        Ok(digests)
+    }
+
+    fn path(&self, digest: Digest) -> PathBuf {
+        self.dir.join(digest.hex())
+    }
+
+    /// The image, if it was imported.
+    pub(super) fn get(&self, digest: Digest) -> Result<Option<ImageRecord>> {
+        let path = self.path(digest);
+        let manifest = match fs::read(path.join("manifest")) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            read => read.map_err(Error::io("read manifest", &path))?,
+        };
+        let config = fs::read(path.join("config")).map_err(Error::io("read config", &path))?;
+        Ok(Some(ImageRecord { digest, manifest, config }))
+    }
+
+    /// The indexes of its layers.
+    pub(super) fn layers(&self, digest: Digest) -> Result<Vec<Arc<LayerIndex>>> {
+        let path = self.path(digest).join("layers");
+        let bytes = fs::read(&path).map_err(Error::io("read layers", &path))?;
+        decode_layers(&bytes).map_err(|error| Error::Corrupt { what: format!("{}: {error}", path.display()) })
+    }
+
+    /// Keeps an image, durably.
+    pub(super) fn put(&self, image: &ImageRecord, layers: &[Arc<LayerIndex>]) -> Result<()> {
+        let index = encode_layers(layers)
+            .map_err(|error| Error::Corrupt { what: format!("write layers of {}: {error}", image.digest) })?;
+        let aside = self.dir.join(format!(".{}", image.digest.hex()));
+        let target = self.path(image.digest);
+        let write = || -> io::Result<()> {
+            fs::create_dir(&aside)?;
+            for (name, bytes) in
+                [("layers", &index), ("config", &image.config), ("manifest", &image.manifest)]
+            {
+                let mut file = File::create_new(aside.join(name))?;
+                file.write_all(bytes)?;
+                file.sync_all()?;
+            }
+            File::open(&aside)?.sync_all()?;
+            fs::rename(&aside, &target)?;
+            File::open(&self.dir)?.sync_all()
+        };
+        write().map_err(|error| {
+            // Whatever stands there is swept at the next start too.
+            drop(fs::remove_dir_all(&aside));
+            Error::io("write image", &target)(error)
+        })
+    }
+
+    /// Whether containerd has had the image.
+    pub(super) fn is_used(&self, digest: Digest) -> bool {
+        self.path(digest).join("used").exists()
+    }
+
+    /// Notes that containerd has it now.
+    pub(super) fn set_used(&self, digest: Digest) -> Result<()> {
+        let path = self.path(digest).join("used");
+        File::create(&path).map(drop).map_err(Error::io("mark image", &path))
+    }
+
+    /// Forgets an image.
+    pub(super) fn remove(&self, digest: Digest) -> Result<()> {
+        let (path, aside) = (self.path(digest), self.dir.join(format!(".{}", digest.hex())));
+        let removed = fs::rename(&path, &aside).and_then(|()| fs::remove_dir_all(&aside));
+        removed.map_err(Error::io("forget image", &path))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chain_ids_follow_the_specification() {
+        let (a, b) = (Digest::of(b"a"), Digest::of(b"b"));
+        let chain = chain_ids(&[a, b]);
+        assert_eq!(chain, [a, Digest::of(format!("{a} {b}").as_bytes())]);
+        assert!(chain_ids(&[]).is_empty());
+    }
+
+    #[test]
+    fn records_are_kept_and_forgotten() {
+        let dir = tempfile::tempdir().unwrap();
+        let records = Records::open(dir.path().join("images")).unwrap();
+        let image = ImageRecord { digest: Digest::of(b"m"), manifest: b"m".to_vec(), config: b"c".to_vec() };
+        records.put(&image, &[Arc::new(LayerIndex::default())]).unwrap();
+        fs::create_dir(dir.path().join("images/.half")).unwrap();
+        let records = Records::open(dir.path().join("images")).unwrap();
+        assert_eq!(records.list().unwrap(), [image.digest]);
+        assert_eq!(records.get(image.digest).unwrap().unwrap().config, b"c");
+        assert_eq!(records.layers(image.digest).unwrap().len(), 1);
+        assert!(!records.is_used(image.digest));
+        records.set_used(image.digest).unwrap();
+        assert!(records.is_used(image.digest));
+        records.remove(image.digest).unwrap();
+        assert!(records.list().unwrap().is_empty() && records.get(image.digest).unwrap().is_none());
+    }
+}
