@@ -132,3 +132,111 @@ pub(crate) fn text(tree: &Tree) -> String {
     }
     lines
 }
+
+/// A mounted tmpfs of a bounded size, unmounted when dropped. Tests that use it have names that begin with `root_`.
+#[derive(Debug)]
+pub(crate) struct Tmpfs(tempfile::TempDir);
+
+impl Tmpfs {
+    pub(crate) fn new(size: &str) -> Self {
+        need_root();
+        let dir = tempfile::tempdir().unwrap();
+        let options = format!("size={size},mode=0755");
+        let flags = nix::mount::MsFlags::empty();
+        nix::mount::mount(Some("tmpfs"), dir.path(), Some("tmpfs"), flags, Some(options.as_str())).unwrap();
+        Self(dir)
+    }
+
+    pub(crate) fn path(&self) -> &std::path::Path {
+        self.0.path()
+    }
+}
+
+impl Drop for Tmpfs {
+    fn drop(&mut self) {
+        let _ = nix::mount::umount2(self.0.path(), nix::mount::MntFlags::MNT_DETACH);
+    }
+}
+
+/// An overlay mount of directories, the lowest first, unmounted when dropped.
+#[derive(Debug)]
+pub(crate) struct Overlay(tempfile::TempDir);
+
+impl Overlay {
+    pub(crate) fn new(layers: &[std::path::PathBuf]) -> Self {
+        need_root();
+        let dir = tempfile::tempdir().unwrap();
+        let lower: Vec<_> = layers.iter().rev().map(|layer| layer.display().to_string()).collect();
+        let options = format!("lowerdir={}", lower.join(":"));
+        let flags = nix::mount::MsFlags::MS_RDONLY;
+        nix::mount::mount(Some("overlay"), dir.path(), Some("overlay"), flags, Some(options.as_str()))
+            .unwrap();
+        Self(dir)
+    }
+
+    pub(crate) fn path(&self) -> &std::path::Path {
+        self.0.path()
+    }
+}
+
+impl Drop for Overlay {
+    fn drop(&mut self) {
+        let _ = nix::mount::umount2(self.0.path(), nix::mount::MntFlags::MNT_DETACH);
+    }
+}
+
+pub(crate) fn need_root() {
+    assert!(
+        nix::unistd::geteuid().is_root(),
+        "this test needs root: it mounts, changes owners, makes devices"
+    );
+}
+
+/// Everything that a checkout promises of the files at `root`, as lines: path, type, mode, owner, size, times, device,
+/// attributes, digest of the content, first name of the file.
+pub(crate) fn scan(root: &std::path::Path) -> Vec<String> {
+    use std::os::unix::ffi::OsStrExt;
+    use std::os::unix::fs::{FileTypeExt, MetadataExt};
+    let mut names: HashMap<u64, Vec<usize>> = HashMap::new();
+    let mut lines = Vec::new();
+    let mut pending = vec![root.to_owned()];
+    while let Some(path) = pending.pop() {
+        let meta = path.symlink_metadata().unwrap();
+        let name = path.strip_prefix(root).unwrap().as_os_str();
+        let name = String::from_utf8_lossy(name.as_bytes()).into_owned();
+        let kind = meta.file_type();
+        let mut line = format!("{name} {:o} {}:{}", meta.mode(), meta.uid(), meta.gid());
+        line += &format!(" {}.{:09}", meta.mtime(), meta.mtime_nsec());
+        if kind.is_char_device() || kind.is_block_device() {
+            line += &format!(" dev {:x}", meta.rdev());
+        }
+        if kind.is_symlink() {
+            line += &format!(" -> {}", std::fs::read_link(&path).unwrap().display());
+        }
+        if kind.is_file() {
+            line += &format!(" {} {}", meta.len(), Digest::of(&std::fs::read(&path).unwrap()));
+        }
+        for xattr in d4c_sys::llist_xattr(&path).unwrap() {
+            let value = d4c_sys::lget_xattr(&path, &xattr).unwrap().unwrap_or_default();
+            line += &format!(" {}={value:?}", String::from_utf8_lossy(&xattr));
+        }
+        if !kind.is_dir() {
+            // By the names that are there: an overlay mount counts hidden ones too.
+            names.entry(meta.ino()).or_default().push(lines.len());
+        }
+        lines.push(line);
+        if kind.is_dir() {
+            let mut below: Vec<_> =
+                std::fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()).collect();
+            below.sort();
+            pending.extend(below.into_iter().rev());
+        }
+    }
+    for group in names.values().filter(|group| group.len() > 1) {
+        let first = lines[group[0]].split(' ').next().unwrap_or_default().to_owned();
+        for line in group {
+            lines[*line] += &format!(" is {first}");
+        }
+    }
+    lines
+}

@@ -1,1 +1,197 @@
+use std::os::unix::fs::PermissionsExt;
+use std::sync::atomic::AtomicUsize;
+use std::time::Duration;
 
+use super::*;
+use std::collections::HashSet;
+use std::io::Write;
+use std::num::NonZeroUsize;
+
+use dimg::Digest;
+
+const TWO: NonZeroUsize = NonZeroUsize::new(2).unwrap();
+
+fn content(bytes: &[u8]) -> Content {
+    Content { digest: Digest::of(bytes), size: bytes.len() as u64 }
+}
+
+/// Makes these contents, counts its runs, and does what a test wants in between.
+struct Parts<F: Fn() + Send + Sync> {
+    contents: Vec<Content>,
+    bytes: Vec<Vec<u8>>,
+    runs: AtomicUsize,
+    before: F,
+}
+
+fn parts(bytes: &[&[u8]]) -> Parts<impl Fn() + Send + Sync + use<>> {
+    parts_after(bytes, || {})
+}
+
+fn parts_after<F: Fn() + Send + Sync>(bytes: &[&[u8]], before: F) -> Parts<F> {
+    let contents = bytes.iter().map(|bytes| content(bytes)).collect();
+    Parts { contents, bytes: bytes.iter().map(|b| b.to_vec()).collect(), runs: AtomicUsize::new(0), before }
+}
+
+impl<F: Fn() + Send + Sync> Job for Parts<F> {
+    fn contents(&self) -> &[Content] {
+        &self.contents
+    }
+
+    fn make(&self, output: &mut Output<'_>) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        self.runs.fetch_add(1, Ordering::Relaxed);
+        for (content, bytes) in self.contents.iter().zip(&self.bytes) {
+            (self.before)();
+            if output.begin(content)? {
+                for piece in bytes.chunks(3) {
+                    output.write_all(piece)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn nothing_staged(store: &ObjectStore) -> bool {
+    fs::read_dir(store.root().join("staging")).unwrap().next().is_none()
+}
+
+#[test]
+fn makes_once_and_keeps() {
+    let root = tempfile::tempdir().unwrap();
+    let store = ObjectStore::open(root.path()).unwrap();
+    let (one, two) = (parts(&[b"one", b"", b"more bytes"]), parts(&[b"two", b"one"]));
+    store.make(&[&one, &two], TWO).unwrap();
+    for bytes in [&b"one"[..], b"", b"more bytes", b"two"] {
+        let content = content(bytes);
+        assert_eq!(fs::read(store.path(&content)).unwrap(), bytes);
+        assert_eq!(store.path(&content).metadata().unwrap().permissions().mode() & 0o7777, 0o444);
+        assert_eq!(&*ContentSource::open(&store, &content).unwrap().unwrap(), bytes);
+        assert!(store.has(&content).unwrap());
+    }
+    assert!(store.get(&content(b"three")).unwrap().is_none());
+    assert_eq!((store.counts().made, store.counts().made_bytes), (4, 16));
+    assert!(nothing_staged(&store));
+    let again = parts(&[b"one", b"two"]);
+    store.make(&[&again], TWO).unwrap();
+    assert_eq!(again.runs.into_inner(), 0);
+    assert!(matches!(ObjectStore::open(root.path()), Err(StoreError::InUse { .. })));
+    store.sync().unwrap();
+    drop(store);
+    assert!(ObjectStore::open(root.path()).unwrap().has(&content(b"two")).unwrap());
+}
+
+#[test]
+fn one_maker_for_many_askers() {
+    let root = tempfile::tempdir().unwrap();
+    let store = ObjectStore::open(root.path()).unwrap();
+    let slow = parts_after(&[b"shared", b"other"], || std::thread::sleep(Duration::from_millis(20)));
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                store.make(&[&slow], TWO).unwrap();
+                assert!(store.has(&content(b"shared")).unwrap() && store.has(&content(b"other")).unwrap());
+            });
+        }
+    });
+    assert_eq!(slow.runs.into_inner(), 1);
+    assert_eq!(store.counts().made, 2);
+}
+
+#[test]
+fn askers_take_over_when_the_maker_fails() {
+    let root = tempfile::tempdir().unwrap();
+    let store = ObjectStore::open(root.path()).unwrap();
+    let begun = std::sync::Barrier::new(2);
+    let mut failing = parts_after(&[b"shared"], || {
+        begun.wait();
+        std::thread::sleep(Duration::from_millis(50));
+    });
+    failing.bytes[0] = b"wrong!".to_vec();
+    let good = parts(&[b"shared"]);
+    std::thread::scope(|scope| {
+        let failed = scope.spawn(|| store.make(&[&failing], TWO));
+        begun.wait();
+        store.make(&[&good], TWO).unwrap();
+        assert!(matches!(failed.join().unwrap(), Err(StoreError::Wrong { .. })));
+    });
+    assert!(store.has(&content(b"shared")).unwrap());
+}
+
+#[test]
+fn a_wrong_recipe_leaves_nothing() {
+    let root = tempfile::tempdir().unwrap();
+    let store = ObjectStore::open(root.path()).unwrap();
+    let good = parts(&[b"good"]);
+    for bytes in [&b"shorter"[..], b"as long as it was", b"much longer than it should be"] {
+        let mut wrong = parts(&[b"as long as it is "]);
+        wrong.bytes[0] = bytes.to_vec();
+        let error = store.make(&[&good, &wrong], NonZeroUsize::MIN).unwrap_err();
+        assert!(matches!(error, StoreError::Wrong { .. }), "{error}");
+    }
+    let mut missing = parts(&[b"a", b"b"]);
+    missing.bytes.pop();
+    assert!(matches!(store.make(&[&missing], TWO), Err(StoreError::NotMade { .. })));
+    assert!(nothing_staged(&store));
+    assert!(!store.has(&content(b"good")).unwrap());
+    assert_eq!(store.counts().made, 0);
+}
+
+#[test]
+fn a_panicking_recipe_frees_its_claims() {
+    let root = tempfile::tempdir().unwrap();
+    let store = ObjectStore::open(root.path()).unwrap();
+    let panicking = parts_after(&[b"x"], || panic!("on purpose"));
+    let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| store.make(&[&panicking], TWO)));
+    assert!(caught.is_err() && nothing_staged(&store));
+    store.make(&[&parts(&[b"x"])], TWO).unwrap();
+}
+
+#[test]
+fn opening_sweeps_what_was_half_made() {
+    let root = tempfile::tempdir().unwrap();
+    let left = root.path().join("staging/7");
+    fs::create_dir_all(&left).unwrap();
+    fs::write(left.join(Digest::of(b"x").hex()), b"hal").unwrap();
+    let store = ObjectStore::open(root.path()).unwrap();
+    assert!(nothing_staged(&store) && !store.has(&content(b"x")).unwrap());
+}
+
+#[test]
+fn objects_of_a_wrong_size_are_made_again() {
+    let root = tempfile::tempdir().unwrap();
+    let store = ObjectStore::open(root.path()).unwrap();
+    store.make(&[&parts(&[b"whole"])], TWO).unwrap();
+    let path = store.path(&content(b"whole"));
+    fs::remove_file(&path).unwrap();
+    fs::write(&path, b"cut").unwrap();
+    assert!(store.get(&content(b"whole")).unwrap().is_none());
+    store.make(&[&parts(&[b"whole"])], TWO).unwrap();
+    assert_eq!(fs::read(path).unwrap(), b"whole");
+}
+
+#[test]
+fn removes_what_nothing_refers_to_unless_held() {
+    let root = tempfile::tempdir().unwrap();
+    let store = ObjectStore::open(root.path()).unwrap();
+    store.make(&[&parts(&[b"keep", b"drop"])], TWO).unwrap();
+    let keep = || Ok::<_, StoreError>(HashSet::from([Digest::of(b"keep")]));
+    let hold = store.hold();
+    assert_eq!(store.remove_unreferenced(keep).unwrap(), None);
+    drop(hold);
+    assert_eq!(store.remove_unreferenced(keep).unwrap(), Some(Removed { objects: 1, bytes: 4 }));
+    assert!(store.has(&content(b"keep")).unwrap() && !store.has(&content(b"drop")).unwrap());
+    assert_eq!(store.counts().removed_bytes, 4);
+}
+
+#[test]
+fn root_a_full_disk_is_said_and_nothing_is_left() {
+    let small = crate::testing::Tmpfs::new("256k");
+    let store = ObjectStore::open(&small.path().join("store")).unwrap();
+    store.make(&[&parts(&[b"fits"])], TWO).unwrap();
+    let big = vec![7; 1 << 20];
+    let error = store.make(&[&parts(&[b"small", &big])], TWO).unwrap_err();
+    assert!(matches!(error, StoreError::NoSpace { .. }), "{error}");
+    assert!(error.to_string().ends_with("no space left"), "{error}");
+    assert!(nothing_staged(&store) && !store.has(&content(b"small")).unwrap());
+    assert!(store.has(&content(b"fits")).unwrap());
+}
