@@ -20,6 +20,12 @@ pub(crate) struct Config {
     pub(crate) log_level: LevelFilter,
     /// Directory of temporary files.
     pub(crate) tmpdir: PathBuf,
+    /// containerd's socket.
+    pub(crate) address: PathBuf,
+    /// containerd's namespace.
+    pub(crate) namespace: String,
+    /// The snapshotter's control socket.
+    pub(crate) control: PathBuf,
 }
 
 /// How progress is shown.
@@ -51,6 +57,9 @@ impl Config {
             progress,
             log_level: level(global.log_level, global.json),
             tmpdir: tmpdir(global.tmpdir)?,
+            address: global.address,
+            namespace: global.namespace,
+            control: global.control,
         })
     }
 }

@@ -4,6 +4,12 @@ use std::fmt;
 use std::io;
 use std::path::Path;
 
+use d4c_image::error::SourceError;
+use d4c_image::tar::{TarError, WriteError};
+use di3fs::checkout::CheckoutError;
+use di3fs_snapshotter::client::ClientError;
+use di3fs_snapshotter::control::ControlError;
+use dimg::format::DimgError;
 use serde_json::json;
 
 /// The class of a failure; decides the exit status.
@@ -87,6 +93,52 @@ impl Failure {
         move |error| Self::new(Kind::of_io(&error), what, path.display(), Reason(&error))
     }
 
+    /// The offset in the file of what is wrong.
+    pub(crate) fn at(mut self, offset: Option<u64>) -> Self {
+        self.offset = offset.or(self.offset);
+        self
+    }
+
+    /// Turns an error about a dimg or cdimg, or about what is made with it, into a failure about the file at `path`.
+    pub(crate) fn delta(path: &Path) -> impl Fn(DimgError) -> Self {
+        move |error| {
+            let kind = match error.class() {
+                dimg::format::Class::Failed => Kind::Failed,
+                dimg::format::Class::NotFound => Kind::NotFound,
+                dimg::format::Class::Corrupt => Kind::Corrupt,
+                dimg::format::Class::NoSpace => Kind::NoSpace,
+            };
+            let offset = error.offset();
+            match error {
+                DimgError::Io { action, path, source } => Self::io(action, &path)(source),
+                DimgError::Output(source) => Self::io("write file", path)(source),
+                error => Self::new(kind, "delta file", path.display(), error).at(offset),
+            }
+        }
+    }
+
+    /// Turns an error about a layer's tar into a failure about `on`.
+    pub(crate) fn tar(on: impl fmt::Display) -> impl Fn(TarError) -> Self {
+        let on = on.to_string();
+        move |error| {
+            let kind = if matches!(error, TarError::Limit { .. }) { Kind::NoSpace } else { Kind::Corrupt };
+            Self::new(kind, "read layer", &on, &error).at(Some(error.offset()))
+        }
+    }
+
+    /// Turns an error of writing a layer's tar into a failure about `on`.
+    pub(crate) fn tar_write(on: impl fmt::Display) -> impl Fn(WriteError) -> Self {
+        let on = on.to_string();
+        move |error| match &error {
+            WriteError::Output(source) => Self::new(Kind::of_io(source), "write layer", &on, Reason(source)),
+            WriteError::Content { source, .. } => {
+                let why = format!("{error}: {}", Reason(source));
+                Self::new(Kind::of_io(source), "make layer", &on, why)
+            }
+            _ => Self::new(Kind::Corrupt, "make layer", &on, &error),
+        }
+    }
+
     /// The object that `--json` prints.
     pub(crate) fn json(&self) -> serde_json::Value {
         json!({"error": {
@@ -95,6 +147,86 @@ impl Failure {
             "path": self.path,
             "offset": self.offset,
         }})
+    }
+}
+
+impl From<SourceError> for Failure {
+    fn from(error: SourceError) -> Self {
+        let kind = match error.class() {
+            d4c_image::error::Class::Usage => Kind::Usage,
+            d4c_image::error::Class::NotFound => Kind::NotFound,
+            d4c_image::error::Class::Corrupt => Kind::Corrupt,
+            d4c_image::error::Class::NoSpace => Kind::NoSpace,
+            d4c_image::error::Class::Failed => Kind::Failed,
+        };
+        if let SourceError::Io { what, path, source } = error {
+            return Self::io(what, &path)(source);
+        }
+        Self { kind, message: error.to_string(), path: Some(error.on()), offset: error.offset() }
+    }
+}
+
+impl From<ClientError> for Failure {
+    fn from(error: ClientError) -> Self {
+        let (kind, path) = match &error {
+            ClientError::Usage { .. } => (Kind::Usage, None),
+            ClientError::Connect { socket, .. } => (Kind::Failed, Some(socket.display().to_string())),
+            ClientError::NotThere { chain_id, .. } => (Kind::NotFound, Some(chain_id.clone())),
+            ClientError::Call { on, .. } if error.is_not_found() => (Kind::NotFound, Some(on.clone())),
+            ClientError::Call { on, .. } => (Kind::Failed, Some(on.clone())),
+            _ => (Kind::Failed, None),
+        };
+        Self { kind, message: plain(&error.to_string()), path, offset: None }
+    }
+}
+
+impl From<ControlError> for Failure {
+    fn from(error: ControlError) -> Self {
+        let (kind, path) = match &error {
+            ControlError::Connect { socket, .. } => (Kind::Failed, Some(socket.display().to_string())),
+            ControlError::Refused { code, .. } => (kind_of_code(*code as i32), None),
+            _ => (Kind::Failed, None),
+        };
+        Self { kind, message: plain(&error.to_string()), path, offset: None }
+    }
+}
+
+/// The class of gRPC's code for a failure, by number.
+fn kind_of_code(code: i32) -> Kind {
+    match code {
+        3 => Kind::Usage,
+        5 => Kind::NotFound,
+        8 => Kind::NoSpace,
+        15 => Kind::Corrupt,
+        _ => Kind::Failed,
+    }
+}
+
+/// `text` without the numbers of the operating system's errors.
+fn plain(text: &str) -> String {
+    text.split(" (os error").next().unwrap_or_default().to_owned()
+}
+
+impl From<CheckoutError> for Failure {
+    fn from(error: CheckoutError) -> Self {
+        let full = error.is_no_space();
+        match error {
+            CheckoutError::Io { action, path, source } => {
+                let kind = if full { Kind::NoSpace } else { Kind::of_io(&source) };
+                Self { kind, ..Self::io(action, &path)(source) }
+            }
+            CheckoutError::MissingContent { ref path, .. } | CheckoutError::WrongSize { ref path, .. } => {
+                let path = Some(path.display().to_string());
+                Self { kind: Kind::Corrupt, message: error.to_string(), path, offset: None }
+            }
+            CheckoutError::Tree(_) => {
+                Self { kind: Kind::Corrupt, message: error.to_string(), path: None, offset: None }
+            }
+            CheckoutError::DestinationInUse { ref path } | CheckoutError::NeedsRoot { ref path, .. } => {
+                let path = Some(path.display().to_string());
+                Self { kind: Kind::Failed, message: error.to_string(), path, offset: None }
+            }
+        }
     }
 }
 

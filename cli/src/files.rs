@@ -17,7 +17,7 @@ use crate::interrupt::Pending;
 use crate::output::closed_or;
 
 /// The name that stands for standard input or output.
-const STANDARD: &str = "-";
+pub(crate) const STANDARD: &str = "-";
 
 /// A path beside `target` that nobody else has: for what is about to become `target`.
 pub(crate) fn aside(target: &Path) -> PathBuf {
@@ -99,14 +99,14 @@ impl OutFile {
         Ok(Self { file, shown, to: To::Rename(pending, target) })
     }
 
+    /// Whether a regular file of its own is written, not a pipe or a device.
+    pub(crate) fn is_file(&self) -> bool {
+        matches!(self.to, To::Rename(..))
+    }
+
     /// The open file, empty at first: readable, writable, seekable.
     pub(crate) fn file(&mut self) -> &mut File {
         &mut self.file
-    }
-
-    /// The path as it was given, for messages.
-    pub(crate) fn shown(&self) -> &Path {
-        &self.shown
     }
 
     /// Gives the file its name, or sends it where it goes; returns its size in bytes.
@@ -141,8 +141,6 @@ impl OutFile {
 #[derive(Debug)]
 pub(crate) struct InFile {
     pub(crate) map: Map,
-    /// The path as it was given, for messages.
-    pub(crate) shown: PathBuf,
 }
 
 impl InFile {
@@ -163,7 +161,7 @@ impl InFile {
             if meta.is_file() { file } else { drain(&mut file, path, tmpdir)? }
         };
         let map = Map::file(&file).map_err(Failure::io(WHAT, path))?;
-        Ok(Self { map, shown: path.to_owned() })
+        Ok(Self { map })
     }
 }
 

@@ -4,16 +4,17 @@
 //! status. What commands do is in [`commands`]; what they share is in the modules beside it.
 
 #![forbid(unsafe_code)]
-#![allow(dead_code, reason = "the commands that use it land one by one")]
 
 mod args;
 mod commands;
 mod config;
 mod failure;
 mod files;
+mod image;
 mod interrupt;
 mod output;
 mod progress;
+mod report;
 mod units;
 mod usage;
 

@@ -16,11 +16,6 @@ impl Output {
         Self { json, quiet }
     }
 
-    /// Whether results are JSON.
-    pub(crate) fn is_json(self) -> bool {
-        self.json
-    }
-
     /// Prints what was asked for: `value` as JSON, else what `human` gives.
     ///
     /// # Errors

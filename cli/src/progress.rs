@@ -43,8 +43,8 @@ struct Stage {
 pub(crate) enum Unit {
     /// Bytes.
     Bytes,
-    /// Contents, by number.
-    Contents,
+    /// Layers, by number.
+    Layers,
 }
 
 impl Progress {
@@ -77,19 +77,9 @@ impl Progress {
         self.shared.total.store(total, Relaxed);
     }
 
-    /// Sets how much of the stage is done.
-    pub(crate) fn set(&self, done: u64) {
-        self.shared.done.store(done, Relaxed);
-    }
-
     /// Adds to what is done.
     pub(crate) fn add(&self, done: u64) {
         self.shared.done.fetch_add(done, Relaxed);
-    }
-
-    /// Sets how much there is to do.
-    pub(crate) fn set_total(&self, total: u64) {
-        self.shared.total.store(total, Relaxed);
     }
 }
 
@@ -127,7 +117,7 @@ impl Shared {
         let stage = self.lock();
         let shown = |number| match stage.unit {
             Unit::Bytes => Bytes(number).to_string(),
-            Unit::Contents => number.to_string(),
+            Unit::Layers => number.to_string(),
         };
         let (done, total) = (self.done.load(Relaxed), self.total.load(Relaxed));
         let counts = match (done, total) {
@@ -179,13 +169,11 @@ mod tests {
         let progress = Progress::new(ProgressStyle::None);
         progress.stage("read", Unit::Bytes, 0);
         assert_eq!(progress.shared.text(), ("read".into(), String::new()));
-        progress.set(2048);
+        progress.add(2048);
         assert_eq!(progress.shared.text().1, "2.0 KiB");
-        progress.stage("diff", Unit::Contents, 7);
+        progress.stage("diff", Unit::Layers, 7);
         progress.add(3);
         assert_eq!(progress.shared.text(), ("diff".into(), "3 of 7".into()));
-        progress.set_total(9);
-        assert_eq!(progress.shared.text().1, "3 of 9");
     }
 
     #[test]

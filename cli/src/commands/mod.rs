@@ -1,7 +1,20 @@
 //! The commands, one file each: its options, and what it does with them.
 
+mod build;
 mod completions;
+mod convert;
+mod diff;
+mod images;
+mod load;
 mod man;
+mod pack;
+mod patch;
+mod prune;
+mod show;
+mod stat;
+mod status;
+mod unpack;
+mod verify;
 
 use clap::Subcommand;
 
@@ -11,6 +24,30 @@ use crate::failure::Failure;
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Make a base file of an image: every layer, no parent
+    Convert(convert::Options),
+    /// Make the delta from one image to another
+    Diff(diff::Options),
+    /// Apply deltas to an image
+    Patch(patch::Options),
+    /// Put a dimg, a manifest and a config together
+    Pack(pack::Options),
+    /// Take a cdimg apart
+    Unpack(unpack::Options),
+    /// Show what is in a file
+    Show(show::Options),
+    /// Show files in numbers
+    Stat(stat::Options),
+    /// Check a file, and with its base every content and layer
+    Verify(verify::Options),
+    /// Load images into containerd, without their layers' blobs
+    Load(load::Options),
+    /// List the images that the snapshotter has
+    Images,
+    /// Remove images that containerd does not use
+    Prune,
+    /// Show how the snapshotter is
+    Status,
     /// Print a completion script
     #[command(hide = true)]
     Completions(completions::Options),
@@ -25,6 +62,18 @@ pub(crate) enum Command {
 /// The command's own.
 pub(crate) fn run(command: Command, config: &Config) -> Result<(), Failure> {
     match command {
+        Command::Convert(options) => convert::run(&options, config),
+        Command::Diff(options) => diff::run(&options, config),
+        Command::Patch(options) => patch::run(options, config),
+        Command::Pack(options) => pack::run(&options, config),
+        Command::Unpack(options) => unpack::run(&options, config),
+        Command::Show(options) => show::run(&options, config),
+        Command::Stat(options) => stat::run(&options, config),
+        Command::Verify(options) => verify::run(options, config),
+        Command::Load(options) => load::run(&options, config),
+        Command::Images => images::run(config),
+        Command::Prune => prune::run(config),
+        Command::Status => status::run(config),
         Command::Completions(options) => completions::run(options, config),
         Command::Man(options) => man::run(&options),
     }

@@ -1,0 +1,125 @@
+//! What `convert` and `diff` share: their options, and the file that they write.
+
+use std::io::{BufWriter, Write};
+use std::path::Path;
+
+use clap::ValueEnum;
+use dimg::build::{self, BuildOptions};
+use dimg::engine::compress::Level;
+use dimg::format::write_cdimg;
+
+use crate::config::Config;
+use crate::failure::Failure;
+use crate::files::{OutFile, STANDARD, parent};
+use crate::image::{Delta, Image, ImageOptions, Opener};
+use crate::progress::{Progress, Unit};
+use crate::report;
+use crate::units::parse_size;
+
+/// How to make a file.
+#[derive(Debug, clap::Args)]
+pub(super) struct MakeOptions {
+    /// How hard to compress
+    #[arg(long, value_enum, default_value_t = LevelChoice::Default)]
+    level: LevelChoice,
+    /// Memory to use at most, mapped files apart
+    #[arg(long, value_name = "SIZE", default_value = "1GiB", value_parser = parse_size)]
+    memory: u64,
+    /// How changed files are patched
+    #[arg(long, value_enum, default_value_t = CodecChoice::Auto)]
+    codec: CodecChoice,
+    #[command(flatten)]
+    pub(super) image: ImageOptions,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum LevelChoice {
+    /// Seconds count more than bytes
+    Fast,
+    /// Small, at a few megabytes per second
+    Default,
+    /// As small as it gets
+    Best,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum CodecChoice {
+    /// Whatever is smallest
+    Auto,
+    /// Programs of our own
+    Plain,
+    /// Those of bsdiff
+    Bsdiff,
+    /// None: every new content is stored whole
+    Store,
+}
+
+/// Writes the file that makes `target` from `base`, or from nothing.
+///
+/// # Errors
+/// A content cannot be read, or the file not be written; nothing is left then.
+pub(super) fn write(
+    base: Option<&Image>,
+    target: &Image,
+    out: &Path,
+    options: &MakeOptions,
+    opener: &Opener<'_>,
+    config: &Config,
+) -> Result<(), Failure> {
+    let documents = target.documents()?;
+    let mut file = OutFile::create(out, &config.tmpdir)?;
+    let level = match options.level {
+        LevelChoice::Fast => Level::Fast,
+        LevelChoice::Default => Level::Default,
+        LevelChoice::Best => Level::Best,
+    };
+    let build_options = BuildOptions {
+        level,
+        codec: match options.codec {
+            CodecChoice::Auto => build::Codec::Auto,
+            CodecChoice::Plain => build::Codec::Plain,
+            CodecChoice::Bsdiff => build::Codec::Bsdiff,
+            CodecChoice::Store => build::Codec::Store,
+        },
+        threads: opener.threads,
+        memory_bytes: options.memory,
+        dir: if file.is_file() { parent(out).to_owned() } else { config.tmpdir.clone() },
+    };
+    let failed = Failure::delta(out);
+    let base = base.map(Image::side);
+    let mut told = Told(opener.progress);
+    let mut made = build::build(base.as_ref(), &target.side(), &build_options, &mut told).map_err(&failed)?;
+    opener.progress.stage("write file", Unit::Bytes, 0);
+    let mut writer = BufWriter::with_capacity(256 << 10, file.file());
+    write_cdimg(&documents.manifest, &documents.config, &mut made, level, &mut writer).map_err(&failed)?;
+    writer.flush().map_err(Failure::io("write file", out))?;
+    drop(writer);
+    finish(file, out, config)
+}
+
+/// Reads what was written once more, as every reader will, gives it its name and reports it.
+///
+/// # Errors
+/// It cannot be read or named.
+pub(super) fn finish(mut file: OutFile, out: &Path, config: &Config) -> Result<(), Failure> {
+    let delta = Delta::of(file.file(), out)?;
+    let stat = report::stat(&delta)?;
+    file.finish()?;
+    if out == Path::new(STANDARD) {
+        return Ok(());
+    }
+    config.output.report(&report::json(out, &stat)?, || report::line(out, &stat))
+}
+
+/// Passes the builder's progress on.
+struct Told<'a>(&'a Progress);
+
+impl build::Progress for Told<'_> {
+    fn start(&mut self, contents: u64, bytes: u64) {
+        self.0.stage(format!("make {contents} contents"), Unit::Bytes, bytes);
+    }
+
+    fn advance(&mut self, _: u64, bytes: u64) {
+        self.0.add(bytes);
+    }
+}

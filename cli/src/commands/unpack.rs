@@ -1,0 +1,53 @@
+//! `d4c unpack F.cdimg DIR`: manifest, config and dimg as files of their own.
+
+use std::fs;
+use std::io::Write;
+use std::path::PathBuf;
+
+use serde_json::json;
+
+use crate::config::Config;
+use crate::failure::Failure;
+use crate::files::OutFile;
+use crate::image::Delta;
+
+/// Options of `unpack`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Options {
+    /// The file; - is standard input
+    #[arg(value_name = "FILE.cdimg")]
+    file: PathBuf,
+    /// Directory for manifest.json, config.json and image.dimg, made when it is not there
+    dir: PathBuf,
+}
+
+/// Writes the parts.
+///
+/// # Errors
+/// The file is no cdimg, or a part cannot be written.
+pub(crate) fn run(options: &Options, config: &Config) -> Result<(), Failure> {
+    let delta = Delta::open(&options.file, &config.tmpdir)?;
+    let Some(cdimg) = delta.file.cdimg() else {
+        return Err(Failure::usage(options.file.display(), "is a dimg already, without manifest and config"));
+    };
+    let dir = &options.dir;
+    fs::create_dir_all(dir).map_err(Failure::io("make directory", dir))?;
+    let parts: [(&str, &[u8]); 3] = [
+        ("manifest.json", cdimg.manifest()),
+        ("config.json", cdimg.config()),
+        ("image.dimg", cdimg.dimg_bytes()),
+    ];
+    let mut value = json!({});
+    let mut text = String::new();
+    for (name, bytes) in parts {
+        let path = dir.join(name);
+        let mut out = OutFile::create(&path, &config.tmpdir)?;
+        out.file().write_all(bytes).map_err(Failure::io("write file", &path))?;
+        out.finish()?;
+        let shown = path.display().to_string();
+        text.push_str(&shown);
+        text.push('\n');
+        value[name] = shown.into();
+    }
+    config.output.report(&value, || text)
+}

@@ -1,0 +1,177 @@
+//! Contents made from their recipes, all that are wanted at once, into files without names.
+//!
+//! Every thread appends to a file of its own; the files are mapped when all is made. Recipes are taken in the order of
+//! their frames, those of one frame by one thread, so that a group is decoded once.
+
+use std::collections::{HashMap, HashSet};
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::path::Path;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use d4c_sys::Map;
+use dimg::Digest;
+use dimg::content::{Bytes, ContentSource, open_exact};
+use dimg::format::{Dimg, Recipe};
+use dimg::index::Content;
+
+use super::{Delta, Opener};
+use crate::failure::{Failure, Kind, Reason};
+use crate::progress::Unit;
+
+const BUFFER_BYTES: usize = 256 << 10;
+
+/// Contents that were made.
+pub(super) struct Made {
+    files: Vec<Bytes>,
+    places: HashMap<Digest, Place>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    file: usize,
+    offset: u64,
+    bytes: u64,
+}
+
+impl ContentSource for Made {
+    fn open(&self, content: &Content) -> io::Result<Option<Bytes>> {
+        let Some(place) = self.places.get(&content.digest) else { return Ok(None) };
+        let slice = || {
+            let start = usize::try_from(place.offset).ok()?;
+            let end = start.checked_add(usize::try_from(place.bytes).ok()?)?;
+            self.files.get(place.file)?.slice(start..end)
+        };
+        Ok(slice())
+    }
+}
+
+/// Makes those contents of `delta` that are in `wanted` from `base`; each has its digest then.
+///
+/// # Errors
+/// The file or a base is damaged, a base is missing, or there is no room.
+pub(super) fn make(
+    delta: &Delta,
+    recipes: &HashMap<Digest, Recipe>,
+    wanted: &HashSet<Digest>,
+    base: &dyn ContentSource,
+    opener: &Opener<'_>,
+) -> Result<Made, Failure> {
+    let mut chosen: Vec<&Recipe> =
+        recipes.values().filter(|recipe| wanted.contains(&recipe.content.digest)).collect();
+    let place = |recipe: &Recipe| recipe.stages.first().map_or((0, 0), |stage| (stage.frame, stage.slot));
+    chosen.sort_by_key(|recipe| (place(recipe), recipe.content.digest));
+    let batches: Vec<&[&Recipe]> = chosen.chunk_by(|a, b| place(a).0 == place(b).0).collect();
+    let bytes = chosen.iter().map(|recipe| recipe.content.size).sum();
+    opener.progress.stage("make contents", Unit::Bytes, bytes);
+
+    let next = AtomicUsize::new(0);
+    let failed: Mutex<Option<Failure>> = Mutex::new(None);
+    let fail = |failure| {
+        failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(failure);
+        next.store(usize::MAX / 2, Ordering::Relaxed);
+    };
+    let work = || -> Option<Worker<'_>> {
+        let mut worker = match Worker::new(delta, base, opener.tmpdir) {
+            Ok(worker) => worker,
+            Err(failure) => {
+                fail(failure);
+                return None;
+            }
+        };
+        while let Some(batch) = batches.get(next.fetch_add(1, Ordering::Relaxed)) {
+            for recipe in *batch {
+                if let Err(failure) = worker.make(recipe) {
+                    fail(failure);
+                    return None;
+                }
+                opener.progress.add(recipe.content.size);
+            }
+        }
+        Some(worker)
+    };
+    let count = opener.threads.get().min(batches.len().max(1));
+    let workers: Vec<_> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..count).map(|_| scope.spawn(work)).collect();
+        threads
+            .into_iter()
+            .map(|thread| thread.join().unwrap_or_else(|payload| std::panic::resume_unwind(payload)))
+            .collect()
+    });
+    if let Some(failure) = failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        return Err(failure);
+    }
+    let mut made = Made { files: Vec::new(), places: HashMap::with_capacity(chosen.len()) };
+    for worker in workers.into_iter().flatten() {
+        let number = made.files.len();
+        let (map, places) = worker.finish()?;
+        made.files.push(Bytes::new(map));
+        for (digest, offset, bytes) in places {
+            made.places.insert(digest, Place { file: number, offset, bytes });
+        }
+    }
+    Ok(made)
+}
+
+/// A content, its offset in the worker's file, its size.
+type Written = (Digest, u64, u64);
+
+struct Worker<'a> {
+    delta: &'a Delta,
+    dimg: &'a Dimg,
+    base: &'a dyn ContentSource,
+    tmpdir: &'a Path,
+    out: BufWriter<File>,
+    offset: u64,
+    places: Vec<Written>,
+}
+
+impl<'a> Worker<'a> {
+    fn new(delta: &'a Delta, base: &'a dyn ContentSource, tmpdir: &'a Path) -> Result<Self, Failure> {
+        let file = tempfile::tempfile_in(tmpdir).map_err(Failure::io("make temporary file", tmpdir))?;
+        let out = BufWriter::with_capacity(BUFFER_BYTES, file);
+        let dimg = delta.file.dimg();
+        Ok(Self { delta, dimg, base, tmpdir, out, offset: 0, places: Vec::new() })
+    }
+
+    fn make(&mut self, recipe: &Recipe) -> Result<(), Failure> {
+        let base = match &recipe.base {
+            None => None,
+            Some(content) => Some(open_exact(self.base, content).map_err(|error| {
+                let kind = match error.kind() {
+                    io::ErrorKind::InvalidData => Kind::Corrupt,
+                    _ => Kind::of_io(&error),
+                };
+                Failure::new(kind, "read base", content.digest, Reason(&error))
+            })?),
+        };
+        let tmpdir = self.tmpdir;
+        let scratch = || tempfile::tempfile_in(tmpdir);
+        self.dimg
+            .make(recipe, base.as_deref(), &mut self.out, &scratch)
+            .map_err(|error| self.failure(error))?;
+        let Content { digest, size } = recipe.content;
+        self.places.push((digest, self.offset, size));
+        self.offset += size;
+        Ok(())
+    }
+
+    /// What could not be written went to the temporary directory, not to the delta.
+    fn failure(&self, error: dimg::format::DimgError) -> Failure {
+        match error {
+            dimg::format::DimgError::Output(source) => {
+                Failure::io("write temporary file in", self.tmpdir)(source)
+            }
+            error => Failure::delta(&self.delta.path)(error),
+        }
+    }
+
+    fn finish(mut self) -> Result<(Map, Vec<Written>), Failure> {
+        let failed = |error| Failure::io("write temporary file in", self.tmpdir)(error);
+        self.out.flush().map_err(failed)?;
+        let map = Map::file(self.out.get_ref()).map_err(failed)?;
+        Ok((map, self.places))
+    }
+}

@@ -1,0 +1,226 @@
+//! Images in full: layers as indexes, and a source for every content; whatever they come from.
+//!
+//! [`Opener::open`] takes a source's words. Layers of an image are mapped tars, parsed; contents are slices of them.
+//! [`chain`] goes from there to other images by deltas. Nothing is believed: layers have their diff IDs, contents their
+//! digests.
+
+pub(crate) mod chain;
+mod contents;
+mod layout;
+mod made;
+mod verify;
+
+use std::collections::HashSet;
+use std::fs::File;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use d4c_image::platform::Platform;
+use d4c_image::source::{Options, Source};
+use d4c_image::tar::{self, ParseOptions};
+use d4c_sys::Map;
+use di3fs_snapshotter::client::{Containerd, ContentBlobs};
+use dimg::Digest;
+use dimg::build::{Side, SideLayer};
+use dimg::content::{Bytes, ContentSource};
+use dimg::format::DeltaFile;
+use dimg::index::LayerIndex;
+
+use crate::config::Config;
+use crate::failure::{Failure, Kind};
+use crate::files::InFile;
+use crate::progress::{Progress, Unit};
+use contents::LayerContents;
+pub(crate) use layout::write_layout;
+
+/// Options of every command that opens images.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ImageOptions {
+    /// Platform to take from a multi-platform image, as os/arch[/variant] (default: this machine's)
+    #[arg(long, value_name = "PLATFORM")]
+    platform: Option<String>,
+    /// Speak plain HTTP to registries on other machines, too
+    #[arg(long)]
+    insecure: bool,
+    /// Worker threads; the result does not depend on it (default: all cores)
+    #[arg(long, value_name = "N")]
+    pub(crate) threads: Option<NonZeroUsize>,
+}
+
+/// Manifest and config of an image, byte for byte.
+#[derive(Debug, Clone)]
+pub(crate) struct Documents {
+    pub(crate) manifest: Vec<u8>,
+    pub(crate) config: Vec<u8>,
+}
+
+/// An image whose layers are known and whose contents can be had.
+pub(crate) struct Image {
+    /// As the user named it.
+    pub(crate) name: String,
+    pub(crate) manifest_digest: Digest,
+    pub(crate) config_digest: Digest,
+    /// None for what a dimg without manifest and config makes.
+    pub(crate) documents: Option<Documents>,
+    /// The lowest first.
+    pub(crate) layers: Vec<SideLayer>,
+    /// Where contents are; the first that has one gives it.
+    pub(crate) contents: Vec<Arc<dyn ContentSource>>,
+    /// Diff IDs of layers whose tars were seen to have them.
+    pub(crate) verified: HashSet<Digest>,
+}
+
+impl Image {
+    /// The image as the builder of deltas takes it.
+    pub(crate) fn side(&self) -> Side<'_> {
+        Side {
+            manifest: self.manifest_digest,
+            config: self.config_digest,
+            layers: &self.layers,
+            contents: &self.contents,
+        }
+    }
+
+    /// The layers' indexes.
+    pub(crate) fn indexes(&self) -> Vec<Arc<LayerIndex>> {
+        self.layers.iter().map(|layer| Arc::clone(&layer.index)).collect()
+    }
+
+    /// The diff IDs.
+    pub(crate) fn diff_ids(&self) -> Vec<Digest> {
+        self.layers.iter().map(|layer| layer.diff_id).collect()
+    }
+
+    /// Manifest and config.
+    ///
+    /// # Errors
+    /// The image was made by a dimg, which has none.
+    pub(crate) fn documents(&self) -> Result<&Documents, Failure> {
+        self.documents.as_ref().ok_or_else(|| {
+            let why = "a dimg has no manifest and config; d4c pack adds them";
+            Failure::new(Kind::Usage, "image documents", &self.name, why)
+        })
+    }
+}
+
+/// Opens images.
+#[derive(Debug)]
+pub(crate) struct Opener<'a> {
+    pub(crate) tmpdir: &'a Path,
+    pub(crate) threads: NonZeroUsize,
+    options: Options,
+    config: &'a Config,
+    pub(crate) progress: &'a Progress,
+}
+
+impl<'a> Opener<'a> {
+    /// An opener by the command's options.
+    ///
+    /// # Errors
+    /// The platform is malformed.
+    pub(crate) fn new(
+        options: &ImageOptions,
+        config: &'a Config,
+        progress: &'a Progress,
+    ) -> Result<Self, Failure> {
+        let platform = options.platform.as_deref().map(str::parse::<Platform>).transpose()?;
+        let cores = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+        Ok(Self {
+            tmpdir: &config.tmpdir,
+            threads: options.threads.unwrap_or(cores),
+            options: Options {
+                platform,
+                temp_dir: Some(config.tmpdir.clone()),
+                insecure: options.insecure,
+                ..Options::default()
+            },
+            config,
+            progress,
+        })
+    }
+
+    /// Opens the image that `text` names: any source, a delta file without a parent included.
+    ///
+    /// # Errors
+    /// There is no such image, or it is damaged.
+    pub(crate) fn open(&self, text: &str) -> Result<Image, Failure> {
+        match Source::parse(text)? {
+            Source::Delta(path) => {
+                let delta = Delta::open(&path, self.tmpdir)?;
+                chain::apply(None, std::slice::from_ref(&delta), self)
+            }
+            source => self.open_source(&source),
+        }
+    }
+
+    fn open_source(&self, source: &Source) -> Result<Image, Failure> {
+        let mut options = self.options.clone();
+        if let Source::Containerd(_) = source {
+            let client = Containerd::connect(&self.config.address, &self.config.namespace)?;
+            options.containerd = Some(Arc::new(ContentBlobs(client)));
+        }
+        self.progress.stage(format!("open {source}"), Unit::Layers, 0);
+        let open = source.open(&options)?;
+        let count = open.layers().len();
+        self.progress.stage(format!("read {source}"), Unit::Layers, count as u64);
+        let mut image = Image {
+            name: open.name().to_owned(),
+            manifest_digest: open.manifest_digest(),
+            config_digest: open.config_digest(),
+            documents: Some(Documents {
+                manifest: open.manifest_bytes().to_vec(),
+                config: open.config_bytes().to_vec(),
+            }),
+            layers: Vec::with_capacity(count),
+            contents: Vec::with_capacity(count),
+            verified: HashSet::new(),
+        };
+        for number in 0..count {
+            let layer = open.layer(number)?;
+            // The source has compared the tar with the diff ID.
+            let parse = ParseOptions { threads: self.threads, diff_id: false, ..ParseOptions::default() };
+            let on = format!("layer {number} of {}", image.name);
+            let mut parsed = tar::parse(&layer, &parse).map_err(Failure::tar(on))?;
+            let index = Arc::new(std::mem::take(&mut parsed.index));
+            let bytes = layer.bytes().clone();
+            image.verified.insert(layer.diff_id());
+            image.layers.push(SideLayer { diff_id: layer.diff_id(), tar_bytes: bytes.len() as u64, index });
+            image.contents.push(Arc::new(LayerContents::new(bytes, parsed, self.tmpdir)));
+            self.progress.add(1);
+        }
+        Ok(image)
+    }
+}
+
+/// A delta file, mapped and open.
+pub(crate) struct Delta {
+    pub(crate) path: PathBuf,
+    pub(crate) file: DeltaFile,
+    /// Its bytes in all.
+    pub(crate) bytes: u64,
+}
+
+impl Delta {
+    /// Opens the file at `path`; `-` is standard input.
+    ///
+    /// # Errors
+    /// It is not there, or no cdimg or dimg.
+    pub(crate) fn open(path: &Path, tmpdir: &Path) -> Result<Self, Failure> {
+        Self::new(InFile::open(path, tmpdir)?.map, path)
+    }
+
+    /// As [`Delta::open`], of a file that is open and will be at `path`.
+    ///
+    /// # Errors
+    /// As for [`Delta::open`].
+    pub(crate) fn of(file: &File, path: &Path) -> Result<Self, Failure> {
+        Self::new(Map::file(file).map_err(Failure::io("read file", path))?, path)
+    }
+
+    fn new(map: Map, path: &Path) -> Result<Self, Failure> {
+        let bytes = map.len() as u64;
+        let file = DeltaFile::open(Bytes::new(map)).map_err(Failure::delta(path))?;
+        Ok(Self { path: path.to_owned(), file, bytes })
+    }
+}
