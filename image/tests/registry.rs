@@ -254,3 +254,99 @@ fn a_download_goes_on_where_it_broke_off() {
     let image = open_with(&format!("docker://{proxy}/app"), &anonymous()).unwrap();
     assert_eq!(read_all(&image), read_all(&direct));
 }
+
+/// A token for `docker-registry` that allows everything in `app`, signed by `key`.
+fn signed_token(dir: &Path, key: &str, certificate: &str) -> String {
+    // Base64 as tokens have it: of URLs, without padding.
+    let encode = |bytes: &[u8]| {
+        let path = dir.join("plain");
+        fs::write(&path, bytes).unwrap();
+        let text = run("base64", &["-w0", &path.display().to_string()]);
+        text.trim_end_matches('=').replace('+', "-").replace('/', "_")
+    };
+    let chain = fs::read_to_string(certificate).unwrap();
+    let chain: String = chain.lines().filter(|line| !line.starts_with("---")).collect();
+    let header = format!(r#"{{"typ":"JWT","alg":"RS256","x5c":["{chain}"]}}"#);
+    let claims = r#"{"iss":"test","sub":"","aud":"test","exp":4102444800,"nbf":1,"iat":1,"jti":"1","access":[{"type":"repository","name":"app","actions":["pull","push"]}]}"#;
+    let signed = format!("{}.{}", encode(header.as_bytes()), encode(claims.as_bytes()));
+    let (text, signature) = (dir.join("text"), dir.join("signature"));
+    fs::write(&text, &signed).unwrap();
+    let paths = [signature.display().to_string(), text.display().to_string()];
+    run("openssl", &["dgst", "-sha256", "-sign", key, "-out", &paths[0], &paths[1]]);
+    format!("{signed}.{}", encode(&fs::read(signature).unwrap()))
+}
+
+/// A token server: the token for anyone who asks without a login, and for the identity token `good`.
+fn token_server(token: String) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    std::thread::spawn(move || {
+        for client in listener.incoming() {
+            let Ok(mut client) = client else { return };
+            let mut request = String::new();
+            let mut buffer = [0; 4096];
+            // A form comes last and ends with its refresh token.
+            while !request.ends_with("\r\n\r\n") && !request.contains("&refresh_token=") {
+                match client.read(&mut buffer) {
+                    Ok(read @ 1..) => request.push_str(&String::from_utf8_lossy(&buffer[..read])),
+                    _ => break,
+                }
+                if request.starts_with("POST") && request.ends_with("\r\n\r\n") {
+                    let read = client.read(&mut buffer).unwrap_or(0);
+                    request.push_str(&String::from_utf8_lossy(&buffer[..read]));
+                }
+            }
+            let form = "grant_type=refresh_token&client_id=d4c&service=test&scope=repository%3Aapp%3Apull&refresh_token=good";
+            let good = request.starts_with("GET") || request.ends_with(form);
+            let status = if good { "200 OK" } else { "401 Unauthorized" };
+            let body = format!(r#"{{"token":"{token}","access_token":"{token}"}}"#);
+            let length = body.len();
+            let _ = write!(
+                client,
+                "HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
+            );
+        }
+    });
+    address
+}
+
+#[test]
+fn tokens_are_fetched_and_identity_tokens_exchanged() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str| dir.path().join(name).display().to_string();
+    let (key, certificate) = (file("key"), file("certificate"));
+    let new = [
+        "req",
+        "-x509",
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-days",
+        "2",
+        "-keyout",
+        &key,
+        "-out",
+        &certificate,
+    ];
+    run("openssl", &[&new[..], &["-subj", "/CN=test"]].concat());
+    let tokens = token_server(signed_token(dir.path(), &key, &certificate));
+    let server = Server::start(
+        "",
+        &format!(
+            "auth: {{token: {{realm: \"http://{tokens}/token\", service: test, issuer: test, rootcertbundle: {certificate}}}}}"
+        ),
+    );
+    server.push("one", "app", &[]);
+    let source = server.image("app");
+    assert_eq!(open_with(&source, &anonymous()).unwrap().layers().len(), 1);
+    let with_identity = |token: &str| {
+        let path = dir.path().join("auth.json");
+        let text = format!(r#"{{"auths":{{"{}":{{"identitytoken":"{token}"}}}}}}"#, server.address);
+        fs::write(&path, text).unwrap();
+        Options { auth_file: Some(path), ..Options::default() }
+    };
+    let image = open_with(&source, &with_identity("good")).unwrap();
+    assert_eq!(read_all(&image) % 512, 0);
+    refused(&source, &with_identity("bad"), 1, "the token server refuses the identity token: status 401");
+    refused(&server.image("other"), &anonymous(), 1, "wants a login");
+}

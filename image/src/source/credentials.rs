@@ -37,6 +37,8 @@ pub(super) enum Credential {
         /// Password.
         password: String,
     },
+    /// A refresh token, for the registry's token server.
+    IdentityToken(String),
 }
 
 #[derive(Deserialize)]
@@ -167,8 +169,8 @@ impl AuthFile {
 
 impl Entry {
     fn credential(&self, path: &Path) -> Result<Option<Credential>, SourceError> {
-        if self.identitytoken.as_ref().is_some_and(|token| !token.is_empty()) {
-            return Err(failed(path, IDENTITY_TOKEN));
+        if let Some(token) = self.identitytoken.as_ref().filter(|token| !token.is_empty()) {
+            return Ok(Some(Credential::IdentityToken(token.clone())));
         }
         if let Some(auth) = self.auth.as_ref().filter(|auth| !auth.is_empty()) {
             let bad = || failed(path, "an entry's auth is not name:password in base64");
@@ -188,9 +190,6 @@ impl Entry {
         }
     }
 }
-
-const IDENTITY_TOKEN: &str =
-    "has an identity token, which is not handled; log in with a name and an access token";
 
 fn is_docker_hub(registry: &str) -> bool {
     matches!(registry, "docker.io" | "index.docker.io" | "registry-1.docker.io")
@@ -242,7 +241,7 @@ fn ask(helper: &str, server: &str, path: &Path) -> Result<Option<Credential>, So
     let answer: HelperAnswer =
         serde_json::from_slice(&answer).map_err(|_| broken("its answer is not a credential".into()))?;
     if answer.username == "<token>" {
-        return Err(broken(IDENTITY_TOKEN.into()));
+        return Ok(Some(Credential::IdentityToken(answer.secret)));
     }
     Ok(Some(Credential::Basic { user: answer.username, password: answer.secret }))
 }
@@ -300,6 +299,8 @@ mod tests {
         check(r#"{"auths":{"r":{"username":"u","password":"p"}}}"#, "r", "a", basic("u", "p"));
         check(r#"{"auths":{"r":{}}}"#, "r", "a", Credential::Anonymous);
         check("", "r", "a", Credential::Anonymous);
+        let token = Credential::IdentityToken("t".into());
+        check(r#"{"auths":{"r":{"auth":"dTo=","identitytoken":"t"}}}"#, "r", "a", token);
         check(r#"{"auths":{"r":{"auth":"dTpwAAA="}}}"#, "r", "a", basic("u", "p"));
     }
 
@@ -309,7 +310,6 @@ mod tests {
             ("{", "EOF"),
             (r#"{"auths":{"r":{"auth":"!"}}}"#, "not name:password"),
             (r#"{"auths":{"r":{"auth":"dQ=="}}}"#, "not name:password"),
-            (r#"{"auths":{"r":{"identitytoken":"x"}}}"#, "identity token"),
             (r#"{"credsStore":"../evil"}"#, "is not a name"),
             (r#"{"credHelpers":{"r":"nonexistent-helper"}}"#, "ask credential helper: docker-credential-non"),
         ];

@@ -22,6 +22,7 @@ mod rootfs;
 mod spool;
 mod store;
 mod tarwrite;
+mod token;
 
 use std::fmt;
 use std::path::PathBuf;

@@ -22,6 +22,7 @@ use super::blob::Blob;
 use super::credentials::{Credential, auth_files, find};
 use super::open::OpenImage;
 use super::spool::Spool;
+use super::token::exchange;
 use super::{Backend, Options};
 use crate::error::SourceError;
 use crate::manifest::{Descriptor, MAX_MANIFEST_BYTES, media};
@@ -31,6 +32,7 @@ const PAUSES_MS: [u64; 4] = [200, 600, 1800, 5400];
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 /// The longest silence in the middle of an answer.
 const READ_TIMEOUT: Duration = Duration::from_secs(60);
+const USER_AGENT: &str = concat!("d4c/", env!("CARGO_PKG_VERSION"));
 /// Tags that an error lists.
 const MAX_TAGS: usize = 50;
 
@@ -74,10 +76,7 @@ impl Registry {
         // Another part of the process may have chosen one already, which serves as well.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let files = auth_files(options.auth_file.as_deref());
-        let auth = match find(&files, reference.registry(), reference.repository())? {
-            Credential::Anonymous => RegistryAuth::Anonymous,
-            Credential::Basic { user, password } => RegistryAuth::Basic(user, password),
-        };
+        let credential = find(&files, reference.registry(), reference.repository())?;
         let runtime = Builder::new_multi_thread()
             .worker_threads(2)
             .thread_name("registry")
@@ -89,17 +88,45 @@ impl Registry {
         let mut registry = Self {
             runtime: Some(runtime),
             client,
-            auth,
+            auth: RegistryAuth::Anonymous,
             reference: reference.clone(),
             name,
             spool: options.spool(),
         };
         let may_be_plain = options.insecure || is_loopback(&host);
-        if may_be_plain && !registry.speaks_tls() {
+        let is_plain = may_be_plain && !registry.speaks_tls();
+        if is_plain {
             registry.client = new_client(ClientProtocol::HttpsExcept(vec![host]), options, &registry.name)?;
         }
+        registry.auth = match credential {
+            Credential::Anonymous => RegistryAuth::Anonymous,
+            Credential::Basic { user, password } => RegistryAuth::Basic(user, password),
+            Credential::IdentityToken(token) => {
+                registry.exchange(if is_plain { "http" } else { "https" }, token, options)?
+            }
+        };
         registry.authorize()?;
         Ok(registry)
+    }
+
+    /// An access token for an identity token.
+    fn exchange(
+        &self,
+        scheme: &'static str,
+        identity_token: String,
+        options: &Options,
+    ) -> Result<RegistryAuth, SourceError> {
+        const WHAT: &str = "log in to registry";
+        let client = reqwest::Client::builder()
+            .connect_timeout(CONNECT_TIMEOUT)
+            .read_timeout(READ_TIMEOUT)
+            .user_agent(USER_AGENT)
+            .danger_accept_invalid_certs(options.insecure)
+            .build()
+            .map_err(|error| self.remote(WHAT, one_line(&cause(&error))))?;
+        let reference = self.reference.clone();
+        let token = self.wait(async move { exchange(&client, scheme, &reference, &identity_token).await })?;
+        token.map(RegistryAuth::Bearer).map_err(|why| self.remote(WHAT, one_line(&why)))
     }
 
     /// Runs `work` on the runtime and waits for it here, whatever thread this is.
@@ -152,14 +179,12 @@ impl Registry {
         T: Send + 'static,
         F: Future<Output = Result<T, OciDistributionError>> + Send + 'static,
     {
-        let mut pauses = PAUSES_MS.iter();
+        let mut pauses = Pauses::new();
         loop {
             match self.wait(work())? {
                 Ok(done) => return Ok(done),
-                Err(error) => match pauses.next().filter(|_| is_transient(&error)) {
-                    Some(pause) => std::thread::sleep(Duration::from_millis(*pause)),
-                    None => return Err(self.error(what, &error)),
-                },
+                Err(error) if pauses.wait(&error) => {}
+                Err(error) => return Err(self.error(what, &error)),
             }
         }
     }
@@ -215,7 +240,7 @@ impl Registry {
         const WHAT: &str = "fetch blob";
         let file = self.spool.file()?;
         let mut download = Download { file, bytes: 0, size: descriptor.size };
-        let mut pauses = PAUSES_MS.iter();
+        let mut pauses = Pauses::new();
         loop {
             let (client, reference) = (self.client.clone(), self.reference.clone());
             let digest = descriptor.digest.to_string();
@@ -242,14 +267,13 @@ impl Registry {
                 Err(Broken::Registry(error)) => {
                     // What made progress deserves all its attempts again.
                     if download.bytes > before {
-                        pauses = PAUSES_MS.iter();
+                        pauses = Pauses::new();
                     }
-                    match pauses.next().filter(|_| is_transient(&error)) {
-                        Some(pause) => std::thread::sleep(Duration::from_millis(*pause)),
-                        None if is_missing(&error) => {
-                            return Err(SourceError::corrupt(WHAT, on(), "missing from the registry"));
-                        }
-                        None => return Err(self.error(WHAT, &error)),
+                    if is_missing(&error) {
+                        return Err(SourceError::corrupt(WHAT, on(), "missing from the registry"));
+                    }
+                    if !pauses.wait(&error) {
+                        return Err(self.error(WHAT, &error));
                     }
                 }
             }
@@ -388,6 +412,28 @@ fn is_digest_error(error: &std::io::Error) -> bool {
     error.get_ref().is_some_and(|inner| inner.is::<DigestError>())
 }
 
+/// The pauses between the attempts at one request.
+struct Pauses {
+    done: usize,
+}
+
+impl Pauses {
+    fn new() -> Self {
+        Self { done: 0 }
+    }
+
+    /// Waits if another attempt after `error` makes sense, and says whether it does.
+    ///
+    /// Where no connection can be made, few attempts are enough: the name is wrong more often than the network.
+    fn wait(&mut self, error: &OciDistributionError) -> bool {
+        let no_connection = matches!(error, OciDistributionError::RequestError(error) if error.is_connect());
+        let allowed = if no_connection { 2 } else { PAUSES_MS.len() };
+        let pause = PAUSES_MS[..allowed].get(self.done).filter(|_| is_transient(error));
+        self.done += 1;
+        pause.map(|pause| std::thread::sleep(Duration::from_millis(*pause))).is_some()
+    }
+}
+
 /// Whether the same request may succeed later.
 fn is_transient(error: &OciDistributionError) -> bool {
     match error {
@@ -422,7 +468,7 @@ fn is_missing(error: &OciDistributionError) -> bool {
 }
 
 /// The innermost reason of an error, which its outer texts leave out.
-fn cause(error: &dyn std::error::Error) -> String {
+pub(super) fn cause(error: &dyn std::error::Error) -> String {
     let mut error = error;
     while let Some(inner) = error.source() {
         error = inner;
@@ -440,7 +486,7 @@ fn new_client(protocol: ClientProtocol, options: &Options, name: &str) -> Result
         protocol,
         connect_timeout: Some(CONNECT_TIMEOUT),
         read_timeout: Some(READ_TIMEOUT),
-        user_agent: concat!("d4c/", env!("CARGO_PKG_VERSION")),
+        user_agent: USER_AGENT,
         // The choice from an index is ours.
         platform_resolver: None,
         accept_invalid_certificates: options.insecure,
