@@ -3,11 +3,22 @@
 #![forbid(unsafe_code)]
 
 pub mod api;
+mod capabilities;
 pub mod client;
+pub mod config;
 pub mod control;
 mod error;
+pub mod events;
+pub mod filter;
 pub mod import;
+pub mod mounts;
+mod notify;
+mod run;
+pub mod server;
+pub mod service;
 pub mod snapshot;
+pub mod snapshotter;
 pub mod store;
 
 pub use error::{Error, Result};
+pub use run::run;

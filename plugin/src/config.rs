@@ -1,0 +1,182 @@
+//! Flags and `config.toml`; a flag wins over the file, the file over the defaults.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use clap::{Parser, ValueEnum};
+use serde::Deserialize;
+
+use crate::error::{Error, Result};
+use crate::mounts::check_root;
+
+const DEFAULT_CONFIG: &str = "/etc/di3fs/config.toml";
+
+/// containerd snapshotter of delta images
+#[derive(Clone, Debug, Default, Parser)]
+#[command(name = "di3fs-snapshotter", version)]
+pub struct Flags {
+    /// Directory of metadata and snapshots [default: /var/lib/di3fs]
+    #[arg(long, value_name = "DIR")]
+    pub root: Option<PathBuf>,
+    /// Socket of the Snapshots service, gRPC and ttrpc [default: /run/di3fs/snapshotter.sock]
+    #[arg(long, value_name = "SOCK")]
+    pub address: Option<PathBuf>,
+    /// Socket for the command line [default: /run/di3fs/control.sock]
+    #[arg(long, value_name = "SOCK")]
+    pub control: Option<PathBuf>,
+    /// Configuration file [default: /etc/di3fs/config.toml, if it exists]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// How delta images are served
+    #[arg(long, value_name = "ROUTE")]
+    pub route: Option<Route>,
+    /// containerd's socket, to which events are forwarded [default: /run/containerd/containerd.sock]
+    #[arg(long, value_name = "SOCK")]
+    pub containerd: Option<PathBuf>,
+    /// error, warn, info, debug or trace, or a filter such as `di3fs_snapshotter=debug` [default: info]
+    #[arg(long, value_name = "LEVEL")]
+    pub log_level: Option<String>,
+}
+
+/// How delta images are served.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Route {
+    /// The best one that this node can do.
+    #[default]
+    Auto,
+    /// EROFS metadata over data-only layers.
+    Erofs,
+    /// The whole tree over FUSE, files passed through by the kernel.
+    FusePassthrough,
+    /// The whole tree over FUSE.
+    Fuse,
+    /// Everything made in advance, plain overlay.
+    Overlay,
+}
+
+/// The file as it is written.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct File {
+    root: Option<PathBuf>,
+    address: Option<PathBuf>,
+    control: Option<PathBuf>,
+    route: Option<Route>,
+    containerd: Option<PathBuf>,
+    log_level: Option<String>,
+    overlay: OverlayTable,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct OverlayTable {
+    redirect_dir: bool,
+}
+
+/// The configuration in force.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Directory of metadata and snapshots.
+    pub root: PathBuf,
+    /// Socket of the Snapshots service.
+    pub address: PathBuf,
+    /// Socket for the command line.
+    pub control: PathBuf,
+    /// containerd's socket.
+    pub containerd: PathBuf,
+    /// What to log.
+    pub log_level: String,
+    /// Mount with `redirect_dir=on`.
+    pub redirect_dir: bool,
+}
+
+impl Config {
+    /// Reads the file and puts the flags over it.
+    ///
+    /// # Errors
+    /// `Config` for a file that cannot be read or understood, and for values that cannot work.
+    pub fn load(flags: Flags) -> Result<Self> {
+        let file = read(flags.config.as_deref())?;
+        let or = |flag: Option<PathBuf>, file: Option<PathBuf>, default: &str| {
+            flag.or(file).unwrap_or_else(|| PathBuf::from(default))
+        };
+        let route = flags.route.or(file.route).unwrap_or_default();
+        if !matches!(route, Route::Auto | Route::Overlay) {
+            let name = route.to_possible_value().map(|v| v.get_name().to_owned()).unwrap_or_default();
+            let what = format!("route: {name}: this version serves auto and overlay only");
+            return Err(Error::Config { what });
+        }
+        let config = Self {
+            root: or(flags.root, file.root, "/var/lib/di3fs"),
+            address: or(flags.address, file.address, "/run/di3fs/snapshotter.sock"),
+            control: or(flags.control, file.control, "/run/di3fs/control.sock"),
+            containerd: or(flags.containerd, file.containerd, "/run/containerd/containerd.sock"),
+            log_level: flags.log_level.or(file.log_level).unwrap_or_else(|| "info".to_owned()),
+            redirect_dir: file.overlay.redirect_dir,
+        };
+        check_root(&config.root)?;
+        if config.address == config.control {
+            let what = format!("control: {}: is the address too", config.control.display());
+            return Err(Error::Config { what });
+        }
+        Ok(config)
+    }
+}
+
+/// A file that was asked for must be there, the default one need not.
+fn read(asked: Option<&Path>) -> Result<File> {
+    let path = asked.unwrap_or(Path::new(DEFAULT_CONFIG));
+    let text = match fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(e) if e.kind() == io::ErrorKind::NotFound && asked.is_none() => return Ok(File::default()),
+        Err(e) => return Err(Error::Config { what: format!("read {}: {e}", path.display()) }),
+    };
+    toml::from_str(&text).map_err(|e| {
+        let place = e.span().map_or(String::new(), |s| {
+            format!(" line {}", text[..s.start.min(text.len())].matches('\n').count() + 1)
+        });
+        Error::Config { what: format!("{}{place}: {}", path.display(), e.message()) }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(text: &str, flags: Flags) -> Result<Config> {
+        let tmp = tempfile::tempdir().unwrap();
+        let path = tmp.path().join("config.toml");
+        fs::write(&path, text).unwrap();
+        Config::load(Flags { config: Some(path), ..flags })
+    }
+
+    #[test]
+    fn flags_win_over_the_file_and_the_file_over_defaults() {
+        let text = "root = \"/r\"\naddress = \"/a\"\nroute = \"overlay\"\n[overlay]\nredirect_dir = true\n";
+        let flags = Flags { root: Some("/flag".into()), ..Flags::default() };
+        let config = load(text, flags).unwrap();
+        assert_eq!(config.root, Path::new("/flag"));
+        assert_eq!(config.address, Path::new("/a"));
+        assert_eq!(config.control, Path::new("/run/di3fs/control.sock"));
+        assert!(config.redirect_dir && config.log_level == "info");
+    }
+
+    #[test]
+    fn what_cannot_work_is_refused_in_one_line() {
+        let error = |text, flags| load(text, flags).unwrap_err().to_string();
+        let none = Flags::default;
+        assert!(error("rot = 1", none()).contains(" line 1: unknown field `rot`"));
+        assert!(error("\n[overlay]\nx = 1", none()).contains("unknown field `x`"));
+        assert!(error("root = [", none()).starts_with("config: "));
+        assert!(error("route = \"erofs\"", none()).starts_with("config: route: erofs: "));
+        let fuse = Flags { route: Some(Route::FusePassthrough), ..none() };
+        assert!(error("", fuse).starts_with("config: route: fuse-passthrough: "));
+        assert!(error("root = \"/a:b\"", none()).contains("mount options"));
+        assert!(error("address = \"/s\"\ncontrol = \"/s\"", none()).contains("is the address too"));
+        let missing = Flags { config: Some("/nowhere/config.toml".into()), ..none() };
+        let text = Config::load(missing).unwrap_err().to_string();
+        assert!(text.starts_with("config: read /nowhere/config.toml: "), "{text}");
+    }
+}

@@ -1,0 +1,131 @@
+//! What containerd is to mount: one bind mount, or one overlay over the directories of the parents.
+
+use std::path::Path;
+
+use crate::error::{Error, Result};
+use crate::snapshot::Kind;
+use crate::store::{Layers, Store};
+
+/// One mount, as `mount(8)` would take it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MountSpec {
+    /// `bind` or `overlay`.
+    pub kind: &'static str,
+    /// The directory to bind, or `overlay`.
+    pub source: String,
+    /// Options, the longest last: containerd shortens `lowerdir` when it must.
+    pub options: Vec<String>,
+}
+
+/// Options of every overlay mount.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct OverlayOptions {
+    /// The kernel knows the option `index`, which must be off: a lower directory is shared by many mounts.
+    pub index_off: bool,
+    /// Rename directories of lower layers in place. Off by default: a layer written so cannot be read without its
+    /// overlay, and containerd makes diffs by comparing directories.
+    pub redirect_dir: bool,
+}
+
+impl OverlayOptions {
+    /// The options for this kernel.
+    #[must_use]
+    pub fn probe(redirect_dir: bool) -> Self {
+        Self { index_off: Path::new("/sys/module/overlay/parameters/index").exists(), redirect_dir }
+    }
+
+    /// The mounts of a snapshot.
+    pub(crate) fn mounts(self, store: &Store, layers: &Layers) -> Vec<MountSpec> {
+        let files = |number: u64| store.fs_path(number).display().to_string();
+        let writable = layers.kind == Kind::Active;
+        let bound = match layers.parents.as_slice() {
+            [] => Some(layers.number),
+            [parent] if !writable => Some(*parent),
+            _ => None,
+        };
+        if let Some(number) = bound {
+            let mode = if writable { "rw" } else { "ro" };
+            return vec![MountSpec {
+                kind: "bind",
+                source: files(number),
+                options: vec![mode.to_owned(), "rbind".to_owned()],
+            }];
+        }
+        let mut options = Vec::new();
+        if self.index_off {
+            options.push("index=off".to_owned());
+        }
+        if self.redirect_dir {
+            // Without an upper directory nothing can be renamed, but what was renamed must be found.
+            options.push(format!("redirect_dir={}", if writable { "on" } else { "follow" }));
+        }
+        if writable {
+            options.push(format!("workdir={}", store.work_path(layers.number).display()));
+            options.push(format!("upperdir={}", files(layers.number)));
+        }
+        let lower: Vec<String> = layers.parents.iter().map(|n| files(*n)).collect();
+        options.push(format!("lowerdir={}", lower.join(":")));
+        vec![MountSpec { kind: "overlay", source: "overlay".to_owned(), options }]
+    }
+}
+
+/// Refuses a root whose path cannot stand in the options of an overlay mount.
+///
+/// # Errors
+/// `Config` naming the character.
+pub fn check_root(root: &Path) -> Result<()> {
+    let text = root
+        .to_str()
+        .ok_or_else(|| Error::Config { what: format!("root: {}: the path must be utf-8", root.display()) })?;
+    match text.chars().find(|c| matches!(c, ':' | ',' | '\\' | '"') || c.is_control()) {
+        Some(c) => Err(Error::Config { what: format!("root: {text}: {c:?} cannot stand in mount options") }),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::snapshot::Labels;
+
+    #[test]
+    fn snapshots_are_bound_or_overlaid() {
+        let tmp = tempfile::tempdir().unwrap();
+        let store = Store::open(tmp.path()).unwrap();
+        let root = store.root().display().to_string();
+        let mounts = |options: OverlayOptions, kind, parents: &[u64]| {
+            let layers = Layers { kind, number: 9, parents: parents.to_vec(), labels: Labels::new() };
+            let mut all = options.mounts(&store, &layers);
+            assert_eq!(all.len(), 1);
+            let m = all.remove(0);
+            format!("{} {} {}", m.kind, m.source, m.options.join(",")).replace(&root, "R")
+        };
+        let plain = OverlayOptions::default();
+        assert_eq!(mounts(plain, Kind::Active, &[]), "bind R/snapshots/9/fs rw,rbind");
+        assert_eq!(mounts(plain, Kind::View, &[]), "bind R/snapshots/9/fs ro,rbind");
+        assert_eq!(mounts(plain, Kind::View, &[3]), "bind R/snapshots/3/fs ro,rbind");
+        let upper = "workdir=R/snapshots/9/work,upperdir=R/snapshots/9/fs";
+        assert_eq!(
+            mounts(plain, Kind::Active, &[3]),
+            format!("overlay overlay {upper},lowerdir=R/snapshots/3/fs")
+        );
+        let all = OverlayOptions { index_off: true, redirect_dir: true };
+        let lower = "lowerdir=R/snapshots/3/fs:R/snapshots/2/fs";
+        assert_eq!(
+            mounts(all, Kind::Active, &[3, 2]),
+            format!("overlay overlay index=off,redirect_dir=on,{upper},{lower}")
+        );
+        assert_eq!(
+            mounts(all, Kind::View, &[3, 2]),
+            format!("overlay overlay index=off,redirect_dir=follow,{lower}")
+        );
+    }
+
+    #[test]
+    fn roots_that_break_mount_options_are_refused() {
+        assert!(check_root(Path::new("/var/lib/di3fs")).is_ok());
+        for bad in ["/a:b", "/a,b", "/a\\b", "/a\nb"] {
+            assert!(check_root(Path::new(bad)).unwrap_err().to_string().starts_with("config: root: "));
+        }
+    }
+}

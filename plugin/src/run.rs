@@ -1,0 +1,133 @@
+//! Puts the plugin together and runs it until a signal ends it.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use containerd_shim_protos::events::snapshot::SnapshotCommit;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+use crate::capabilities;
+use crate::config::{Config, Flags};
+use crate::control::ControlServer;
+use crate::error::{Error, Result};
+use crate::events::Events;
+use crate::import::Importer;
+use crate::mounts::OverlayOptions;
+use crate::notify::notify;
+use crate::server::{Socket, serve};
+use crate::service::Service;
+use crate::snapshotter::{Hooks, Snapshotter};
+use crate::store::Store;
+
+/// Runs the plugin. Call it on the main thread, before any other is started. Returns after SIGTERM or SIGINT.
+///
+/// # Errors
+/// If the configuration is wrong, or the root or a socket is in use or cannot be made.
+pub fn run(flags: Flags) -> Result<()> {
+    let config = Config::load(flags)?;
+    log_to_stderr(&config.log_level)?;
+    let kept = capabilities::drop_all_but_needed()?;
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), capabilities = kept.join(","), "starting");
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(Error::io("start runtime", "tokio"))?;
+    let result = runtime.block_on(serve_all(&config));
+    // Waits for blocking work that its client has given up.
+    drop(runtime);
+    tracing::info!("ended");
+    result
+}
+
+async fn serve_all(config: &Config) -> Result<()> {
+    let store = Arc::new(Store::open(&config.root)?);
+    tracing::info!(root = %store.root().display(), route = "overlay", "store open");
+    let importer = Arc::new(Importer::open(store.clone())?);
+    let hooks = Arc::new(Told { importer: importer.clone(), events: Events::start(&config.containerd) });
+    let overlay = OverlayOptions::probe(config.redirect_dir);
+    let snapshotter = Arc::new(Snapshotter::new(store.clone(), store, hooks, overlay));
+    let mut terminate = signal(SignalKind::terminate()).map_err(Error::io("catch signal", "SIGTERM"))?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(Error::io("catch signal", "SIGINT"))?;
+    let stop = async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        notify("STOPPING=1");
+    };
+    let socket = Socket::bind(&config.address)?;
+    let control = start_control(&config.control, importer).await?;
+    notify("READY=1");
+    let served = serve(socket, Service::new(snapshotter), stop).await;
+    control.shutdown().await;
+    served
+}
+
+async fn start_control(socket: &Path, importer: Arc<Importer>) -> Result<ControlServer> {
+    let control = ControlServer::start(socket, importer).await?;
+    tracing::info!(socket = %socket.display(), "serving the command line");
+    Ok(control)
+}
+
+fn log_to_stderr(level: &str) -> Result<()> {
+    let filter =
+        EnvFilter::try_new(level).map_err(|e| Error::Config { what: format!("log_level: {level}: {e}") })?;
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .try_init()
+        .map_err(|e| Error::Unavailable { what: format!("start logging: {e}") })
+}
+
+/// Tells the importer and, by an event, containerd's other clients.
+struct Told {
+    importer: Arc<Importer>,
+    events: Events,
+}
+
+impl Hooks for Told {
+    fn adopted(&self, chain_id: &str, key: &str, name: &str) {
+        if let Err(e) = self.importer.adopted(chain_id) {
+            tracing::warn!(chain_id, error = %e, "cannot note that a layer is in use");
+        }
+        let event = SnapshotCommit {
+            key: key.to_owned(),
+            name: name.to_owned(),
+            snapshotter: "di3fs".to_owned(),
+            ..Default::default()
+        };
+        let url = "containerd.events.SnapshotCommit";
+        self.events.publish(namespace_of(key), "/di3fs/adopted", url, &event);
+    }
+
+    fn removed(&self) {
+        match self.importer.sweep(false) {
+            Ok((0, _)) => {}
+            Ok((images, _)) => tracing::info!(images, "forgot images that containerd has no more"),
+            Err(e) => tracing::warn!(error = %e, "cannot forget images"),
+        }
+    }
+}
+
+/// containerd's keys are `<namespace>/<number>/<key>`.
+fn namespace_of(key: &str) -> &str {
+    let mut parts = key.splitn(3, '/');
+    match (parts.next(), parts.next(), parts.next()) {
+        (Some(namespace), Some(_), Some(_)) if !namespace.is_empty() => namespace,
+        _ => "default",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::namespace_of;
+
+    #[test]
+    fn the_namespace_stands_before_the_key() {
+        assert_eq!(namespace_of("k8s.io/12/extract-1 sha256:a/b"), "k8s.io");
+        for key in ["", "k", "/1/k", "a/b"] {
+            assert_eq!(namespace_of(key), "default");
+        }
+    }
+}

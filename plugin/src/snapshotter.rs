@@ -1,0 +1,233 @@
+//! The operations of the Snapshots service over a [`Store`], free of any wire. All of them block.
+
+use std::sync::Arc;
+
+use sha2::{Digest, Sha256};
+
+use crate::error::{Error, Result};
+use crate::filter::Filters;
+use crate::mounts::{MountSpec, OverlayOptions};
+use crate::snapshot::{Info, Kind, LABEL_SNAPSHOT_REF, Labels, Usage};
+use crate::store::{Store, disk_usage};
+
+/// The snapshot that a new one is to stand on.
+#[derive(Clone, Copy, Debug)]
+pub struct Parent<'a> {
+    /// Its name, empty for none.
+    pub name: &'a str,
+}
+
+/// A layer whose tree is ready.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReadyLayer {
+    /// The number of its directory.
+    pub number: u64,
+}
+
+/// Says which layers need no unpacking by containerd.
+pub trait LayerProvider: Send + Sync {
+    /// Looks for the layer of a chain ID. containerd waits with a lock held: never download or build here.
+    ///
+    /// # Errors
+    /// The Prepare goes on as if there were no such layer.
+    fn lookup(&self, parent: &Parent<'_>, chain_id: &str, labels: &Labels) -> Result<Option<ReadyLayer>>;
+}
+
+/// The trees that imports have registered.
+impl LayerProvider for Store {
+    fn lookup(&self, _: &Parent<'_>, chain_id: &str, _: &Labels) -> Result<Option<ReadyLayer>> {
+        Ok(self.tree(chain_id)?.map(|tree| ReadyLayer { number: tree.number }))
+    }
+}
+
+/// Is told what containerd did with layers of ours. Called outside transactions, on the thread of the request.
+pub trait Hooks: Send + Sync {
+    /// A Prepare of `key` was answered with the layer `chain_id`, committed as `name`.
+    fn adopted(&self, chain_id: &str, key: &str, name: &str);
+    /// Snapshots were removed that may have kept layers of ours.
+    fn removed(&self);
+}
+
+impl Hooks for () {
+    fn adopted(&self, _: &str, _: &str, _: &str) {}
+    fn removed(&self) {}
+}
+
+/// The snapshotter of one root directory.
+pub struct Snapshotter {
+    store: Arc<Store>,
+    layers: Arc<dyn LayerProvider>,
+    hooks: Arc<dyn Hooks>,
+    overlay: OverlayOptions,
+}
+
+impl Snapshotter {
+    /// A snapshotter that serves the layers of `layers` and tells `hooks`.
+    pub fn new(
+        store: Arc<Store>,
+        layers: Arc<dyn LayerProvider>,
+        hooks: Arc<dyn Hooks>,
+        overlay: OverlayOptions,
+    ) -> Self {
+        Self { store, layers, hooks, overlay }
+    }
+
+    /// Makes an active snapshot and returns its mounts, or commits a layer that is ready.
+    ///
+    /// # Errors
+    /// Those of [`Store::create`]; `AlreadyExists` also when the layer that the labels ask for is committed.
+    pub fn prepare(&self, key: &str, parent: &str, labels: Labels) -> Result<Vec<MountSpec>> {
+        if let Some(chain_id) = labels.get(LABEL_SNAPSHOT_REF)
+            && let Some(name) = self.adopt(parent, chain_id, &labels)?
+        {
+            tracing::info!(key, parent, chain_id, name, "layer is ready, committed it");
+            self.hooks.adopted(chain_id, key, &name);
+            return Err(Error::AlreadyExists { what: format!("prepare snapshot {key}: layer {chain_id}") });
+        }
+        self.create(Kind::Active, key, parent, labels)
+    }
+
+    /// Makes a view and returns its mounts.
+    ///
+    /// # Errors
+    /// Those of [`Store::create`].
+    pub fn view(&self, key: &str, parent: &str, labels: Labels) -> Result<Vec<MountSpec>> {
+        self.create(Kind::View, key, parent, labels)
+    }
+
+    fn create(&self, kind: Kind, key: &str, parent: &str, labels: Labels) -> Result<Vec<MountSpec>> {
+        let made = self.store.create(kind, key, parent, labels)?;
+        tracing::debug!(key, parent, kind = kind.as_str(), number = made.number, "snapshot made");
+        Ok(self.overlay.mounts(&self.store, &made))
+    }
+
+    /// Commits the layer of `chain_id` on `parent`, if it is ready or was committed before; returns its name.
+    fn adopt(&self, parent: &str, chain_id: &str, labels: &Labels) -> Result<Option<String>> {
+        let name = layer_name(parent, chain_id);
+        match self.store.stat(&name) {
+            Ok(_) => return Ok(Some(name)),
+            Err(Error::NotFound { .. }) => {}
+            Err(e) => return Err(e),
+        }
+        let layer = match self.layers.lookup(&Parent { name: parent }, chain_id, labels) {
+            Ok(Some(layer)) => layer,
+            Ok(None) => return Ok(None),
+            Err(e) => {
+                tracing::warn!(chain_id, error = %e, "cannot look for a ready layer, containerd unpacks it");
+                return Ok(None);
+            }
+        };
+        match self.store.adopt(&name, parent, layer.number, labels.clone()) {
+            Ok(true) | Err(Error::AlreadyExists { .. }) => Ok(Some(name)),
+            Ok(false) => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// The mounts of an active snapshot or a view.
+    ///
+    /// # Errors
+    /// Those of [`Store::layers`].
+    pub fn mounts(&self, key: &str) -> Result<Vec<MountSpec>> {
+        Ok(self.overlay.mounts(&self.store, &self.store.layers(key)?))
+    }
+
+    /// Commits an active snapshot and records its usage.
+    ///
+    /// # Errors
+    /// Those of [`Store::commit`].
+    pub fn commit(&self, name: &str, key: &str, parent: &str, labels: Labels) -> Result<()> {
+        let number = self.store.check_commit(name, key, parent)?;
+        let usage = disk_usage(&self.store.fs_path(number))?;
+        self.store.commit(name, key, parent, labels, usage)?;
+        tracing::debug!(key, name, number, bytes = usage.bytes, "snapshot committed");
+        Ok(())
+    }
+
+    /// Removes a snapshot.
+    ///
+    /// # Errors
+    /// Those of [`Store::remove`].
+    pub fn remove(&self, key: &str) -> Result<()> {
+        let info = self.store.stat(key).ok();
+        self.store.remove(key)?;
+        tracing::debug!(key, "snapshot removed");
+        if info.is_some_and(|i| i.kind == Kind::Committed && i.labels.contains_key(LABEL_SNAPSHOT_REF)) {
+            self.hooks.removed();
+        }
+        Ok(())
+    }
+
+    /// One snapshot.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub fn stat(&self, key: &str) -> Result<Info> {
+        self.store.stat(key)
+    }
+
+    /// Changes labels: all of them for no path or `labels`, one for `labels.<key>`; an empty value deletes.
+    ///
+    /// # Errors
+    /// `NotFound`; `InvalidArgument` for a path of anything else.
+    pub fn update(&self, key: &str, labels: &Labels, paths: &[String]) -> Result<Info> {
+        self.store.update(key, |present| {
+            let mut new = if paths.is_empty() { labels.clone() } else { present.clone() };
+            for path in paths {
+                if path == "labels" {
+                    new.clone_from(labels);
+                } else if let Some(label) = path.strip_prefix("labels.") {
+                    new.insert(label.to_owned(), labels.get(label).cloned().unwrap_or_default());
+                } else {
+                    let what = format!("update snapshot {key}: field {path:?} cannot be changed");
+                    return Err(Error::InvalidArgument { what });
+                }
+            }
+            new.retain(|_, value| !value.is_empty());
+            Ok(new)
+        })
+    }
+
+    /// The snapshots that any of the filters accepts.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for a filter that cannot be parsed.
+    pub fn list(&self, filters: &[String]) -> Result<Vec<Info>> {
+        let filters = Filters::parse(filters)?;
+        self.store.list(|info| filters.accept(info))
+    }
+
+    /// Disk space of a snapshot: as recorded, or counted now if it may still change.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub fn usage(&self, key: &str) -> Result<Usage> {
+        match self.store.usage(key)? {
+            Ok(recorded) => Ok(recorded),
+            Err(number) => match disk_usage(&self.store.fs_path(number)) {
+                // Removed meanwhile: then there is no snapshot either.
+                Err(e) => Err(self.store.stat(key).err().unwrap_or(e)),
+                counted => counted,
+            },
+        }
+    }
+
+    /// Returns when the disk space of all that was removed is free again.
+    ///
+    /// # Errors
+    /// If the root directory or the metadata cannot be read.
+    pub fn cleanup(&self) -> Result<()> {
+        self.hooks.removed();
+        self.store.cleanup()
+    }
+}
+
+/// The name under which a layer is committed: one per parent and chain ID, since another namespace has another
+/// parent for the same chain ID, and a name has one parent.
+fn layer_name(parent: &str, chain_id: &str) -> String {
+    let hash: String = Sha256::digest(parent).iter().take(16).map(|b| format!("{b:02x}")).collect();
+    format!("{chain_id}@{hash}")
+}
+
+#[cfg(test)]
+mod tests;
