@@ -1,0 +1,160 @@
+//! What a new user gets wrong: one clear line, the right exit status, nothing left behind.
+
+mod common;
+
+use std::fs;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use common::Folder;
+
+#[test]
+fn usage_is_one_line_and_status_2() {
+    let folder = Folder::new();
+    let cases = [
+        ("", "command: missing; d4c --help lists them"),
+        ("dif", "dif: no such command; did you mean diff?"),
+        ("diff oci:i:v1 oci:i:v2", "<OUT.cdimg>: missing"),
+        ("diff a b c --levl best", "--levl: unexpected argument; did you mean --level?"),
+        (
+            "diff a b c --level worst",
+            "--level <LEVEL>: \"worst\" where one of fast, default, best is expected",
+        ),
+        ("diff a b c --memory 1X", "--memory <SIZE>: \"1X\": not a size such as 512MiB"),
+        ("patch oci:i:v1 x.cdimg out", "out: not a destination; known: dir:PATH, oci:DIR[:TAG]"),
+        ("patch oci:i:v1 x.cdimg dir:", "dir:: the destination has no path"),
+    ];
+    for (words, line) in cases {
+        assert_eq!(folder.fails(words), (2, format!("d4c: command line: {line}")), "{words}");
+    }
+    let (code, line) = folder.fails("convert nginx out.cdimg");
+    assert_eq!(code, 2);
+    assert!(line.starts_with("d4c: image source: nginx: unknown kind; known: oci:DIR[:TAG], "), "{line}");
+    assert_eq!(folder.names(), ["i"]);
+}
+
+#[test]
+fn what_is_not_there_is_status_3() {
+    let folder = Folder::new();
+    folder.ok("diff oci:i:v1 oci:i:v2 a.cdimg");
+    let cases = [
+        ("show no.cdimg", "d4c: read file: no.cdimg: no such file or directory"),
+        ("verify a.cdimg --base no.cdimg", "d4c: read file: no.cdimg: no such file or directory"),
+        ("convert oci:i:v1 no/out.cdimg", "d4c: create file: no/out.cdimg: no such file or directory"),
+        ("patch oci:i:v1 a.cdimg dir:no/out", "d4c: write tree: no: no such file or directory"),
+    ];
+    for (words, line) in cases {
+        assert_eq!(folder.fails(words), (3, line.to_owned()), "{words}");
+    }
+    for words in
+        ["convert oci:i:v9 out.cdimg", "convert oci:nowhere:v1 out.cdimg", "convert a.cdimg out.cdimg"]
+    {
+        let (code, line) = folder.fails(words);
+        assert!(code == 3 && line.starts_with("d4c: "), "{words}: {code} {line}");
+    }
+    assert_eq!(folder.names(), ["a.cdimg", "i"]);
+}
+
+#[test]
+fn json_has_one_object() {
+    let folder = Folder::new();
+    let (code, text) = folder.fails("show no.cdimg --json");
+    let value: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let expected = serde_json::json!({"error": {
+        "kind": "not_found",
+        "message": "read file: no.cdimg: no such file or directory",
+        "path": "no.cdimg",
+        "offset": null,
+    }});
+    assert_eq!((code, value), (3, expected));
+}
+
+#[test]
+fn damage_is_status_4_wherever_it_is() {
+    let folder = Folder::new();
+    folder.ok("diff oci:i:v1 oci:i:v3 a.cdimg");
+    let whole = fs::read(folder.path("a.cdimg")).unwrap();
+    let check = |bytes: &[u8], what: String| {
+        fs::write(folder.path("bad.cdimg"), bytes).unwrap();
+        let (code, line) = folder.fails("verify bad.cdimg --base oci:i:v1");
+        assert_eq!(code, 4, "{what}: {line}");
+        assert!(line.starts_with("d4c: ") && line.contains("bad.cdimg"), "{what}: {line}");
+    };
+    for length in (0..whole.len()).step_by(97) {
+        check(&whole[..length], format!("cut at {length}"));
+    }
+    for at in (0..whole.len()).step_by(61) {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 0x10;
+        check(&bytes, format!("bit flipped at {at}"));
+    }
+    fs::write(folder.path("text"), "hello\n").unwrap();
+    let line = "d4c: delta file: text: read file at offset 0: neither a cdimg nor a dimg";
+    assert_eq!(folder.fails("show text"), (4, line.to_owned()));
+}
+
+#[test]
+fn another_base_is_refused() {
+    let folder = Folder::new();
+    folder.ok("diff oci:i:v1 oci:i:v2 a.cdimg");
+    for words in [
+        "patch oci:i:v2 a.cdimg dir:out",
+        "patch oci:i:v3 a.cdimg oci:out:x",
+        "verify a.cdimg --base oci:i:v3",
+    ] {
+        let (code, line) = folder.fails(words);
+        assert_eq!(code, 4);
+        assert!(
+            line.starts_with(
+                "d4c: delta file: a.cdimg: match parent: layer 0: the delta was made against sha256:"
+            ),
+            "{line}"
+        );
+    }
+    assert_eq!(folder.names(), ["a.cdimg", "i"]);
+}
+
+#[test]
+fn nothing_is_overwritten_by_a_tree() {
+    let folder = Folder::new();
+    folder.ok("diff oci:i:v1 oci:i:v2 a.cdimg");
+    let line = "d4c: write tree: i: there already, and not an empty directory";
+    assert_eq!(folder.fails("patch oci:i:v1 a.cdimg dir:i"), (1, line.to_owned()));
+    let line = "d4c: create file: i: is a directory";
+    assert_eq!(folder.fails("convert oci:i:v1 i"), (1, line.to_owned()));
+}
+
+#[test]
+fn no_containerd_and_no_plugin_is_one_line() {
+    let folder = Folder::new();
+    folder.ok("convert oci:i:v1 v1.cdimg");
+    let cases = [
+        ("status --control no.sock", "d4c: connect to di3fs-snapshotter: no.sock: "),
+        ("images --control no.sock", "d4c: connect to di3fs-snapshotter: no.sock: "),
+        ("load v1.cdimg --control no.sock", "d4c: connect to di3fs-snapshotter: no.sock: "),
+        ("convert containerd:x out.cdimg --address no.sock", "d4c: connect to containerd: no.sock: "),
+    ];
+    for (words, start) in cases {
+        let (code, line) = folder.fails(words);
+        assert!(code == 1 && line.starts_with(start), "{words}: {code} {line}");
+    }
+}
+
+#[test]
+fn an_interrupted_command_leaves_nothing() {
+    let folder = Folder::new();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_d4c"))
+        .args(["diff", "oci:i:v1", "oci:i:v3", "out.cdimg", "--level", "best", "--codec", "bsdiff"])
+        .current_dir(&folder.0)
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    std::thread::sleep(Duration::from_millis(40));
+    let kill = Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+    let status = child.wait().unwrap();
+    // On a fast machine it may have been done before.
+    if kill.unwrap().success() && !folder.path("out.cdimg").exists() {
+        assert!(matches!(status.code(), Some(130) | None), "{status}");
+    }
+    assert!(!folder.names().iter().any(|name| name.starts_with('.')), "{:?}", folder.names());
+}
