@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes series of real images in the cache and prints their folders: images.sh [SERIES…], all of them when none is named.
 #
-# A series is an OCI layout $D4C_CACHE/images/SERIES with the tags v1, v2 and v3, each the next release of the same image. What is made is kept;
+# A series is an OCI layout $D4C_CACHE/images/SERIES with the tags v1, v2 and v3 (tiny has more), each the next release of the same image. What is made is kept;
 # it is made again when `recipe` in hack/images/SERIES.sh has another number. Packages come from Debian's mirror, npm and PyPI by their own clients.
 . "$(dirname "$0")/lib.sh"
 . "$REPO/hack/images/lib.sh"

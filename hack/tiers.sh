@@ -20,7 +20,7 @@ world() {
     awk '{ print "mount", $5 }' /proc/self/mountinfo
     losetup --noheadings --output NAME,BACK-FILE 2>/dev/null | sed 's/^/loop /'
     find /run/netns -mindepth 1 -printf 'netns %f\n' 2>/dev/null || true
-    "${as_root[@]}" grep -lsz '^D4C_SANDBOX=' /proc/[0-9]*/environ | while read -r environ; do
+    { "${as_root[@]}" grep -lsz '^D4C_SANDBOX=' /proc/[0-9]*/environ || true; } | while read -r environ; do
         printf 'process %s\n' "$(tr '\0' ' ' <"${environ%environ}cmdline" 2>/dev/null)"
     done
 }
@@ -33,11 +33,12 @@ fi
 tiers=()
 while [ $# -gt 0 ] && [ "$1" != -- ]; do tiers+=("$1"); shift; done
 [ $# = 0 ] || shift
-[ ${#tiers[@]} -gt 0 ] || tiers=(tier0_files tier1_root tier2_containerd16 tier3_containerd2)
+[ ${#tiers[@]} -gt 0 ] || mapfile -t tiers < <(sed -n 's/^name = "\(tier.*\)"/\1/p' integration/Cargo.toml)
 
 prepare
 host=$(rustc -vV | sed -n 's/^host: //p' | tr 'a-z-' 'A-Z_')
 if [ ${#as_root[@]} -gt 0 ]; then export "CARGO_TARGET_${host}_RUNNER=${as_root[*]}"; fi
+export RUST_LIB_BACKTRACE=0 # an error tells its place by its context
 before=$(world | sort)
 for tier in "${tiers[@]}"; do
     start=$SECONDS

@@ -102,22 +102,28 @@ def odd(path: str, version: int):
     layer.add("odd/symlink", kind=tarfile.SYMTYPE, mode=0o777, link="../app/data.bin", uid=7, mtime=T0 + 0.5)
     layer.add("odd/symlink-long", kind=tarfile.SYMTYPE, mode=0o777, link="t" * 250)
     layer.add("odd/linked", data=b"linked\n", mode=0o755, xattrs={"user.linked": b"1"})
-    layer.add("odd/linked-too", kind=tarfile.LNKTYPE, link="odd/linked")
-    layer.add("odd/linked-three", kind=tarfile.LNKTYPE, link="odd/linked")
+    layer.add("odd/linked-too", kind=tarfile.LNKTYPE, mode=0o755, link="odd/linked")
+    layer.add("odd/linked-three", kind=tarfile.LNKTYPE, mode=0o755, link="odd/linked")
     layer.dir("odd/opaque-later")
     layer.add("odd/opaque-later/below", data=b"hidden by an opaque directory\n")
     layer.tar.close()
 
 
-def links(path: str):
-    """A layer of links to lower layers and of repeated members, in GNU format."""
+def repeated(path: str):
+    """A layer of repeated members and of one without a parent, in GNU format."""
     layer = Layer(path, tarfile.GNU_FORMAT)
-    layer.add("app/kept-link.bin", kind=tarfile.LNKTYPE, link="app/kept.bin")
-    layer.add("odd/linked-four", kind=tarfile.LNKTYPE, link="odd/linked")
     layer.add("app/twice", data=b"first\n", mode=0o600)
     layer.add("app/twice", data=b"second\n", mode=0o644, mtime=T0 + 5)
     layer.dir("app", mtime=T0 + 9)
-    layer.add("app/file-to-dir/now-below", data=b"a parent without an entry of its own\n")
+    layer.add("app/no-entry-for-this/below", data=b"a parent without an entry of its own\n")
+    layer.tar.close()
+
+
+def links(path: str):
+    """Hard links to files of lower layers, in the old ustar format. containerd cannot unpack it over overlayfs."""
+    layer = Layer(path, tarfile.USTAR_FORMAT)
+    layer.add("app/kept-link.bin", kind=tarfile.LNKTYPE, link="app/kept.bin")
+    layer.add("odd/linked-four", kind=tarfile.LNKTYPE, mode=0o755, link="odd/linked")
     layer.tar.close()
 
 
@@ -125,4 +131,5 @@ if __name__ == "__main__":
     out = sys.argv[1]
     odd(f"{out}/odd-1.tar", 1)
     odd(f"{out}/odd-2.tar", 2)
+    repeated(f"{out}/repeated.tar")
     links(f"{out}/links.tar")

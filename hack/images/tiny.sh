@@ -2,9 +2,10 @@
 # A few MB for fast tests, with every kind of entry and attribute that a layer can have, each layer by another writer:
 #   v1  busybox (Go, by umoci) + odd-1 (Python)
 #   v2  busybox + odd-2 + whiteouts (GNU tar)
-#   v3  busybox rebuilt + odd-2 + whiteouts + links (Python, GNU format) + more (bsdtar) + an empty layer
+#   v3  busybox rebuilt + odd-2 + whiteouts + repeated members (Python, GNU format) + more (bsdtar) + an empty layer
+#   links  v3 + hard links to files of lower layers (Python, ustar): containerd cannot unpack this one
 # shellcheck disable=SC2034
-recipe=1
+recipe=2
 
 need bsdtar setfattr setfacl
 layers=$REPO/hack/images
@@ -75,4 +76,6 @@ add_layer v1 "$WORK/odd-1.tar"
 add_layer v2 "$WORK/odd-2.tar"
 add_layer v2 "$WORK/gnu.tar"
 busybox_base v3
-for layer in odd-2 gnu links bsd empty; do add_layer v3 "$WORK/$layer.tar"; done
+for layer in odd-2 gnu repeated bsd empty; do add_layer v3 "$WORK/$layer.tar"; done
+umoci tag --image "$LAYOUT:v3" links
+add_layer links "$WORK/links.tar"

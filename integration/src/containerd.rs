@@ -1,0 +1,270 @@
+//! A containerd of our own: its roots, sockets and containers live in a sandbox, and the system's is not touched.
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::images::cache;
+use crate::program::{Output, built, repository};
+use crate::sandbox::{Daemon, Sandbox, wait_for};
+use crate::snapshotter::Snapshotter;
+
+/// Which containerd.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Version {
+    /// The distribution's: 1.6 on Debian 12.
+    System,
+    /// What `hack/containerd2.sh` built from `integration/containerd2/go.mod`.
+    Two,
+}
+
+impl Version {
+    /// The folder with its programs, if it is not the system's.
+    ///
+    /// # Errors
+    /// Fails when it was not built.
+    fn folder(self) -> Result<Option<PathBuf>> {
+        if self == Self::System {
+            return Ok(None);
+        }
+        let module = fs::read_to_string(repository().join("integration/containerd2/go.mod"))?;
+        let version =
+            module.lines().find_map(|line| line.trim().split_once("github.com/containerd/containerd/v2 v"));
+        let version =
+            version.and_then(|found| found.1.split(' ').next()).context("go.mod names no containerd")?;
+        let folder = cache().join(format!("containerd-{version}"));
+        ensure!(
+            folder.join("containerd").exists(),
+            "no {}: make it with hack/containerd2.sh",
+            folder.display()
+        );
+        Ok(Some(folder))
+    }
+}
+
+/// A running containerd with di3fs as proxy plugin. Its containers' names begin with the sandbox's.
+pub struct Containerd<'a> {
+    sandbox: &'a Sandbox,
+    folder: Option<PathBuf>,
+    daemon: Option<Daemon>,
+}
+
+impl<'a> Containerd<'a> {
+    /// Starts it, on what an earlier one left in the sandbox.
+    ///
+    /// # Errors
+    /// Fails when it is not installed or does not listen.
+    pub fn start(sandbox: &'a Sandbox, version: Version) -> Result<Self> {
+        let mut started = Self { sandbox, folder: version.folder()?, daemon: None };
+        started.begin()?;
+        Ok(started)
+    }
+
+    /// Its socket.
+    pub fn socket(&self) -> PathBuf {
+        self.sandbox.path("c.sock")
+    }
+
+    /// Its root: content, metadata, its own snapshotters.
+    pub fn root(&self) -> PathBuf {
+        self.sandbox.path("containerd")
+    }
+
+    fn program(&self, name: &str) -> PathBuf {
+        self.folder.as_ref().map_or_else(|| PathBuf::from(name), |folder| folder.join(name))
+    }
+
+    fn path_variable(&self) -> OsString {
+        let mut path = OsString::new();
+        if let Some(folder) = &self.folder {
+            path.push(folder);
+            path.push(":");
+        }
+        path.push(std::env::var_os("PATH").unwrap_or_default());
+        path.push(":/usr/sbin:/sbin");
+        path
+    }
+
+    fn begin(&mut self) -> Result<()> {
+        let config = self.sandbox.path("containerd.toml");
+        let (root, state) = (self.root(), self.sandbox.path("state"));
+        let text = format!(
+            r#"version = 2
+root = "{root}"
+state = "{state}"
+disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime", "io.containerd.internal.v1.opt",
+    "io.containerd.nri.v1.nri", "io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.devmapper",
+    "io.containerd.snapshotter.v1.zfs", "io.containerd.snapshotter.v1.aufs", "io.containerd.snapshotter.v1.erofs",
+    "io.containerd.internal.v1.tracing", "io.containerd.tracing.processor.v1.otlp"]
+[grpc]
+address = "{socket}"
+[ttrpc]
+address = "{socket}.ttrpc"
+[debug]
+level = "warn"
+[plugins."io.containerd.gc.v1.scheduler"]
+startup_delay = "20ms"
+schedule_delay = "0ms"
+[proxy_plugins.di3fs]
+type = "snapshot"
+address = "{di3fs}"
+"#,
+            root = root.display(),
+            state = state.display(),
+            socket = self.socket().display(),
+            di3fs = Snapshotter::socket(self.sandbox).display(),
+        );
+        fs::write(&config, text)?;
+        let mut command = self.sandbox.command(self.program("containerd"));
+        command.arg("--config").arg(&config).env("PATH", self.path_variable());
+        let mut daemon = self.sandbox.start("containerd", command)?;
+        daemon.wait_for_socket(&self.socket())?;
+        self.daemon = Some(daemon);
+        wait_for("containerd to answer", || Ok(self.ctr(["version"])?.code == 0))
+    }
+
+    /// Ends it with SIGTERM and starts it again; containers run on.
+    ///
+    /// # Errors
+    /// Fails when it does not end or not start.
+    pub fn restart(&mut self) -> Result<()> {
+        if let Some(daemon) = self.daemon.take() {
+            daemon.terminate()?;
+        }
+        self.begin()
+    }
+
+    /// Ends it.
+    ///
+    /// # Errors
+    /// Fails when it does not end.
+    pub fn stop(mut self) -> Result<()> {
+        self.daemon.take().map_or(Ok(()), |daemon| daemon.terminate().map(drop))
+    }
+
+    /// `ctr` with these arguments.
+    ///
+    /// # Errors
+    /// Fails only when it cannot be started.
+    pub fn ctr<I: IntoIterator<Item: AsRef<std::ffi::OsStr>>>(&self, arguments: I) -> Result<Output> {
+        Output::of(self.ctr_command().args(arguments))
+    }
+
+    /// `ctr`, its arguments still to come.
+    pub fn ctr_command(&self) -> Command {
+        let mut command = self.sandbox.command(self.program("ctr"));
+        command.arg("--address").arg(self.socket()).env("PATH", self.path_variable());
+        command
+    }
+
+    /// `d4c` on this containerd and the sandbox's plugin.
+    ///
+    /// # Errors
+    /// Fails only when it cannot be started.
+    pub fn d4c<I: IntoIterator<Item: AsRef<std::ffi::OsStr>>>(&self, arguments: I) -> Result<Output> {
+        let mut command = self.sandbox.command(built("d4c"));
+        command.arg("--address").arg(self.socket()).arg("--control").arg(Snapshotter::control(self.sandbox));
+        Output::of(command.args(arguments))
+    }
+
+    /// The full name of a container: unique on this machine, for its cgroup.
+    pub fn container(&self, name: &str) -> String {
+        format!("{}-{name}", self.sandbox.root().file_name().and_then(|base| base.to_str()).unwrap_or("d4c"))
+    }
+
+    /// Runs a command in a new container, removed afterwards, and gives what it wrote.
+    ///
+    /// # Errors
+    /// Fails when it does not succeed.
+    pub fn run(&self, snapshotter: &str, image: &str, command: &[&str]) -> Result<String> {
+        let container = self.container("once");
+        let option = format!("--snapshotter={snapshotter}");
+        let arguments =
+            ["run", "--rm", &option, image, &container].into_iter().chain(command.iter().copied());
+        Ok(self.ctr(arguments)?.success()?.stdout)
+    }
+
+    /// Starts a container in the background, and waits until it runs.
+    ///
+    /// # Errors
+    /// Fails when it does not run.
+    pub fn run_detached(&self, snapshotter: &str, image: &str, name: &str, command: &[&str]) -> Result<()> {
+        let container = self.container(name);
+        let option = format!("--snapshotter={snapshotter}");
+        let arguments =
+            ["run", "--detach", &option, image, &container].into_iter().chain(command.iter().copied());
+        self.ctr(arguments)?.success()?;
+        wait_for("the container to run", || self.is_running(name))
+    }
+
+    /// Whether the container's process runs.
+    ///
+    /// # Errors
+    /// Fails when containerd does not answer.
+    pub fn is_running(&self, name: &str) -> Result<bool> {
+        let container = self.container(name);
+        let tasks = self.ctr(["tasks", "ls"])?.success()?.stdout;
+        Ok(tasks.lines().any(|line| line.starts_with(&format!("{container} ")) && line.contains("RUNNING")))
+    }
+
+    /// Runs a command in a running container and gives what it wrote.
+    ///
+    /// # Errors
+    /// Fails when it does not succeed.
+    pub fn exec(&self, name: &str, command: &[&str]) -> Result<String> {
+        let container = self.container(name);
+        let arguments =
+            ["tasks", "exec", "--exec-id", "exec", &container].into_iter().chain(command.iter().copied());
+        Ok(self.ctr(arguments)?.success()?.stdout)
+    }
+
+    /// Kills a container and removes it with its snapshot.
+    ///
+    /// # Errors
+    /// Fails when something is left of it.
+    pub fn remove(&self, name: &str) -> Result<()> {
+        let container = self.container(name);
+        // It may have ended by itself.
+        self.ctr(["tasks", "kill", "--signal", "KILL", &container])?;
+        wait_for("the container to end", || Ok(!self.is_running(name)?))?;
+        self.ctr(["tasks", "rm", "--force", &container])?;
+        self.ctr(["containers", "rm", &container])?.success()?;
+        Ok(())
+    }
+
+    /// The names of the snapshots that the snapshotter has.
+    ///
+    /// # Errors
+    /// Fails when containerd does not answer.
+    pub fn snapshots(&self, snapshotter: &str) -> Result<Vec<String>> {
+        let list = self.ctr(["snapshots", "--snapshotter", snapshotter, "ls"])?.success()?.stdout;
+        Ok(list
+            .lines()
+            .skip(1)
+            .filter_map(|line| line.split_whitespace().next())
+            .map(str::to_owned)
+            .collect())
+    }
+
+    /// The digests of the blobs in the content store.
+    ///
+    /// # Errors
+    /// Fails when containerd does not answer.
+    pub fn blobs(&self) -> Result<Vec<String>> {
+        let list = self.ctr(["content", "ls", "-q"])?.success()?.stdout;
+        Ok(list.lines().map(str::to_owned).collect())
+    }
+
+    /// Imports an image the ordinary way: from an archive that skopeo wrote, unpacked by containerd itself into `snapshotter`.
+    ///
+    /// # Errors
+    /// Fails when containerd does.
+    pub fn import(&self, archive: &Path, snapshotter: &str) -> Result<()> {
+        let Some(archive) = archive.to_str() else { bail!("{} is not UTF-8", archive.display()) };
+        self.ctr(["images", "import", "--snapshotter", snapshotter, archive])?.success()?;
+        Ok(())
+    }
+}

@@ -1,0 +1,3 @@
+//! The cases of tiers 2 and 3: the same on every containerd.
+
+mod reference;
