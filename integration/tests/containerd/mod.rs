@@ -1,3 +1,4 @@
 //! The cases of tiers 2 and 3: the same on every containerd.
 
+mod load;
 mod reference;

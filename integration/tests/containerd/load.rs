@@ -1,0 +1,107 @@
+//! Images loaded from cdimgs, and their containers.
+
+use anyhow::{Result, ensure};
+use d4c_integration::Sandbox;
+use d4c_integration::containerd::Containerd;
+use d4c_integration::images::{Series, TAGS};
+use d4c_integration::program::d4c;
+use d4c_integration::sandbox::wait_for;
+use d4c_integration::snapshotter::Snapshotter;
+
+use crate::VERSION;
+
+const NAME: &str = "example.com/tiny:latest";
+
+/// Makes a base and two deltas of the series; their files.
+fn files(sandbox: &Sandbox, series: &Series) -> Result<Vec<String>> {
+    let file = |tag: &str| sandbox.path(&format!("{tag}.cdimg")).to_string_lossy().into_owned();
+    d4c(["convert", &series.source(TAGS[0]), &file(TAGS[0])])?.success()?;
+    for pair in TAGS.windows(2) {
+        d4c(["diff", &series.source(pair[0]), &series.source(pair[1]), &file(pair[1])])?.success()?;
+    }
+    Ok(TAGS.iter().map(|tag| file(tag)).collect())
+}
+
+/// A base, then two deltas in a row: each runs, with the original manifest and no layer blobs; a kill -9 of the plugin leaves
+/// its container running and a new plugin serves it; removed images give their space back.
+#[test]
+fn base_and_deltas_run_survive_and_go() -> Result<()> {
+    let sandbox = Sandbox::new()?;
+    let series = Series::named("tiny")?;
+    let plugin = Snapshotter::start(&sandbox, &[])?;
+    let mut containerd = Containerd::start(&sandbox, VERSION)?;
+    for (file, tag) in files(&sandbox, &series)?.iter().zip(TAGS) {
+        containerd.d4c(["load", file, "--name", NAME])?.success()?;
+        let image = series.image(tag)?;
+        let known = containerd.ctr(["images", "ls"])?.success()?.stdout;
+        ensure!(known.contains(&image.digest), "{tag} is not {}: {known}", image.digest);
+        let blobs = containerd.blobs()?;
+        ensure!(image.layers().iter().all(|(layer, _)| !blobs.contains(layer)), "layers were stored: {blobs:?}");
+        let release = containerd.run("di3fs", NAME, &["sh", "-c", "cat /etc/release; touch /written; ls -d /odd"])?;
+        ensure!(release.starts_with(tag), "{tag}: {release}");
+    }
+
+    containerd.run_detached("di3fs", NAME, "survivor", &["sleep", "1000"])?;
+    containerd.exec("survivor", &["sh", "-c", "echo kept > /kept"])?;
+    plugin.kill()?;
+    ensure!(containerd.exec("survivor", &["cat", "/kept"])?.trim() == "kept", "lost with the plugin");
+    let plugin = Snapshotter::start(&sandbox, &[])?;
+    containerd.restart()?;
+    ensure!(containerd.exec("survivor", &["cat", "/kept", "/etc/release"])?.contains("v3"), "lost by restarts");
+    ensure!(containerd.run("di3fs", NAME, &["cat", "/etc/release"])?.starts_with("v3"), "not served any more");
+    containerd.remove("survivor")?;
+
+    containerd.ctr(["images", "rm", "--sync", NAME])?.success()?;
+    wait_for("the snapshots to be collected", || Ok(containerd.snapshots("di3fs")?.is_empty()))?;
+    let objects = Snapshotter::root(&sandbox).join("contents/objects");
+    let used = || Ok(std::fs::read_dir(&objects)?.flatten().any(|fan| {
+        std::fs::read_dir(fan.path()).is_ok_and(|mut entries| entries.next().is_some())
+    }));
+    let free = || Ok(!used()?) as Result<bool>;
+    containerd.d4c(["prune"])?.success()?;
+    wait_for("the objects to be removed", free)?;
+    containerd.stop()?;
+    ensure!(plugin.terminate()?.success(), "the plugin did not end well");
+    sandbox.close()
+}
+
+/// Other namespaces get the same layers, and what containerd collects in one stays in the other.
+#[test]
+fn namespaces_share_layers() -> Result<()> {
+    let sandbox = Sandbox::new()?;
+    let series = Series::named("tiny")?;
+    let plugin = Snapshotter::start(&sandbox, &[])?;
+    let containerd = Containerd::start(&sandbox, VERSION)?;
+    let files = files(&sandbox, &series)?;
+    for namespace in ["default", "other"] {
+        for file in &files[..2] {
+            containerd.d4c(["--namespace", namespace, "load", file, "--name", NAME])?.success()?;
+        }
+    }
+    containerd.ctr(["--namespace", "other", "images", "rm", "--sync", NAME])?.success()?;
+    ensure!(containerd.run("di3fs", NAME, &["cat", "/etc/release"])?.starts_with("v2"), "gone with the other's");
+    containerd.stop()?;
+    plugin.terminate()?;
+    sandbox.close()
+}
+
+/// What a newcomer gets wrong with `load`.
+#[test]
+fn wrong_loads_are_told_in_one_line() -> Result<()> {
+    let sandbox = Sandbox::new()?;
+    let series = Series::named("tiny")?;
+    let files = files(&sandbox, &series)?;
+    let alone = |arguments: &[&str]| {
+        let control = Snapshotter::control(&sandbox).to_string_lossy().into_owned();
+        d4c(["--control", &control, "--address", "/nonexistent/c.sock"].iter().chain(arguments))
+    };
+    alone(&["load", &files[0], "--name", NAME])?.refused(1, "/nonexistent/c.sock")?;
+    let plugin = Snapshotter::start(&sandbox, &[])?;
+    let containerd = Containerd::start(&sandbox, VERSION)?;
+    containerd.d4c(["load", "/nonexistent.cdimg", "--name", NAME])?.refused(3, "/nonexistent.cdimg")?;
+    containerd.d4c(["load", "/etc/hostname", "--name", NAME])?.refused(4, "/etc/hostname")?;
+    containerd.d4c(["load", &files[1], "--name", NAME])?.refused(3, "base image")?;
+    containerd.stop()?;
+    plugin.terminate()?;
+    sandbox.close()
+}

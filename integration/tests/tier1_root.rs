@@ -1,0 +1,54 @@
+//! Tier 1: the file commands on real images, as root (owners, devices, privileged attributes).
+
+use anyhow::{Result, ensure};
+use d4c_integration::Sandbox;
+use d4c_integration::images::{Series, TAGS};
+use d4c_integration::program::d4c;
+use d4c_integration::tree::Tree;
+
+/// Base, then two deltas: the tree is the one that umoci unpacks, every diff ID comes back, the config keeps its digest.
+fn patched_equals_unpacked(name: &str) -> Result<()> {
+    let sandbox = Sandbox::new()?;
+    let series = Series::named(name)?;
+    let file = |tag: &str| sandbox.path(&format!("{tag}.cdimg")).to_string_lossy().into_owned();
+    d4c(["convert", &series.source(TAGS[0]), &file(TAGS[0])])?.success()?;
+    for pair in TAGS.windows(2) {
+        d4c(["diff", &series.source(pair[0]), &series.source(pair[1]), &file(pair[1])])?.success()?;
+        d4c(["verify", &file(pair[1]), "--base", &series.source(pair[0])])?.success()?;
+    }
+    for (count, tag) in TAGS.iter().enumerate().skip(1) {
+        let root = sandbox.path(&format!("patched-{tag}"));
+        let layout = sandbox.path(&format!("layout-{tag}"));
+        for destination in [format!("dir:{}", root.display()), format!("oci:{}:{tag}", layout.display())] {
+            let mut arguments = vec!["patch".to_owned()];
+            arguments.extend(TAGS[..=count].iter().map(|tag| file(tag)));
+            arguments.push(destination);
+            d4c(&arguments)?.success()?;
+        }
+        Tree::of(&series.unpack(tag, &sandbox)?)?.must_equal(&Tree::of(&root)?)?;
+        let (image, made) = (series.image(tag)?, Series::at(&layout).image(tag)?);
+        ensure!(made.config_digest == image.config_digest, "{tag}: another config");
+        ensure!(made.diff_ids() == image.diff_ids(), "{tag}: other diff IDs");
+    }
+    sandbox.close()
+}
+
+#[test]
+fn every_kind_of_entry_comes_back() -> Result<()> {
+    patched_equals_unpacked("tiny")
+}
+
+#[test]
+fn debian_nginx_comes_back() -> Result<()> {
+    patched_equals_unpacked("debian-nginx")
+}
+
+#[test]
+fn npm_node_comes_back() -> Result<()> {
+    patched_equals_unpacked("npm-node")
+}
+
+#[test]
+fn pypi_numpy_comes_back() -> Result<()> {
+    patched_equals_unpacked("pypi-numpy")
+}
