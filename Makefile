@@ -9,7 +9,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 
 as_root := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=CARGO_TARGET_DIR,D4C_CACHE,D4C_DEBIAN_MIRROR)
 
-.PHONY: help setup build check test bench demo install fuzz-short clean
+.PHONY: help setup build check test bench demo install clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -21,7 +21,7 @@ setup: ## install every prerequisite (Debian 12 and 13, Ubuntu 24.04)
 build: ## the release binaries, in target/release
 	$(CARGO) build --release -p d4c -p di3fs-snapshotter
 
-check: ## formatting, lints, licences, scripts, fuzz targets build
+check: ## formatting, lints, licences, scripts
 	@hack/check.sh
 
 test: ## everything: setup, build, unit tests, integration tiers
@@ -38,9 +38,6 @@ demo: ## Debian's nginx updated by a delta and run by containerd
 
 install: ## binaries, units, completions, man pages: PREFIX= DESTDIR=
 	@hack/install.sh "$(CARGO_TARGET_DIR)/release" "$(PREFIX)" "$(DESTDIR)"
-
-fuzz-short: ## every fuzz target for a minute
-	@hack/fuzz.sh 60
 
 clean: ## what was built; the cache (D4C_CACHE) stays
 	$(CARGO) clean

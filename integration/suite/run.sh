@@ -16,6 +16,7 @@ declare -A package=(
 )
 declare -A tests=([1.6.36]=20 [1.7.35]=21 [2.4.2]=21)
 
+# shellcheck disable=SC2317 # called by with_lock
 # build VERSION OUT: compiles the suite of a version, once for each state of its inputs.
 build() {
     local version=$1 out=$2 tmp go_wanted
