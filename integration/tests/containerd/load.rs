@@ -36,8 +36,12 @@ fn base_and_deltas_run_survive_and_go() -> Result<()> {
         let known = containerd.ctr(["images", "ls"])?.success()?.stdout;
         ensure!(known.contains(&image.digest), "{tag} is not {}: {known}", image.digest);
         let blobs = containerd.blobs()?;
-        ensure!(image.layers().iter().all(|(layer, _)| !blobs.contains(layer)), "layers were stored: {blobs:?}");
-        let release = containerd.run("di3fs", NAME, &["sh", "-c", "cat /etc/release; touch /written; ls -d /odd"])?;
+        ensure!(
+            image.layers().iter().all(|(layer, _)| !blobs.contains(layer)),
+            "layers were stored: {blobs:?}"
+        );
+        let release =
+            containerd.run("di3fs", NAME, &["sh", "-c", "cat /etc/release; touch /written; ls -d /odd"])?;
         ensure!(release.starts_with(tag), "{tag}: {release}");
     }
 
@@ -47,16 +51,24 @@ fn base_and_deltas_run_survive_and_go() -> Result<()> {
     ensure!(containerd.exec("survivor", &["cat", "/kept"])?.trim() == "kept", "lost with the plugin");
     let plugin = Snapshotter::start(&sandbox, &[])?;
     containerd.restart()?;
-    ensure!(containerd.exec("survivor", &["cat", "/kept", "/etc/release"])?.contains("v3"), "lost by restarts");
-    ensure!(containerd.run("di3fs", NAME, &["cat", "/etc/release"])?.starts_with("v3"), "not served any more");
+    ensure!(
+        containerd.exec("survivor", &["cat", "/kept", "/etc/release"])?.contains("v3"),
+        "lost by restarts"
+    );
+    ensure!(
+        containerd.run("di3fs", NAME, &["cat", "/etc/release"])?.starts_with("v3"),
+        "not served any more"
+    );
     containerd.remove("survivor")?;
 
     containerd.ctr(["images", "rm", "--sync", NAME])?.success()?;
     wait_for("the snapshots to be collected", || Ok(containerd.snapshots("di3fs")?.is_empty()))?;
     let objects = Snapshotter::root(&sandbox).join("contents/objects");
-    let used = || Ok(std::fs::read_dir(&objects)?.flatten().any(|fan| {
-        std::fs::read_dir(fan.path()).is_ok_and(|mut entries| entries.next().is_some())
-    }));
+    let used = || {
+        Ok(std::fs::read_dir(&objects)?
+            .flatten()
+            .any(|fan| std::fs::read_dir(fan.path()).is_ok_and(|mut entries| entries.next().is_some())))
+    };
     let free = || Ok(!used()?) as Result<bool>;
     containerd.d4c(["prune"])?.success()?;
     wait_for("the objects to be removed", free)?;
@@ -79,7 +91,10 @@ fn namespaces_share_layers() -> Result<()> {
         }
     }
     containerd.ctr(["--namespace", "other", "images", "rm", "--sync", NAME])?.success()?;
-    ensure!(containerd.run("di3fs", NAME, &["cat", "/etc/release"])?.starts_with("v2"), "gone with the other's");
+    ensure!(
+        containerd.run("di3fs", NAME, &["cat", "/etc/release"])?.starts_with("v2"),
+        "gone with the other's"
+    );
     containerd.stop()?;
     plugin.terminate()?;
     sandbox.close()
