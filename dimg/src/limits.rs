@@ -34,3 +34,5 @@ pub const MAX_STAGES: usize = 16;
 pub const MAX_CONTENTS: usize = MAX_ENTRIES;
 /// Frames of one file.
 pub const MAX_FRAMES: usize = MAX_ENTRIES;
+/// Bytes of the name that a file suggests for its image.
+pub const MAX_IMAGE_NAME_BYTES: usize = 4096;

@@ -83,6 +83,7 @@ pub(super) fn write(
         },
         threads: opener.threads,
         memory_bytes: options.memory,
+        name: String::new(),
         dir: if file.is_file() { parent(out).to_owned() } else { config.tmpdir.clone() },
     };
     let failed = Failure::delta(out);

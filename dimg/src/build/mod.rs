@@ -70,6 +70,8 @@ pub struct BuildOptions {
     pub threads: NonZeroUsize,
     /// Own memory at most, in bytes, mapped contents apart. Matchers' indexes are sized by it, so it is part of the result.
     pub memory_bytes: u64,
+    /// The name that the file suggests for the image; may be empty.
+    pub name: String,
     /// Where frames wait for the end, best the output's folder.
     pub dir: PathBuf,
 }
@@ -106,11 +108,11 @@ pub fn build(
     let above = indexes(target);
     let edit = Edit::between(&below, &above)?;
     let (writer, recipes) = schedule::run(&edit, &below, &above, parent, target, options, progress)?;
-    let meta = meta(&edit, parent, target);
+    let meta = meta(&edit, parent, target, &options.name);
     writer.finish(&meta, &edit, &recipes, options.level)
 }
 
-fn meta(edit: &Edit, parent: Option<&Side<'_>>, target: &Side<'_>) -> Meta {
+fn meta(edit: &Edit, parent: Option<&Side<'_>>, target: &Side<'_>, name: &str) -> Meta {
     let layers = target.layers.iter().zip(&edit.layers).map(|(layer, edited)| TargetLayer {
         diff_id: layer.diff_id,
         entries: layer.index.entries.len() as u64,
@@ -125,6 +127,7 @@ fn meta(edit: &Edit, parent: Option<&Side<'_>>, target: &Side<'_>) -> Meta {
         target: Target {
             manifest: target.manifest,
             config: target.config,
+            name: name.to_owned(),
             contents: crate::format::distinct_contents(&indexes),
             layers: layers.collect(),
         },

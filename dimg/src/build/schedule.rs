@@ -288,10 +288,12 @@ impl Coordinator<'_> {
             stages: vec![StageRow {
                 codec: plan.kind.codec(),
                 frame: self.tickets[plan.ticket],
+                slot: 0,
                 out_bytes: content.size,
             }],
         });
-        let recipes = recipes.collect();
+        let mut recipes: Vec<_> = recipes.collect();
+        self.writer.number_slots(&mut recipes);
         Ok((self.writer, recipes))
     }
 

@@ -69,6 +69,7 @@ impl Made {
 
 fn options(threads: usize, codec: Codec) -> BuildOptions {
     BuildOptions {
+        name: String::new(),
         level: Level::Default,
         codec,
         threads: NonZeroUsize::new(threads).unwrap(),

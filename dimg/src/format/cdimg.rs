@@ -155,7 +155,11 @@ struct RootFs {
 }
 
 /// That the manifest names the config and the config the layers.
-fn check_documents(manifest: &[u8], config: &[u8], target: &Target) -> Result<(), (&'static str, String)> {
+pub(super) fn check_documents(
+    manifest: &[u8],
+    config: &[u8],
+    target: &Target,
+) -> Result<(), (&'static str, String)> {
     let manifest: Manifest =
         serde_json::from_slice(manifest).map_err(|error| ("manifest", error.to_string()))?;
     if manifest.config.digest != target.config.to_string() {

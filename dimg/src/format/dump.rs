@@ -108,10 +108,11 @@ pub fn dump(file: &DeltaFile, out: &mut dyn Write) -> Result<(), DimgError> {
         }
         let stages = list(&recipe.stages, |stage| {
             format!(
-                "{}.{}:frame={}:bytes={}",
+                "{}.{}:frame={}:slot={}:bytes={}",
                 stage.codec,
                 stage.codec.version(),
                 stage.frame,
+                stage.slot,
                 stage.out_bytes
             )
         });
@@ -134,7 +135,8 @@ fn head(dimg: &Dimg, out: &mut Out<'_>) -> Result<(), DimgError> {
     }
     let target = dimg.target();
     out.line(format_args!("target manifest={} config={}", target.manifest, target.config))?;
-    out.line(format_args!("target contents={}", target.contents))?;
+    let name = Escaped(target.name.as_bytes());
+    out.line(format_args!("target contents={} name={name}", target.contents))?;
     for (number, layer) in target.layers.iter().enumerate() {
         let source = match layer.source {
             LayerSource::Parent(same) => format!("same={same}"),

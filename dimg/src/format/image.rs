@@ -37,10 +37,8 @@ pub struct Stage {
     pub kind: FrameKind,
     /// The frame; for a large stored content the first of its chunks.
     pub frame: u32,
-    /// The stage's number among those that use the frame.
-    pub slot: u32,
-    /// Bytes that the stages before it with the same frame make: where its content stands in a group of stored ones.
-    pub offset: u64,
+    /// Where in a group: a program's number, a stored content's distance from the start; else zero.
+    pub slot: u64,
     /// Bytes that it makes.
     pub out_bytes: u64,
 }

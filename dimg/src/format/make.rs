@@ -119,7 +119,7 @@ impl Dimg {
                 let Group::Stored(group) = self.groups.get(stage.frame, decode)? else {
                     return Err(DimgError::corrupt("frame", offset, "it holds no stored contents"));
                 };
-                let start = usize::try_from(stage.offset).unwrap_or(usize::MAX);
+                let start = usize::try_from(stage.slot).unwrap_or(usize::MAX);
                 let count = usize::try_from(stage.out_bytes).unwrap_or(usize::MAX);
                 let content = group.get(start..start.saturating_add(count)).ok_or_else(|| {
                     let reason = format!("{} bytes hold no {count} bytes from {start} on", group.len());
@@ -135,7 +135,7 @@ impl Dimg {
                 let Group::Programs(group) = self.groups.get(stage.frame, decode)? else {
                     return Err(DimgError::corrupt("frame", offset, "it holds no programs"));
                 };
-                group.apply_slot(stage.slot.into(), old, stage.out_bytes, out).map_err(bad)
+                group.apply_slot(stage.slot, old, stage.out_bytes, out).map_err(bad)
             }
             (StageCodec::Program, _) => {
                 let frame = ProgramFrame::parse(bytes).map_err(bad)?;

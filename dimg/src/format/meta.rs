@@ -2,8 +2,8 @@
 
 use crate::Digest;
 use crate::index::edit::LayerClaim;
-use crate::limits::{MAX_ENTRIES, MAX_LAYERS};
-use crate::wire::{Reader, WireError, put_u64, put_usize};
+use crate::limits::{MAX_ENTRIES, MAX_IMAGE_NAME_BYTES, MAX_LAYERS};
+use crate::wire::{Reader, WireError, put_bytes, put_u64, put_usize};
 
 /// Where a layer of the target comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +37,9 @@ pub struct Target {
     pub manifest: Digest,
     /// Digest of its config.
     pub config: Digest,
+    /// A name that the image may be given, such as `docker.io/library/nginx:1.27`: a suggestion, often empty, which
+    /// nothing vouches for.
+    pub name: String,
     /// Distinct contents of all its layers, those of the parent too.
     pub contents: u64,
     /// The lowest first.
@@ -82,6 +85,7 @@ impl Meta {
         let mut out = Vec::new();
         out.extend_from_slice(&self.target.manifest.0);
         out.extend_from_slice(&self.target.config.0);
+        put_bytes(&mut out, self.target.name.as_bytes());
         put_u64(&mut out, self.target.contents);
         put_usize(&mut out, self.target.layers.len());
         for layer in &self.target.layers {
@@ -108,6 +112,10 @@ impl Meta {
         let mut reader = Reader::new(bytes, "section META");
         let manifest = digest(&mut reader, "manifest digest")?;
         let config = digest(&mut reader, "config digest")?;
+        let before = reader.clone();
+        let name = reader.bytes(MAX_IMAGE_NAME_BYTES, "name of the image")?;
+        let name = String::from_utf8(name.to_vec())
+            .map_err(|error| before.error("name of the image", error.utf8_error().to_string()))?;
         let contents = reader.count(MAX_ENTRIES, "number of contents")? as u64;
         let count = reader.count(MAX_LAYERS, "number of layers")?;
         let mut layers = Vec::with_capacity(count);
@@ -155,7 +163,7 @@ impl Meta {
                 return Err(place.error("source of a layer", why));
             }
         }
-        Ok(Self { target: Target { manifest, config, contents, layers }, parent })
+        Ok(Self { target: Target { manifest, config, name, contents, layers }, parent })
     }
 }
 

@@ -30,3 +30,6 @@ pub use reader::{Dimg, SectionInfo, distinct_contents};
 pub use stat::{CodecStat, ContentStat, LayerStat, ParentStat, Stat, TargetStat};
 pub use tables::{FrameKind, FrameRow, RecipeRow, StageCodec, StageRow};
 pub use writer::{Assembled, DimgWriter};
+
+#[cfg(test)]
+mod tests;

@@ -282,8 +282,6 @@ impl Dimg {
         let bad = |number: usize, why: &str| {
             DimgError::corrupt(Section::Recipes.name(), offset, format!("recipe {number}: {why}"))
         };
-        // Slots taken of each frame, and their bytes.
-        let mut taken = vec![(0u32, 0u64); tables.frames.len()];
         let mut named = HashMap::with_capacity(contents.len());
         for (number, (recipe, &content)) in tables.recipes.iter().zip(contents).enumerate() {
             let base = match recipe.base {
@@ -292,23 +290,15 @@ impl Dimg {
                     Some(content_at(parent, place).ok_or_else(|| bad(number, "its base is not there"))?)
                 }
             };
-            let mut stages = Vec::with_capacity(recipe.stages.len());
-            for row in &recipe.stages {
-                let frame = row.frame as usize;
-                let taken = taken.get_mut(frame).ok_or_else(|| bad(number, "its frame is not there"))?;
-                let kind = tables.frames.get(frame).map_or(FrameKind::Program, |frame| frame.kind);
-                stages.push(Stage {
-                    codec: row.codec,
-                    version: row.codec.version(),
-                    kind,
-                    frame: row.frame,
-                    slot: taken.0,
-                    offset: taken.1,
-                    out_bytes: row.out_bytes,
-                });
-                taken.0 = taken.0.saturating_add(1);
-                taken.1 = taken.1.saturating_add(row.out_bytes);
-            }
+            let stages = recipe.stages.iter().map(|row| Stage {
+                codec: row.codec,
+                version: row.codec.version(),
+                kind: tables.frames.get(row.frame as usize).map_or(FrameKind::Program, |frame| frame.kind),
+                frame: row.frame,
+                slot: row.slot,
+                out_bytes: row.out_bytes,
+            });
+            let stages = stages.collect();
             if named.insert(content.digest, Recipe { content, base, stages }).is_some() {
                 return Err(bad(number, "another one makes the same content"));
             }

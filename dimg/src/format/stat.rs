@@ -32,6 +32,8 @@ pub struct Stat {
 /// The image made.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct TargetStat {
+    /// The name that the file suggests; may be empty.
+    pub name: String,
     /// Digest of the manifest.
     pub manifest: String,
     /// Digest of the config.
@@ -129,6 +131,7 @@ impl Stat {
             bytes,
             format: file.format(),
             target: TargetStat {
+                name: target.name.clone(),
                 manifest: target.manifest.to_string(),
                 config: target.config.to_string(),
                 layers: layers.collect(),

@@ -7,6 +7,7 @@ use crate::index::columns::{Columns, Spec};
 use crate::index::edit::{Place, PlaceCoder};
 use crate::limits::{MAX_FRAMES, MAX_STAGES};
 use crate::wire::{Reader, WireError, put_i64, put_u64, put_usize};
+use std::collections::HashMap;
 use std::fmt;
 
 /// How a stage of a recipe makes its bytes.
@@ -141,6 +142,8 @@ pub struct StageRow {
     pub codec: StageCodec,
     /// The frame; for a large stored content the first of its chunks.
     pub frame: u32,
+    /// Where in a frame that is a group: a program's number; a stored content's distance from the start. Else zero.
+    pub slot: u64,
     /// Bytes that it makes; the last stage makes the content.
     pub out_bytes: u64,
 }
@@ -162,13 +165,41 @@ pub(crate) fn frames_of(kind: FrameKind, out_bytes: u64) -> u64 {
     }
 }
 
-static RECIPE_SPECS: [Spec; 7] = [
+/// Which slot of a frame is expected next: the one after the last one named, the first at first.
+#[derive(Debug, Default)]
+struct Slots(HashMap<u32, u64>);
+
+impl Slots {
+    fn expected(&self, frame: u32) -> u64 {
+        self.0.get(&frame).copied().unwrap_or(0)
+    }
+
+    fn note(&mut self, stage: &StageRow) {
+        let next =
+            stage.slot.saturating_add(if stage.codec == StageCodec::Stored { stage.out_bytes } else { 1 });
+        self.0.insert(stage.frame, next);
+    }
+}
+
+/// Gives the stages of `recipes` the slots of their frames in the order in which they stand.
+pub(crate) fn number_slots(recipes: &mut [RecipeRow], frames: &[FrameRow]) {
+    let mut slots = Slots::default();
+    for stage in recipes.iter_mut().flat_map(|recipe| &mut recipe.stages) {
+        if frames.get(stage.frame as usize).is_some_and(|frame| frame.kind.is_group()) {
+            stage.slot = slots.expected(stage.frame);
+            slots.note(stage);
+        }
+    }
+}
+
+static RECIPE_SPECS: [Spec; 8] = [
     Spec { name: "column stage counts", kind: Numbers },
     Spec { name: "column stage codecs", kind: Numbers },
     Spec { name: "column stage versions", kind: Numbers },
     Spec { name: "column bases", kind: Numbers },
     Spec { name: "column base places", kind: Numbers },
     Spec { name: "column stage frames", kind: Numbers },
+    Spec { name: "column stage slots", kind: Numbers },
     Spec { name: "column stage sizes", kind: Numbers },
 ];
 
@@ -181,7 +212,7 @@ static FRAME_SPECS: [Spec; 3] = [
 /// The RECIPES section. `origins` are the entries that the first users of the contents are copies of.
 pub(crate) fn encode_recipes(recipes: &[RecipeRow], origins: &[Option<Place>]) -> Columns {
     let mut columns = Columns::new(&RECIPE_SPECS);
-    let (mut places, mut frame) = (PlaceCoder::default(), 0u32);
+    let (mut places, mut slots, mut frame) = (PlaceCoder::default(), Slots::default(), 0u32);
     for (recipe, origin) in recipes.iter().zip(origins) {
         put_usize(columns.get_mut(0), recipe.stages.len());
         let base = match recipe.base {
@@ -198,8 +229,11 @@ pub(crate) fn encode_recipes(recipes: &[RecipeRow], origins: &[Option<Place>]) -
             put_u64(columns.get_mut(2), u64::from(stage.codec.version()));
             put_i64(columns.get_mut(5), i64::from(stage.frame) - i64::from(frame));
             frame = stage.frame;
+            let distance = stage.slot.wrapping_sub(slots.expected(frame)).cast_signed();
+            put_i64(columns.get_mut(6), distance);
+            slots.note(stage);
             if at + 1 < recipe.stages.len() {
-                put_u64(columns.get_mut(6), stage.out_bytes);
+                put_u64(columns.get_mut(7), stage.out_bytes);
             }
         }
     }
@@ -214,10 +248,10 @@ pub(crate) fn decode_recipes(
 ) -> Result<Vec<RecipeRow>, WireError> {
     let columns = Columns::parse(&RECIPE_SPECS, bytes, "section RECIPES")?;
     let mut readers = columns.readers();
-    let [counts, codecs, versions, bases, base_places, frames, sizes] = &mut readers[..] else {
-        return Err(Reader::new(bytes, "section RECIPES").error("columns", "not seven"));
+    let [counts, codecs, versions, bases, base_places, frames, distances, sizes] = &mut readers[..] else {
+        return Err(Reader::new(bytes, "section RECIPES").error("columns", "not eight"));
     };
-    let (mut places, mut last) = (PlaceCoder::default(), 0u32);
+    let (mut places, mut slots, mut last) = (PlaceCoder::default(), Slots::default(), 0u32);
     let mut recipes = Vec::with_capacity(contents.len().min(counts.remaining()));
     for (content, origin) in contents.iter().zip(origins) {
         let before = counts.clone();
@@ -256,8 +290,13 @@ pub(crate) fn decode_recipes(
                 .and_then(|frame| u32::try_from(frame).ok())
                 .ok_or_else(|| before.error("frame of a stage", "there is no such frame"))?;
             last = frame;
+            let before = distances.clone();
+            let slot = slots.expected(frame).checked_add_signed(distances.i64("slot of a stage")?);
+            let slot = slot.ok_or_else(|| before.error("slot of a stage", "there is no such slot"))?;
             let out_bytes = if at + 1 < count { sizes.u64("size of a stage")? } else { content.size };
-            stages.push(StageRow { codec, frame, out_bytes });
+            let stage = StageRow { codec, frame, slot, out_bytes };
+            slots.note(&stage);
+            stages.push(stage);
         }
         recipes.push(RecipeRow { base, stages });
     }
@@ -330,6 +369,9 @@ pub(crate) fn check_uses(recipes: &[RecipeRow], frames: &[FrameRow]) -> Result<(
             if row.kind.codec() != stage.codec {
                 let why = format!("frame {frame} is {}, its stage {}", row.kind.name(), stage.codec);
                 return Err((number, why));
+            }
+            if !row.kind.is_group() && stage.slot != 0 {
+                return Err((number, format!("frame {frame} has no slot {}", stage.slot)));
             }
             let count = frames_of(row.kind, stage.out_bytes);
             for at in stage.frame.into()..count.saturating_add(stage.frame.into()) {

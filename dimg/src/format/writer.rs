@@ -1,13 +1,13 @@
 //! Writing a dimg: frames first, into a file aside, then everything that names them.
 
 use super::header::{Sealed, assemble, check8};
-use super::tables::{check_uses, encode_frames, encode_recipes};
-use super::{DimgError, FrameKind, FrameRow, LayerSource, Meta, RecipeRow};
+use super::tables::{check_uses, encode_frames, encode_recipes, number_slots};
+use super::{DimgError, FrameKind, FrameRow, LayerSource, Meta, RecipeRow, StageCodec, StageRow};
 use crate::engine::compress::Level;
 use crate::index::Edit;
 use crate::index::columns::Columns;
 use crate::index::edit::LayerEdit;
-use crate::limits::MAX_FRAMES;
+use crate::limits::{MAX_FRAMES, MAX_IMAGE_NAME_BYTES, MAX_STAGES};
 use std::fs::File;
 use std::io::{self, BufWriter, Read, Seek, Write};
 use std::path::{Path, PathBuf};
@@ -49,6 +49,12 @@ impl DimgWriter {
     /// Bytes of the frames so far.
     pub fn data_bytes(&self) -> u64 {
         self.data_bytes
+    }
+
+    /// Gives the stages of `recipes` the slots of their frames in the order in which they stand: right when the
+    /// contents and programs of each group were put together in the order of their recipes.
+    pub fn number_slots(&self, recipes: &mut [RecipeRow]) {
+        number_slots(recipes, &self.frames);
     }
 
     /// The finished dimg: `recipes` make the new contents of `edit`, in their order.
@@ -99,15 +105,18 @@ fn check_fit(meta: &Meta, edit: &Edit, recipes: &[RecipeRow]) -> Result<(), Dimg
             return refuse(format!("layer {number} is made otherwise than it is named"));
         }
     }
+    if meta.target.name.len() > MAX_IMAGE_NAME_BYTES {
+        return refuse(format!("an image's name exceeds {MAX_IMAGE_NAME_BYTES} bytes"));
+    }
     if recipes.len() != edit.new_contents.len() {
         return refuse(format!("{} recipes for {} contents", recipes.len(), edit.new_contents.len()));
     }
     for (number, (recipe, content)) in recipes.iter().zip(&edit.new_contents).enumerate() {
-        let stored = |stage: &super::StageRow| stage.codec == super::StageCodec::Stored;
+        let stored = |stage: &StageRow| stage.codec == StageCodec::Stored;
         let Some((first, rest)) = recipe.stages.split_first() else {
             return refuse(format!("recipe {number} has no stages"));
         };
-        if recipe.stages.len() > crate::limits::MAX_STAGES
+        if recipe.stages.len() > MAX_STAGES
             || stored(first) != recipe.base.is_none()
             || rest.iter().any(stored)
             || recipe.stages.last().is_none_or(|last| last.out_bytes != content.size)

@@ -41,12 +41,6 @@ impl Columns {
         self.specs.iter().zip(&self.data).map(|(spec, data)| Reader::new(data, spec.name)).collect()
     }
 
-    /// Name and size of each column that is not empty.
-    pub(crate) fn sizes(&self) -> impl Iterator<Item = (&'static str, usize)> {
-        let sizes = self.specs.iter().zip(&self.data).map(|(spec, data)| (spec.name, data.len()));
-        sizes.filter(|&(_, bytes)| bytes > 0)
-    }
-
     /// Every column as it is.
     pub(crate) fn to_raw(&self) -> Vec<u8> {
         let columns = self.data.iter().map(|data| (Codec::Raw, data.as_slice()));

@@ -6,9 +6,14 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use std::sync::Arc;
 
+/// The bytes of content number `n`, as many: the beginning of every higher one.
+pub(crate) fn content_bytes(n: u8) -> Vec<u8> {
+    (0..n).collect()
+}
+
 /// The content number `n`.
 pub(crate) fn content(n: u8) -> Content {
-    let bytes = vec![n; usize::from(n)];
+    let bytes = content_bytes(n);
     Content { digest: Digest::of(&bytes), size: bytes.len() as u64 }
 }
 
