@@ -36,12 +36,13 @@ pub fn copy(from: &str, to: &str, flags: &[&str]) {
 }
 
 /// A layout made by umoci: `base:one` of one gzip layer, `base:two` of the same and another, `base:arm` as `two`
-/// for arm64. Made once per test program, removed by nobody but the system's cleaning of `/tmp`.
+/// for arm64. Made once per test program; the next one removes it.
 pub fn layout() -> &'static str {
     static LAYOUT: OnceLock<String> = OnceLock::new();
     LAYOUT.get_or_init(|| {
-        let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("layout-{}", std::process::id()));
-        let _ = std::fs::remove_dir_all(&dir);
+        let dirs = Path::new(env!("CARGO_TARGET_TMPDIR"));
+        remove_layouts_of_the_dead(dirs);
+        let dir = dirs.join(format!("layout-{}", std::process::id()));
         let tree = dir.join("tree");
         std::fs::create_dir_all(tree.join("etc")).unwrap();
         std::fs::write(tree.join("etc/hello"), "hello\n").unwrap();
@@ -62,6 +63,17 @@ pub fn layout() -> &'static str {
         run("umoci", &args);
         base
     })
+}
+
+/// Layouts of test programs that have ended.
+fn remove_layouts_of_the_dead(dirs: &Path) {
+    for entry in std::fs::read_dir(dirs).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let owner = name.to_str().and_then(|name| name.strip_prefix("layout-"));
+        let is_left = owner.is_some_and(|owner| !Path::new("/proc").join(owner).exists());
+        // Another test program may remove it at the same time.
+        let _ = is_left.then(|| std::fs::remove_dir_all(entry.path()));
+    }
 }
 
 pub fn open_with(source: &str, options: &Options) -> Result<OpenImage, SourceError> {
