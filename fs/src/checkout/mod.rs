@@ -88,4 +88,6 @@ pub fn checkout_layer(
 }
 
 #[cfg(test)]
+mod real;
+#[cfg(test)]
 mod tests;
