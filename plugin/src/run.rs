@@ -1,5 +1,6 @@
 //! Puts the plugin together and runs it until a signal ends it.
 
+use std::io::IsTerminal;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -76,6 +77,7 @@ fn log_to_stderr(level: &str) -> Result<()> {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .try_init()
         .map_err(|e| Error::Unavailable { what: format!("start logging: {e}") })
 }
