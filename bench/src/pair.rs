@@ -1,0 +1,182 @@
+//! Two files, or two images, and what changed between them.
+
+use std::collections::HashMap;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use d4c_image::source::{Options, Source};
+use d4c_image::tar::{self, ParseOptions, ParsedLayer};
+use d4c_sys::Map;
+use dimg::Digest;
+use dimg::build::SideLayer;
+use dimg::content::{Bytes, ContentSource, open_exact};
+use dimg::index::{Content, Entry, Kind, LayerIndex, Shape};
+
+/// Two images; a file alone is an image of one layer.
+pub struct Pair {
+    pub name: String,
+    pub old: Image,
+    pub new: Image,
+    /// Each changed or new file, and what was at its path.
+    pub files: Vec<(Option<Bytes>, Bytes)>,
+}
+
+/// One of them.
+pub struct Image {
+    pub layers: Vec<SideLayer>,
+    pub contents: Vec<Box<dyn ContentSource>>,
+}
+
+impl Pair {
+    /// Opens both and finds what changed.
+    pub fn open(old: &str, new: &str) -> Result<Self> {
+        let name = format!("{} → {}", short(old), short(new));
+        let (old, new) = (Image::open(old)?, Image::open(new)?);
+        let (before, after) = (old.files(), new.files());
+        let mut paths: Vec<_> = after.keys().collect();
+        paths.sort();
+        let mut files = Vec::new();
+        for path in paths {
+            let content = &after[path];
+            let was = before.get(path);
+            if was.is_some_and(|was| was.digest == content.digest) {
+                continue;
+            }
+            let was = was.map(|was| open_exact(&old.contents, was)).transpose()?;
+            files.push((was, open_exact(&new.contents, content)?));
+        }
+        Ok(Self { name, old, new, files })
+    }
+
+    /// Bytes of all changed files.
+    pub fn changed_bytes(&self) -> u64 {
+        self.files.iter().map(|(_, new)| new.len() as u64).sum()
+    }
+}
+
+fn short(source: &str) -> &str {
+    source.rsplit('/').next().unwrap_or(source)
+}
+
+impl Image {
+    fn open(text: &str) -> Result<Self> {
+        if Path::new(text).is_file() {
+            return Self::of_file(Path::new(text));
+        }
+        let open = Source::parse(text)?.open(&Options::default())?;
+        let mut image = Self { layers: Vec::new(), contents: Vec::new() };
+        for number in 0..open.layers().len() {
+            let layer = open.layer(number)?;
+            let mut parsed = tar::parse(&layer, &ParseOptions { diff_id: false, ..ParseOptions::default() })
+                .with_context(|| format!("read layer: {number} of {text}"))?;
+            let index = Arc::new(std::mem::take(&mut parsed.index));
+            let bytes = layer.bytes().clone();
+            image.layers.push(SideLayer { diff_id: layer.diff_id(), tar_bytes: bytes.len() as u64, index });
+            image.contents.push(Box::new(Tar { bytes: Bytes::new(bytes), parsed }));
+        }
+        Ok(image)
+    }
+
+    /// An image that has this file alone, at a path that is the same for all.
+    fn of_file(path: &Path) -> Result<Self> {
+        let map = Map::path(path).with_context(|| format!("read file: {}", path.display()))?;
+        let digest = Digest::of(&map);
+        let content = Content { digest, size: map.len() as u64 };
+        let shape = Shape {
+            kind: Kind::Regular,
+            raw: false,
+            sparse: false,
+            pax_keys: Vec::new(),
+            style: Box::default(),
+        };
+        let entry = Entry {
+            shape: 0,
+            path: b"file"[..].into(),
+            mode: 0o644,
+            uid: 0,
+            gid: 0,
+            uname: Box::default(),
+            gname: Box::default(),
+            mtime: 0,
+            mtime_nsec: 0,
+            dev_major: 0,
+            dev_minor: 0,
+            link: Box::default(),
+            pax: Box::default(),
+            content: Some(content),
+            bare_size: 0,
+            sparse: Box::default(),
+            raw: Box::default(),
+        };
+        let index = LayerIndex { shapes: vec![shape], entries: vec![entry], ..LayerIndex::default() };
+        Ok(Self {
+            layers: vec![SideLayer { diff_id: digest, tar_bytes: content.size, index: Arc::new(index) }],
+            contents: vec![Box::new(Single { content, bytes: Bytes::new(map) })],
+        })
+    }
+
+    /// Regular files by path, the topmost layer's of each.
+    fn files(&self) -> HashMap<&[u8], Content> {
+        let mut files = HashMap::new();
+        for layer in &self.layers {
+            for entry in &layer.index.entries {
+                if let (Kind::Regular, Some(content)) = (layer.index.kind(entry), entry.content)
+                    && content.size > 0
+                {
+                    files.insert(&*entry.path, content);
+                }
+            }
+        }
+        files
+    }
+}
+
+struct Single {
+    content: Content,
+    bytes: Bytes,
+}
+
+impl ContentSource for Single {
+    fn open(&self, content: &Content) -> io::Result<Option<Bytes>> {
+        Ok((*content == self.content).then(|| self.bytes.clone()))
+    }
+}
+
+struct Tar {
+    bytes: Bytes,
+    parsed: ParsedLayer,
+}
+
+impl ContentSource for Tar {
+    fn open(&self, content: &Content) -> io::Result<Option<Bytes>> {
+        let Some(place) = self.parsed.place(&content.digest) else { return Ok(None) };
+        if place.extents.is_some() {
+            let mut expanded = Vec::new();
+            if let Some(bytes) = place.bytes(&self.bytes) {
+                io::copy(&mut bytes.reader(), &mut expanded)?;
+            }
+            return Ok(Some(Bytes::from(expanded)));
+        }
+        let part = || {
+            let start = usize::try_from(place.offset).ok()?;
+            self.bytes.slice(start..start.checked_add(usize::try_from(content.size).ok()?)?)
+        };
+        Ok(part())
+    }
+}
+
+/// The file's bytes where a program can open them.
+pub fn write_all(pair: &Pair, dir: &Path) -> Result<()> {
+    for (number, (old, new)) in pair.files.iter().enumerate() {
+        if let Some(old) = old {
+            std::fs::write(dir.join(format!("{number}.old")), old)?;
+        }
+        std::fs::write(dir.join(format!("{number}.new")), new)?;
+    }
+    if pair.files.is_empty() {
+        bail!("compare: {}: nothing changed", pair.name);
+    }
+    Ok(())
+}
