@@ -26,7 +26,7 @@ const WINDOW_MISMATCHES: usize = 8;
 const LONG_RUN: usize = 32;
 
 /// The bytes by which a new alignment must beat the current one.
-const GAIN: usize = 8;
+const GAIN: usize = 16;
 
 /// Lookups made together, so that their cache misses overlap.
 const BATCH: usize = 16;
