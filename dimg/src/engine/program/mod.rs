@@ -22,11 +22,13 @@
 
 mod apply;
 mod builder;
+mod compose;
 
 mod walk;
 
 pub use apply::apply;
 pub use builder::Builder;
+pub use compose::compose;
 
 pub(crate) use walk::{RunReader, read_number, skip_program};
 
