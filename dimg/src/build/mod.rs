@@ -9,6 +9,7 @@ mod encode;
 mod groups;
 mod names;
 mod schedule;
+mod similar;
 #[cfg(test)]
 mod tests;
 

@@ -7,6 +7,7 @@
 use super::encode::{self, Kept, SMALL_CONTENT_BYTES, chunks, frame_memory};
 use super::groups::{Class, Group, Groups};
 use super::names::{Candidate, Names};
+use super::similar::{Similar, tells};
 use super::{BuildOptions, Codec, Progress, Side};
 use crate::engine::frame::{ProgramFrame, STORED_CHUNK_BYTES, StoredFrame};
 use crate::engine::program::Program;
@@ -64,6 +65,8 @@ pub(super) fn run(
         let coordinator = Coordinator {
             worker: &worker,
             bases,
+            similar: None,
+            likeness: None,
             all_bytes,
             jobs: job_sender,
             next: 0,
@@ -221,6 +224,10 @@ struct Plan {
 struct Coordinator<'a> {
     worker: &'a Worker<'a>,
     bases: Bases<'a>,
+    /// The parent's contents by what is in them, made when first needed.
+    similar: Option<Similar>,
+    /// What the content of this number was last found to be like: a job may have to wait for memory and come again.
+    likeness: Option<(usize, Option<Candidate>)>,
     all_bytes: u64,
     jobs: Sender<(Job, u64)>,
     /// The first content not handed out.
@@ -323,7 +330,10 @@ impl Coordinator<'_> {
             return None;
         }
         self.next += 1;
-        let bases = self.bases.of(number, content, self.worker.paths[number]);
+        let mut bases = self.bases.of(number, content, self.worker.paths[number]);
+        if bases.is_empty() && !self.bases.none && tells(content) {
+            bases.extend(self.like(number, content));
+        }
         // A content that outweighs all others would keep one thread busy while the rest wait.
         let alone = content.size > self.all_bytes / 2;
         Some(Job::Content {
@@ -331,6 +341,21 @@ impl Coordinator<'_> {
             bases,
             threads: if alone { self.worker.options.threads.get() } else { 1 },
         })
+    }
+
+    /// The content of the parent most like this one, of which no name tells.
+    fn like(&mut self, number: usize, content: &Content) -> Option<Candidate> {
+        if let Some((_, found)) = self.likeness.filter(|(known, _)| *known == number) {
+            return found;
+        }
+        let Worker { parent, target, options, .. } = self.worker;
+        let parent = (*parent)?;
+        let layers = self.bases.layers;
+        let similar =
+            self.similar.get_or_insert_with(|| Similar::new(layers, parent.contents, options.threads.get()));
+        let found = similar.to(content, target.contents);
+        self.likeness = Some((number, found));
+        found
     }
 
     fn put_back(&mut self, job: Job) {

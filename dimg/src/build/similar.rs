@@ -65,3 +65,70 @@ impl Similar {
 pub(super) fn tells(content: &Content) -> bool {
     content.size >= MIN_CONTENT_BYTES as u64
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Digest;
+    use crate::content::Bytes;
+    use crate::index::{Entry, Shape, Tail};
+    use std::collections::HashMap;
+    use std::io;
+
+    struct Contents(HashMap<Digest, Vec<u8>>);
+
+    impl ContentSource for Contents {
+        fn open(&self, content: &Content) -> io::Result<Option<Bytes>> {
+            Ok(self.0.get(&content.digest).map(|bytes| Bytes::from(bytes.clone())))
+        }
+    }
+
+    fn text(seed: usize) -> Vec<u8> {
+        (0..400).flat_map(|line| format!("{seed} {}\n", line * line * (seed + 7)).into_bytes()).collect()
+    }
+
+    fn content(bytes: &[u8]) -> Content {
+        Content { digest: Digest::of(bytes), size: bytes.len() as u64 }
+    }
+
+    fn entry(number: usize, content: Content) -> Entry {
+        Entry {
+            shape: 0,
+            path: format!("file{number}").into_bytes().into(),
+            mode: 0o644,
+            uid: 0,
+            gid: 0,
+            uname: [].into(),
+            gname: [].into(),
+            mtime: 0,
+            mtime_nsec: 0,
+            dev_major: 0,
+            dev_minor: 0,
+            link: [].into(),
+            pax: [].into(),
+            content: Some(content),
+            bare_size: 0,
+            sparse: [].into(),
+            raw: [].into(),
+        }
+    }
+
+    #[test]
+    fn a_renamed_and_edited_file_is_found_with_any_number_of_threads() {
+        let mut contents = Contents((0..20).map(text).map(|bytes| (Digest::of(&bytes), bytes)).collect());
+        let entries = (0..20).map(|number| entry(number, content(&text(number)))).collect();
+        let shape =
+            Shape { kind: Kind::Regular, raw: false, sparse: false, pax_keys: vec![], style: [1].into() };
+        let tail = Tail { zero_bytes: 1024, rest: [].into() };
+        let layers = [Arc::new(LayerIndex { shapes: vec![shape], entries, tail })];
+        let edited = [&text(13)[200..], b"and more"].concat();
+        let (edited, other) = (content(&edited), content(b"short"));
+        contents.0.insert(edited.digest, [&text(13)[200..], b"and more"].concat());
+        for threads in [1, 4] {
+            let similar = Similar::new(&layers, &contents, threads);
+            let found = similar.to(&edited, &contents).map(|candidate| candidate.place);
+            assert_eq!(found, Some(Place { layer: 0, entry: 13 }));
+            assert!(similar.to(&other, &contents).is_none());
+        }
+    }
+}
