@@ -160,7 +160,7 @@ mod tests {
     #[test]
     fn finds_the_edited_content_among_many() {
         let contents: Vec<Vec<u8>> =
-            (1..40).map(|seed| noise(5000 + 100 * usize::from(seed as u8), seed)).collect();
+            (1u8..40).map(|seed| noise(5000 + 100 * usize::from(seed), u64::from(seed))).collect();
         let mut index = SketchIndex::default();
         for (number, content) in (0u32..).zip(&contents) {
             index.insert(number, content.len() as u64, &Sketch::of(content));
