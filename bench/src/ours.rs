@@ -19,6 +19,7 @@ pub fn measure(pair: &Pair, threads: NonZeroUsize) -> Result<Vec<(String, u64, D
             codec: Codec::Auto,
             threads,
             memory_bytes: 1 << 30,
+            name: String::new(),
             dir: std::env::temp_dir(),
         };
         let start = Instant::now();

@@ -102,7 +102,7 @@ fn apply(file: &[u8], parent: Option<&Made>, target: &Made) -> BTreeMap<StageCod
         *codecs.entry(recipe.stages[0].codec).or_default() += 1;
         let base = recipe.base.map(|base| parent.unwrap().contents.0[&base.digest].clone());
         let mut out = Vec::new();
-        dimg.make(recipe, base.as_deref(), &mut out, &mut tempfile::tempfile).unwrap();
+        dimg.make(recipe, base.as_deref(), &mut out, &tempfile::tempfile).unwrap();
         assert_eq!(out, target.contents.0[&content.digest]);
     }
     codecs
@@ -115,7 +115,7 @@ fn noise(seed: u64, count: usize) -> Vec<u8> {
         state ^= state << 13;
         state ^= state >> 7;
         state ^= state << 17;
-        (state >> 32) as u8
+        state.to_le_bytes()[4]
     };
     (0..count).map(|_| next()).collect()
 }
