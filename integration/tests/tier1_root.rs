@@ -1,5 +1,7 @@
 //! Tier 1: the file commands on real images, as root (owners, devices, privileged attributes).
 
+use std::path::Path;
+
 use anyhow::{Result, ensure};
 use d4c_integration::Sandbox;
 use d4c_integration::images::{Series, TAGS};
@@ -25,7 +27,11 @@ fn patched_equals_unpacked(name: &str) -> Result<()> {
             arguments.push(destination);
             d4c(&arguments)?.success()?;
         }
-        Tree::of(&series.unpack(tag, &sandbox)?)?.must_equal(&Tree::of(&root)?)?;
+        // A folder without an entry has the time of unpacking with umoci, and the epoch with us.
+        let tree = |root: &Path| {
+            Ok::<_, anyhow::Error>(Tree::of(root)?.without_mtime_of(&["app/no-entry-for-this"]))
+        };
+        tree(&series.unpack(tag, &sandbox)?)?.must_equal(&tree(&root)?)?;
         let (image, made) = (series.image(tag)?, Series::at(&layout).image(tag)?);
         ensure!(made.config_digest == image.config_digest, "{tag}: another config");
         ensure!(made.diff_ids() == image.diff_ids(), "{tag}: other diff IDs");
