@@ -6,8 +6,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
+use nix::mount::{MntFlags, umount2};
 
 use crate::images::cache;
+use crate::leftovers;
 use crate::program::{Output, built, repository};
 use crate::sandbox::{Daemon, Sandbox, wait_for};
 use crate::snapshotter::Snapshotter;
@@ -233,6 +235,29 @@ address = "{di3fs}"
         self.ctr(["tasks", "rm", "--force", &container])?;
         self.ctr(["containers", "rm", &container])?.success()?;
         Ok(())
+    }
+
+    /// Mounts the root file system of an image at `target`, gives it to `see`, and unmounts it.
+    ///
+    /// # Errors
+    /// Fails when containerd does, or `see`.
+    pub fn with_mounted<T>(
+        &self,
+        snapshotter: &str,
+        image: &str,
+        target: &Path,
+        see: impl FnOnce(&Path) -> Result<T>,
+    ) -> Result<T> {
+        fs::create_dir_all(target)?;
+        let path = target.to_string_lossy();
+        self.ctr(["images", "mount", "--snapshotter", snapshotter, image, &path])?.success()?;
+        let seen = see(target);
+        self.ctr(["images", "unmount", "--rm", "--snapshotter", snapshotter, &path])?.success()?;
+        // 2.x mounts a second time for itself, and keeps that until its next garbage collection.
+        for point in leftovers::mounts(&self.sandbox.path("state/io.containerd.mount-manager.v1.bolt")) {
+            umount2(&point, MntFlags::MNT_DETACH)?;
+        }
+        seen
     }
 
     /// The names of the snapshots that the snapshotter has.

@@ -21,15 +21,11 @@ fn overlayfs_runs_what_umoci_unpacks() -> Result<()> {
         containerd.import(&archive, "overlayfs")?;
         let greeting = containerd.run("overlayfs", &name, &["sh", "-c", "cat /etc/release; ls -d /odd"])?;
         ensure!(greeting.starts_with('v'), "{greeting}");
-        let mounted = sandbox.dir(&format!("mounted-{tag}"))?;
-        containerd
-            .ctr(["images", "mount", "--snapshotter", "overlayfs", &name, &mounted.to_string_lossy()])?
-            .success()?;
+        let mounted = containerd.with_mounted("overlayfs", &name, &sandbox.path("mounted"), Tree::of)?;
         // containerd sets neither the time of the root nor one before 1970; a folder without an entry has the time of unpacking.
         let other_times = ["", "app/no-entry-for-this", "odd/before-1970"];
         let reference = Tree::of(&series.unpack(tag, &sandbox)?)?.without_mtime_of(&other_times);
-        reference.must_equal(&Tree::of(&mounted)?.without_mtime_of(&other_times))?;
-        nix::mount::umount(&mounted)?;
+        reference.must_equal(&mounted.without_mtime_of(&other_times))?;
     }
     containerd.stop()?;
     sandbox.close()
