@@ -14,4 +14,7 @@ stage() {
 stage setup hack/setup.sh
 stage build make build
 stage unit "${CARGO:-cargo}" test --workspace
+stage images hack/tiers.sh --prepare
+stage integration hack/tiers.sh
+stage suites integration/suite/run.sh
 printf '== all: %d s\n' $SECONDS
