@@ -58,3 +58,27 @@ fn npm_node_comes_back() -> Result<()> {
 fn pypi_numpy_comes_back() -> Result<()> {
     patched_equals_unpacked("pypi-numpy")
 }
+
+/// On a disk that is too small every command says so, with status 5, and leaves it as it was.
+#[test]
+fn a_full_disk_is_told_and_left_clean() -> Result<()> {
+    let sandbox = Sandbox::new()?;
+    let series = Series::named("tiny")?;
+    let disk = sandbox.tmpfs("disk", 256 << 10)?;
+    let base = sandbox.path("v1.cdimg").to_string_lossy().into_owned();
+    d4c(["convert", &series.source("v1"), &base])?.success()?;
+    let on_disk = |name: &str| disk.join(name).to_string_lossy().into_owned();
+    let delta = sandbox.path("v2.cdimg").to_string_lossy().into_owned();
+    d4c(["diff", &series.source("v1"), &series.source("v2"), &delta])?.success()?;
+    for arguments in [
+        vec!["convert".to_owned(), series.source("v1"), on_disk("out.cdimg")],
+        vec!["patch".to_owned(), base.clone(), delta.clone(), format!("dir:{}", on_disk("root"))],
+        vec!["patch".to_owned(), base.clone(), delta.clone(), format!("oci:{}:x", on_disk("layout"))],
+    ] {
+        let ended = d4c(&arguments)?;
+        ended.refused(5, "no space left")?;
+        let left: Vec<_> = std::fs::read_dir(&disk)?.collect();
+        ensure!(left.is_empty(), "{arguments:?} left {left:?}");
+    }
+    sandbox.close()
+}
