@@ -4,9 +4,10 @@ use std::path::Path;
 
 use anyhow::{Result, ensure};
 use d4c_integration::Sandbox;
-use d4c_integration::images::{Series, TAGS};
-use d4c_integration::program::d4c;
-use d4c_integration::tree::Tree;
+use d4c_integration::images::{Series, TAGS, script};
+use d4c_integration::memory::measure;
+use d4c_integration::program::{Output, built, d4c};
+use d4c_integration::tree::{Tree, sha256};
 
 /// Base, then two deltas: the tree is the one that umoci unpacks, every diff ID comes back, the config keeps its digest.
 fn patched_equals_unpacked(name: &str) -> Result<()> {
@@ -80,5 +81,25 @@ fn a_full_disk_is_told_and_left_clean() -> Result<()> {
         let left: Vec<_> = std::fs::read_dir(&disk)?.collect();
         ensure!(left.is_empty(), "{arguments:?} left {left:?}");
     }
+    sandbox.close()
+}
+
+/// A file of 500 MB: the delta takes less than 1.5 GiB of memory of its own, applying it less than 64 MiB.
+#[test]
+fn large_files_need_bounded_memory() -> Result<()> {
+    let sandbox = Sandbox::new()?;
+    let dir = |name: &str| Ok::<_, anyhow::Error>(format!("dir:{}", sandbox.dir(name)?.display()));
+    let (old, new) = (dir("old")?, dir("new")?);
+    let file = |dir: &str| sandbox.path(dir).join("large.bin");
+    let mut big = sandbox.command("python3");
+    Output::of(big.arg(script("big.py")).arg(file("old")).arg(file("new")).arg("500"))?.success()?;
+    let delta = sandbox.path("delta.cdimg").to_string_lossy().into_owned();
+    let out = sandbox.path("out");
+    let run = |arguments: &[&str]| measure(sandbox.command(built("d4c")).args(arguments));
+    let diff = run(&["diff", &old, &new, &delta])?;
+    let patch = run(&["patch", &old, &delta, &format!("dir:{}", out.display())])?;
+    ensure!(diff.peak_bytes < 1536 << 20, "diff took {} MiB", diff.peak_bytes >> 20);
+    ensure!(patch.peak_bytes < 64 << 20, "patch took {} MiB", patch.peak_bytes >> 20);
+    ensure!(sha256(&out.join("large.bin"))? == sha256(&file("new"))?, "another file");
     sandbox.close()
 }
