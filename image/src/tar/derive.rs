@@ -84,7 +84,9 @@ impl Deriver<'_> {
         if sum != checksums(self.block).0 {
             return None;
         }
-        let (name, end_kept) = self.name(&magic);
+        // Some write the fields of ustar into the oldest headers too, where no one reads them.
+        let with_owner = has_owner(&magic) || !trimmed(&self.block[V7_END]).is_empty();
+        let (name, end_kept) = self.name(with_owner);
         Some(Header {
             flag: self.block[FLAG],
             magic,
@@ -96,7 +98,7 @@ impl Deriver<'_> {
             mtime: self.number(MTIME, entry.mtime)?,
             checksum: Form::of(&self.block[CHECKSUM], sum)?,
             link: self.text(LINK, &entry.link),
-            owner: match has_owner(&magic) {
+            owner: match with_owner {
                 false => None,
                 true => Some(Owner {
                     uname: self.text(UNAME, &entry.uname),
@@ -110,9 +112,9 @@ impl Deriver<'_> {
     }
 
     /// The name, and whether the end of the block is kept.
-    fn name(&self, magic: &[u8; 8]) -> (Text, bool) {
+    fn name(&self, with_owner: bool) -> (Text, bool) {
         let name = trimmed(&self.block[NAME]);
-        let end = trimmed(&self.block[if has_owner(magic) { END } else { V7_END }]);
+        let end = trimmed(&self.block[if with_owner { END } else { V7_END }]);
         let prefix = if Flavour::of(self.block) == Flavour::Ustar { end } else { &[] };
         if let Some(text) = self.placed_name(prefix, name) {
             return (text, prefix.len() != end.len());
@@ -156,8 +158,8 @@ impl Deriver<'_> {
     fn text(&self, field: Range<usize>, own: &[u8]) -> Text {
         let width = field.len();
         let value = trimmed(&self.block[field]);
-        if self.prefix && value.is_empty() {
-            return Text::literal(b"");
+        if self.prefix && value.is_empty() || value.starts_with(b"././@") {
+            return Text::literal(value);
         }
         let explains = |text: &Text| text.place.of(&whole_text(text, own, &[]), width) == Some((&[], value));
         if let Some(text) = texts(&TextSource::Entry).find(explains) {

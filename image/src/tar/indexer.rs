@@ -98,7 +98,8 @@ impl Indexer {
         }
         entry.shape = u32::try_from(self.shapes.len()).unwrap_or(u32::MAX);
         self.by_shape.insert(shape.clone(), entry.shape);
-        if style.is_some() {
+        // A style that keeps fields explains members that another explains better: it is found by deriving only.
+        if style.is_some() && !shape.pax_keys.iter().any(|key| key.starts_with(b"=")) {
             self.by_look.entry(look).or_default().push(entry.shape);
         }
         self.shapes.push(shape);

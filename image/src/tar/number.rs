@@ -35,13 +35,21 @@ pub enum Terminator {
     SpaceNul,
     /// A NUL, then a space: the checksum's usual form.
     NulSpace,
+    /// Two NULs.
+    NulNul,
     /// Nothing: the digits end with the field.
     Nothing,
 }
 
 const FILLS: [Fill; 3] = [Fill::Zeros, Fill::Spaces, Fill::Nothing];
-const TERMINATORS: [Terminator; 5] =
-    [Terminator::Nul, Terminator::Space, Terminator::SpaceNul, Terminator::NulSpace, Terminator::Nothing];
+const TERMINATORS: [Terminator; 6] = [
+    Terminator::Nul,
+    Terminator::Space,
+    Terminator::SpaceNul,
+    Terminator::NulSpace,
+    Terminator::NulNul,
+    Terminator::Nothing,
+];
 
 impl Terminator {
     fn bytes(self) -> &'static [u8] {
@@ -50,6 +58,7 @@ impl Terminator {
             Self::Space => b" ",
             Self::SpaceNul => b" \0",
             Self::NulSpace => b"\0 ",
+            Self::NulNul => b"\0\0",
             Self::Nothing => b"",
         }
     }
@@ -166,7 +175,7 @@ mod tests {
         for (code, form) in (0..).zip(Form::all()) {
             assert_eq!((form.code(), Form::from_code(code)), (code, Some(form)));
         }
-        assert_eq!(Form::from_code(18), None);
+        assert_eq!(Form::from_code(21), None);
     }
 
     #[test]

@@ -13,6 +13,8 @@ use super::text::{Join, PLACES, Place, TRANSFORMS, Transform};
 
 /// Bytes of an encoded style.
 pub const MAX_STYLE_BYTES: usize = 4 << 10;
+/// Bit in the magic's code: the header has owner names and device numbers though no one reads them.
+const UNASKED_OWNER: u8 = 4;
 /// Bytes of a literal in a style.
 pub const MAX_LITERAL_BYTES: usize = 100;
 
@@ -69,7 +71,7 @@ pub struct Header {
     pub mtime: Number,
     pub checksum: Form,
     pub link: Text,
-    /// Owner names and device numbers, unless the magic is none that has them.
+    /// Owner names and device numbers; always there when the magic has them.
     pub owner: Option<Owner>,
     /// The rest of the block is kept; else it is zeros, or the first part of a split name.
     pub end_kept: bool,
@@ -242,14 +244,16 @@ impl Record {
 impl Header {
     fn put(&self, out: &mut Vec<u8>) {
         out.push(self.flag);
-        match self.magic {
-            [0, 0, 0, 0, 0, 0, 0, 0] => out.push(0),
-            MAGIC_USTAR => out.push(1),
-            MAGIC_GNU => out.push(2),
-            magic => {
-                out.push(3);
-                out.extend(magic);
-            }
+        let unasked = if self.owner.is_some() && !has_owner(&self.magic) { UNASKED_OWNER } else { 0 };
+        let code = match self.magic {
+            [0, 0, 0, 0, 0, 0, 0, 0] => 0,
+            MAGIC_USTAR => 1,
+            MAGIC_GNU => 2,
+            _ => 3,
+        };
+        out.push(code | unasked);
+        if code == 3 {
+            out.extend(self.magic);
         }
         self.name.put(out);
         for number in [&self.mode, &self.uid, &self.gid, &self.size, &self.mtime] {
@@ -268,7 +272,8 @@ impl Header {
 
     fn read(reader: &mut Reader<'_>) -> Result<Self, WireError> {
         let type_flag = reader.byte("type flag")?;
-        let magic = match reader.byte("magic")? {
+        let code = reader.byte("magic")?;
+        let magic = match code & !UNASKED_OWNER {
             0 => [0; 8],
             1 => MAGIC_USTAR,
             2 => MAGIC_GNU,
@@ -290,7 +295,11 @@ impl Header {
         let [mode, uid, gid, size, mtime] = numbers;
         let checksum = read_form(reader)?;
         let link = Text::read(reader)?;
-        let owner = match has_owner(&magic) {
+        let unasked = code & UNASKED_OWNER != 0;
+        if unasked && has_owner(&magic) {
+            return Err(reader.error("magic", "owner fields are there in any case"));
+        }
+        let owner = match unasked || has_owner(&magic) {
             false => None,
             true => Some(Owner {
                 uname: Text::read(reader)?,

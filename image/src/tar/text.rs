@@ -17,7 +17,8 @@ pub enum Join {
     Go(Box<[u8]>),
     /// `dir/literal/base` of GNU tar: the directory `.` when there is none, trailing slashes dropped.
     Gnu(Box<[u8]>),
-    /// libarchive: `dir/literal/base`, directories in the middle dropped to fit; nothing inserted when empty.
+    /// libarchive: `dir/literal/base`, slashes at the end and directories in the middle dropped; the path itself,
+    /// shortened, when the literal is empty.
     Libarchive(Box<[u8]>),
 }
 
@@ -37,7 +38,12 @@ impl Join {
                 let dir = if dir.is_empty() { b"." } else { dir };
                 [dir, literal, base].join(&b'/')
             }
-            Self::Libarchive(insert) => libarchive(path, insert),
+            Self::Libarchive(insert) if insert.is_empty() => libarchive(path, insert),
+            Self::Libarchive(insert) => match without_trailing_dots(path) {
+                [] => [b"/", &**insert, b"/rootdir"].concat(),
+                b"." => [&**insert, b"/currentdir"].concat(),
+                path => libarchive(path, insert),
+            },
         }
     }
 }
@@ -48,6 +54,14 @@ fn after_last_slash(path: &[u8]) -> usize {
 
 fn without_trailing_slashes(path: &[u8]) -> &[u8] {
     &path[..path.iter().rposition(|&byte| byte != b'/').map_or(0, |last| last + 1)]
+}
+
+/// The path without slashes, and dots after slashes, at its end.
+fn without_trailing_dots(mut path: &[u8]) -> &[u8] {
+    while let [before @ .., b'/'] | [before @ .., b'/', b'.'] = path {
+        path = before;
+    }
+    path
 }
 
 /// Go's `path.Clean`: no empty or `.` components, `..` resolved where something precedes it.
@@ -163,7 +177,7 @@ pub enum Place {
     Trim,
     /// Names too long for the field are split at the last slash that leaves the first part 155 bytes.
     SplitLast,
-    /// Names too long for the field are split at the first slash that leaves the second part 100 bytes.
+    /// Names too long for the field are split at the first slash that leaves the second part 100 bytes, or none.
     SplitFirst,
 }
 
@@ -186,6 +200,7 @@ impl Place {
                 let ends_in_slash = text.ends_with(b"/") && text.len() <= PREFIX_BYTES + 1;
                 let most = text.len().min(PREFIX_BYTES + 1) - usize::from(ends_in_slash);
                 split(text, text[..most].iter().rposition(|&byte| byte == b'/')?, width)
+                    .filter(|(_, name)| !name.is_empty())
             }
             Self::SplitFirst => {
                 let least = (text.len() - width - 1).max(1);
@@ -201,8 +216,7 @@ fn cut_slash(cut: &[u8]) -> &[u8] {
 
 fn split(text: &[u8], slash: usize, width: usize) -> Option<(&[u8], &[u8])> {
     let (prefix, name) = (&text[..slash], &text[slash + 1..]);
-    let fits = (1..=PREFIX_BYTES).contains(&prefix.len()) && (1..=width).contains(&name.len());
-    fits.then_some((prefix, name))
+    ((1..=PREFIX_BYTES).contains(&prefix.len()) && name.len() <= width).then_some((prefix, name))
 }
 
 #[cfg(test)]
@@ -223,8 +237,10 @@ mod tests {
         let bsd =
             |path: &str| String::from_utf8(Join::Libarchive((*b"P").into()).of(path.as_bytes())).unwrap();
         assert_eq!(bsd("a/b"), "a/P/b");
-        assert_eq!(bsd("b/"), "P/b/");
-        assert_eq!(bsd("a/b/."), "a/P/b/");
+        assert_eq!(bsd("b/"), "P/b");
+        assert_eq!(bsd("a/b/."), "a/P/b");
+        assert_eq!(bsd("./"), "P/currentdir");
+        assert_eq!(bsd("//"), "/P/rootdir");
     }
 
     #[test]
