@@ -489,6 +489,14 @@ mod tests {
     }
 
     #[test]
+    fn frames_before_version_1_are_refused() {
+        // A frame of zstd 0.7: magic, one segment of five bytes, a raw block, the end.
+        let frame = b"\x27\xb5\x2f\xfd\x20\x05\x40\x00\x05hello\xc0\x00\x00";
+        let packed = Packed { codec: Codec::Zstd, raw_bytes: 5, stored: frame.to_vec() };
+        assert!(unpack(&packed).is_err());
+    }
+
+    #[test]
     fn levels_choose_the_smaller() {
         let data = sample(100_000);
         for level in [Level::Fast, Level::Default, Level::Best] {
