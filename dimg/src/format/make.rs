@@ -139,6 +139,10 @@ impl Dimg {
             }
             (StageCodec::Program, _) => {
                 let frame = ProgramFrame::parse(bytes).map_err(bad)?;
+                if frame.slots() != 1 {
+                    let reason = format!("it holds {} programs, not one", frame.slots());
+                    return Err(DimgError::corrupt("frame", offset, reason));
+                }
                 frame.apply_slot(0, old, stage.out_bytes, out).map_err(bad)
             }
             (StageCodec::Bsdiff, _) => BsdiffFrame::parse(bytes)

@@ -8,6 +8,9 @@ use super::*;
 use crate::Digest;
 use crate::content::Bytes;
 use crate::engine::compress::Level;
+use crate::engine::frame::ProgramFrame;
+use crate::engine::matcher::{MatchOptions, diff};
+use crate::engine::program::Program;
 use crate::index::edit::testing::{content_bytes, series};
 use proptest::prelude::*;
 use sample::{Sample, original};
@@ -81,6 +84,25 @@ fn contents_of_the_wrong_base_are_refused() {
     assert!(matches!(make(None), DimgError::Make { .. }));
     assert!(matches!(make(Some(&vec![0; size + 1])), DimgError::Make { .. }));
     assert!(matches!(make(Some(&vec![0; size])), DimgError::WrongContent { .. }));
+}
+
+#[test]
+fn a_frame_of_one_program_has_one() {
+    let (sample, options) = (original(), MatchOptions::default());
+    let edit = sample.edit();
+    let program = diff(&content_bytes(100), &content_bytes(101), &options);
+    let made = |programs: &[&Program]| {
+        let (mut writer, mut recipes) = sample.frames(&edit);
+        let frame = ProgramFrame::encode(programs, Level::Fast).unwrap();
+        recipes[0].stages[0].frame = writer.frame(FrameKind::Program, &frame).unwrap();
+        let mut bytes = Vec::new();
+        let assembled = writer.finish(&sample.meta(), &edit, &recipes, Level::Fast);
+        assembled.unwrap().write_to(&mut bytes).unwrap();
+        make_all(&Dimg::open(Bytes::from(bytes)).unwrap(), &sample).map_err(|error| error.to_string())
+    };
+    made(&[&program]).unwrap();
+    let error = made(&[&program, &program]).unwrap_err();
+    assert!(error.contains("it holds 2 programs, not one"), "{error}");
 }
 
 #[test]
