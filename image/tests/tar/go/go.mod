@@ -1,0 +1,3 @@
+module d4c.test/tarwriters
+
+go 1.21
