@@ -259,7 +259,7 @@ fn repeats_xattr(records: &[Record<'_>]) -> bool {
 }
 
 /// Whether a record with this key is an extended attribute that containerd sets.
-fn is_xattr(key: &[u8]) -> bool {
+pub fn is_xattr(key: &[u8]) -> bool {
     key.starts_with(b"SCHILY.xattr.")
 }
 

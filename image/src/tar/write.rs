@@ -10,7 +10,7 @@ use super::block::BLOCK;
 use super::build::{Kept, build};
 use super::error::WriteError;
 use super::indexer::PADDING;
-use super::member::{self, Member};
+use super::member::{self, Member, is_xattr};
 use super::style::{MAX_STYLE_BYTES, Style};
 
 /// Opens a content, expanded when it is a sparse file's.
@@ -128,6 +128,9 @@ impl<'a> Headers<'a> {
             (keys, values, padding) = (others, other_values, Some(&**value));
         }
         if shape.raw {
+            if !keys.iter().all(|key| is_xattr(key)) {
+                return Err(misfit("raw headers with kept values that are no extended attributes"));
+            }
             self.built.extend_from_slice(&entry.raw);
         } else {
             if self.styles[place].is_none() {

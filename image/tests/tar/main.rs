@@ -2,6 +2,7 @@
 
 mod check;
 mod golang;
+mod pinned;
 mod property;
 mod tree;
 mod writers;
