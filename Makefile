@@ -9,7 +9,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 
 as_root := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=CARGO_TARGET_DIR,D4C_CACHE,D4C_DEBIAN_MIRROR)
 
-.PHONY: help setup build check test bench demo install clean
+.PHONY: help setup build check test fuzz-short bench demo install clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -24,8 +24,11 @@ build: ## the release binaries, in target/release
 check: ## formatting, lints, licences, scripts
 	@hack/check.sh
 
-test: ## everything: setup, build, unit tests, integration tiers
+test: ## everything: setup, build, unit tests, fuzz targets, integration tiers
 	@hack/test.sh
+
+fuzz-short: ## every fuzz target for a minute
+	@hack/fuzz.sh 60
 
 bench: ## sizes and times beside bsdiff, xdelta3 and zstd
 	$(as_root) hack/images.sh >/dev/null

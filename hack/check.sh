@@ -34,6 +34,10 @@ members_opt_into_lints
 "$cargo" clippy --workspace --all-targets --quiet -- -D warnings
 # The tiers are test = false, so --all-targets leaves them out.
 "$cargo" clippy -p d4c-integration --test '*' --quiet -- -D warnings
+step 'fuzz targets'
+"$cargo" fmt --manifest-path fuzz/Cargo.toml --check
+"$cargo" clippy --manifest-path fuzz/Cargo.toml --bins --lib --locked --quiet -- -D warnings
+hack/fuzz.sh 0
 step scripts
 shellcheck .ci/run hack/*.sh hack/images/*.sh integration/suite/*.sh
 step 'bans, licences, sources (advisories need their database: cargo deny check advisories)'

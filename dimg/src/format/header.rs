@@ -71,16 +71,19 @@ pub(crate) struct Header {
     pub(crate) rows: [Row; SECTIONS],
 }
 
-/// The first half of the SHA-256 of `bytes`.
+/// The first half of the SHA-256 of `bytes`. Zero under a fuzzer, which could not make it right.
 pub(crate) fn check16(bytes: &[u8]) -> [u8; 16] {
     let mut check = [0; 16];
+    if cfg!(fuzzing) {
+        return check;
+    }
     check.copy_from_slice(&sha2::Sha256::digest(bytes)[..16]);
     check
 }
 
-/// The XXH3-64 of `bytes`.
+/// The XXH3-64 of `bytes`. Zero under a fuzzer.
 pub(crate) fn check8(bytes: &[u8]) -> u64 {
-    xxh3_64(bytes)
+    if cfg!(fuzzing) { 0 } else { xxh3_64(bytes) }
 }
 
 /// Reads fixed-width integers from where they are known to be.
