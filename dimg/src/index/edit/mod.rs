@@ -10,6 +10,7 @@
 
 mod apply;
 mod between;
+mod compose;
 mod decode;
 mod encode;
 mod place;
@@ -22,6 +23,7 @@ mod tests;
 
 pub(crate) use apply::content_at;
 pub(crate) use between::key;
+pub use compose::{Composed, Lookup, Named};
 pub use decode::LayerClaim;
 pub(crate) use place::PlaceCoder;
 

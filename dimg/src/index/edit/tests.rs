@@ -49,6 +49,65 @@ proptest! {
     }
 
     #[test]
+    fn composed_makes_what_one_after_the_other_does(images in series(4)) {
+        let edit = |from: usize| Edit::between(&images[from], &images[from + 1]).unwrap();
+        let (one, two, three) = (edit(0), edit(1), edit(2));
+        let composed = Edit::compose(&one, &two, &[]).unwrap();
+        prop_assert_eq!(&round(&composed.edit), &composed.edit);
+        prop_assert_eq!(&composed.edit.apply(&images[0]).unwrap(), &images[2]);
+        let left = Edit::compose(&composed.edit, &three, &[]).unwrap().edit;
+        let right = Edit::compose(&one, &Edit::compose(&two, &three, &[]).unwrap().edit, &[]).unwrap().edit;
+        prop_assert_eq!(&left.apply(&images[0]).unwrap(), &images[3]);
+        prop_assert_eq!(left, right, "composition is associative");
+    }
+
+    #[test]
+    fn contents_are_followed_to_where_they_are_from(images in series(3)) {
+        let edit = |from: usize| Edit::between(&images[from], &images[from + 1]).unwrap();
+        let (one, two) = (edit(0), edit(1));
+        let composed = Edit::compose(&one, &two, &[]).unwrap();
+        prop_assert_eq!(composed.named.len(), composed.edit.new_contents.len());
+        for (named, content) in composed.named.iter().zip(&composed.edit.new_contents) {
+            let found = match *named {
+                Named::First(number) => one.new_contents[number as usize],
+                Named::Second(number) => two.new_contents[number as usize],
+            };
+            prop_assert_eq!(&found, content);
+        }
+        let lookup = one.lookup().unwrap();
+        for (layer, index) in (0u32..).zip(&images[1]) {
+            for (entry, found) in (0u32..).zip(&index.entries) {
+                let content = match lookup.content(Place { layer, entry }).unwrap() {
+                    ContentRef::None => None,
+                    ContentRef::New(number) => Some(one.new_contents[number as usize]),
+                    ContentRef::Parent(place) => content_at(&images[0], place),
+                };
+                prop_assert_eq!(content, found.content);
+            }
+        }
+    }
+
+    #[test]
+    fn layers_known_to_be_the_parents_stay_so(images in series(2)) {
+        let (there, back) =
+            (Edit::between(&images[0], &images[1]).unwrap(), Edit::between(&images[1], &images[0]).unwrap());
+        let kept: Vec<_> = (0u32..).take(images[0].len()).map(Some).collect();
+        let composed = Edit::compose(&there, &back, &kept).unwrap();
+        prop_assert!(composed.named.is_empty());
+        prop_assert_eq!(&composed.edit.apply(&images[0]).unwrap(), &images[0]);
+    }
+
+    #[test]
+    fn edits_that_do_not_follow_are_an_error_or_harmless(images in series(4)) {
+        let (one, other) =
+            (Edit::between(&images[0], &images[1]).unwrap(), Edit::between(&images[2], &images[3]).unwrap());
+        if let Ok(composed) = Edit::compose(&one, &other, &[]) {
+            round(&composed.edit);
+            let _ = composed.edit.apply(&images[0]);
+        }
+    }
+
+    #[test]
     fn another_parent_is_an_error_or_harmless(images in series(3)) {
         let edit = Edit::between(&images[0], &images[1]).unwrap();
         let _ = edit.apply(&images[2]);

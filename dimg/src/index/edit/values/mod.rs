@@ -9,7 +9,7 @@ mod write;
 pub(super) use read::ValueReader;
 pub(super) use write::ValueWriter;
 
-use super::Place;
+use super::{Place, Value};
 use crate::engine::compress::Kind::{self, Bytes, Numbers};
 use crate::index::Entry;
 use crate::index::columns::Spec;
@@ -141,6 +141,20 @@ pub(in crate::index::edit) fn heap_bytes(entry: &Entry) -> usize {
     let pax: usize = entry.pax.iter().map(|value| value.len() + size_of::<Box<[u8]>>()).sum();
     let names = entry.path.len() + entry.link.len() + entry.uname.len() + entry.gname.len();
     names + pax + entry.raw.len() + size_of_val(&*entry.sparse)
+}
+
+/// Bytes that a value of variable length takes in memory.
+pub(in crate::index::edit) fn value_bytes(value: &Value) -> usize {
+    match value {
+        Value::Path(bytes)
+        | Value::Link(bytes)
+        | Value::Uname(bytes)
+        | Value::Gname(bytes)
+        | Value::Raw(bytes) => bytes.len(),
+        Value::Pax(values) => values.iter().map(|value| value.len() + size_of::<Box<[u8]>>()).sum(),
+        Value::Sparse(extents) => size_of_val(&**extents),
+        _ => 0,
+    }
 }
 
 /// A parent's entry that a content was said to be of, for messages.
