@@ -4,6 +4,7 @@ use std::io::{BufWriter, Write};
 use std::path::Path;
 
 use clap::ValueEnum;
+use d4c_image::source::Source;
 use dimg::build::{self, BuildOptions};
 use dimg::engine::compress::Level;
 use dimg::format::write_cdimg;
@@ -28,6 +29,9 @@ pub(super) struct MakeOptions {
     /// How changed files are patched
     #[arg(long, value_enum, default_value_t = CodecChoice::Auto)]
     codec: CodecChoice,
+    /// Name for the image that load takes; by default the one that the source has for it
+    #[arg(long, value_name = "REF")]
+    name: Option<String>,
     #[command(flatten)]
     pub(super) image: ImageOptions,
 }
@@ -54,13 +58,13 @@ enum CodecChoice {
     Store,
 }
 
-/// Writes the file that makes `target` from `base`, or from nothing.
+/// Writes the file that makes `target`, which came from `source`, from `base` or from nothing.
 ///
 /// # Errors
 /// A content cannot be read, or the file not be written; nothing is left then.
 pub(super) fn write(
     base: Option<&Image>,
-    target: &Image,
+    (source, target): (&str, &Image),
     out: &Path,
     options: &MakeOptions,
     opener: &Opener<'_>,
@@ -83,7 +87,10 @@ pub(super) fn write(
         },
         threads: opener.threads,
         memory_bytes: options.memory,
-        name: String::new(),
+        name: match &options.name {
+            Some(name) => name.clone(),
+            None => Source::parse(source).ok().and_then(|source| source.image_name()).unwrap_or_default(),
+        },
         dir: if file.is_file() { parent(out).to_owned() } else { config.tmpdir.clone() },
     };
     let failed = Failure::delta(out);

@@ -29,5 +29,5 @@ pub(crate) fn run(options: &Options, config: &Config) -> Result<(), Failure> {
     let progress = Progress::new(config.progress);
     let opener = Opener::new(&options.make.image, config, &progress)?;
     let image = opener.open(&options.source)?;
-    build::write(None, &image, &options.out, &options.make, &opener, config)
+    build::write(None, (&options.source, &image), &options.out, &options.make, &opener, config)
 }

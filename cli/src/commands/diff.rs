@@ -31,5 +31,5 @@ pub(crate) fn run(options: &Options, config: &Config) -> Result<(), Failure> {
     let opener = Opener::new(&options.make.image, config, &progress)?;
     let old = opener.open(&options.old)?;
     let new = opener.open(&options.new)?;
-    build::write(Some(&old), &new, &options.out, &options.make, &opener, config)
+    build::write(Some(&old), (&options.new, &new), &options.out, &options.make, &opener, config)
 }

@@ -22,7 +22,7 @@ pub(crate) struct Options {
     /// The files, each after the one that it was made against
     #[arg(value_name = "FILE", required = true)]
     files: Vec<PathBuf>,
-    /// Name that the last image gets; without it, the image is named by its digest
+    /// Name that the last image gets; by default the one in the file, else its digest
     #[arg(long, value_name = "REF")]
     name: Option<String>,
     /// The snapshotter's name in containerd's configuration
@@ -36,6 +36,7 @@ pub(crate) struct Options {
 /// A file is damaged or its base is not there; the plugin or containerd does not answer, or refuses.
 pub(crate) fn run(options: &Options, config: &Config) -> Result<(), Failure> {
     // Faults of files are found here, where they have the names that the user gave.
+    let mut names = Vec::with_capacity(options.files.len());
     for path in &options.files {
         if path.as_os_str() == STANDARD {
             return Err(Failure::usage("-", "the plugin reads files by their names"));
@@ -45,6 +46,7 @@ pub(crate) fn run(options: &Options, config: &Config) -> Result<(), Failure> {
             let why = "a dimg has no manifest and config; d4c pack adds them";
             return Err(Failure::usage(path.display(), why));
         }
+        names.push(delta.file.dimg().target().name.clone());
     }
     let plugin = ControlClient::connect(&config.control)?;
     let containerd = Containerd::connect(&config.address, &config.namespace)?;
@@ -63,6 +65,7 @@ pub(crate) fn run(options: &Options, config: &Config) -> Result<(), Failure> {
         let chain_ids = digests(&made.chain_ids)?;
         let name = match &options.name {
             Some(name) if number == last => name.clone(),
+            _ if !names[number].is_empty() => names[number].clone(),
             _ => format!("d4c.local/image@{}", made.manifest_digest),
         };
         let image = NewImage {

@@ -79,6 +79,18 @@ impl Source {
             _ => Err(usage(&format!("unknown kind; known: {KNOWN}"))),
         }
     }
+
+    /// The name by which the image is known where it comes from, in full; `None` for files and for images by digest.
+    pub fn image_name(&self) -> Option<String> {
+        match self {
+            Self::Registry(reference) => reference.digest().is_none().then(|| reference.whole()),
+            Self::Containerd(name) => Some(name.clone()),
+            Self::DockerArchive { reference: Some(name), .. } => {
+                normalised(name).ok().map(|name| name.whole())
+            }
+            _ => None,
+        }
+    }
 }
 
 fn is_delta(path: &Path) -> bool {
@@ -115,6 +127,17 @@ impl fmt::Display for Source {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_are_given_in_full() {
+        let name = |text: &str| Source::parse(text).unwrap().image_name();
+        assert_eq!(name("docker://nginx").as_deref(), Some("docker.io/library/nginx:latest"));
+        assert_eq!(name("docker-archive:f.tar:app:1").as_deref(), Some("docker.io/library/app:1"));
+        assert_eq!(name("containerd:example.com/app:1").as_deref(), Some("example.com/app:1"));
+        for text in ["oci:dir:v1", "dir:/root", "docker-archive:f.tar", "x.cdimg"] {
+            assert_eq!(name(text), None, "{text}");
+        }
+    }
 
     #[test]
     fn every_kind_parses() {
