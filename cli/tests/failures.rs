@@ -1,5 +1,7 @@
 //! What a new user gets wrong: one clear line, the right exit status, nothing left behind.
 
+#![allow(clippy::unwrap_used, reason = "a test ends where it fails")]
+
 mod common;
 
 use std::fs;

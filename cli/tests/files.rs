@@ -1,5 +1,7 @@
 //! The commands on files, end to end on small images.
 
+#![allow(clippy::unwrap_used, reason = "a test ends where it fails")]
+
 mod common;
 
 use std::fs;
