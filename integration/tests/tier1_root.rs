@@ -1,6 +1,7 @@
 //! Tier 1: the file commands on real images, as root (owners, devices, privileged attributes).
 
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::{Result, ensure};
 use d4c_integration::Sandbox;
@@ -8,6 +9,12 @@ use d4c_integration::images::{Series, TAGS, script};
 use d4c_integration::memory::measure;
 use d4c_integration::program::{Output, built, d4c};
 use d4c_integration::tree::{Tree, sha256};
+use di3fs_snapshotter::Error;
+use di3fs_snapshotter::import::Importer;
+use di3fs_snapshotter::mounts::OverlayOptions;
+use di3fs_snapshotter::snapshot::{LABEL_SNAPSHOT_REF, Labels};
+use di3fs_snapshotter::snapshotter::Snapshotter;
+use di3fs_snapshotter::store::Store;
 
 /// Base, then two deltas: the tree is the one that umoci unpacks, every diff ID comes back, the config keeps its digest.
 fn patched_equals_unpacked(name: &str) -> Result<()> {
@@ -58,6 +65,47 @@ fn npm_node_comes_back() -> Result<()> {
 #[test]
 fn pypi_numpy_comes_back() -> Result<()> {
     patched_equals_unpacked("pypi-numpy")
+}
+
+/// A collection by containerd between an import and what follows it takes nothing of the image; after the release it does.
+#[test]
+fn an_image_being_loaded_stays() -> Result<()> {
+    let sandbox = Sandbox::new()?;
+    let series = Series::named("tiny")?;
+    let file = sandbox.path("v1.cdimg");
+    d4c(["convert", &series.source("v1"), &file.to_string_lossy()])?.success()?;
+    let store = Arc::new(Store::open(&sandbox.path("root"))?);
+    let importer = Importer::open(store.clone())?;
+    let snapshotter = Snapshotter::new(store.clone(), store, Arc::new(()), OverlayOptions::default());
+    let used_and_removed = |chain_ids: &[dimg::Digest]| -> Result<()> {
+        let mut names = vec![String::new()];
+        for id in chain_ids.iter().map(ToString::to_string) {
+            let labels = Labels::from([(LABEL_SNAPSHOT_REF.to_owned(), id.clone())]);
+            let answer = snapshotter.prepare(&format!("default/1/{id}"), names.last().unwrap(), labels);
+            ensure!(matches!(answer, Err(Error::AlreadyExists { .. })), "layer {id} is not ready");
+            importer.adopted(&id)?;
+            let filter = format!("labels.\"{LABEL_SNAPSHOT_REF}\"==\"{id}\"");
+            names.extend(snapshotter.list(&[filter])?.into_iter().map(|info| info.name));
+        }
+        for name in names[1..].iter().rev() {
+            snapshotter.remove(name)?;
+        }
+        Ok(())
+    };
+    for imports in 1..=2 {
+        let mut image = importer.import(&file)?;
+        for _ in 1..imports {
+            image = importer.import(&file)?;
+        }
+        used_and_removed(&image.chain_ids)?;
+        for _ in 0..imports {
+            importer.sweep(false)?;
+            ensure!(importer.images()?.len() == 1, "forgotten while it is being loaded");
+            importer.release(image.image.digest);
+        }
+        ensure!(importer.images()?.is_empty(), "kept for nobody");
+    }
+    sandbox.close()
 }
 
 /// On a disk that is too small every command says so, with status 5, and leaves it as it was.

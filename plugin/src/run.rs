@@ -13,7 +13,7 @@ use crate::config::{Config, Flags};
 use crate::control::ControlServer;
 use crate::error::{Error, Result};
 use crate::events::Events;
-use crate::import::Importer;
+use crate::import::{Importer, Sweeper};
 use crate::mounts::OverlayOptions;
 use crate::notify::notify;
 use crate::server::{Socket, serve};
@@ -45,7 +45,11 @@ async fn serve_all(config: &Config) -> Result<()> {
     let store = Arc::new(Store::open(&config.root)?);
     tracing::info!(root = %store.root().display(), route = "overlay", "store open");
     let importer = Arc::new(Importer::open(store.clone())?);
-    let hooks = Arc::new(Told { importer: importer.clone(), events: Events::start(&config.containerd) });
+    let hooks = Arc::new(Told {
+        sweeper: Sweeper::start(importer.clone())?,
+        importer: importer.clone(),
+        events: Events::start(&config.containerd),
+    });
     let overlay = OverlayOptions::probe(config.redirect_dir);
     let snapshotter = Arc::new(Snapshotter::new(store.clone(), store, hooks, overlay));
     let mut terminate = signal(SignalKind::terminate()).map_err(Error::io("catch signal", "SIGTERM"))?;
@@ -85,6 +89,7 @@ fn log_to_stderr(level: &str) -> Result<()> {
 /// Tells the importer and, by an event, containerd's other clients.
 struct Told {
     importer: Arc<Importer>,
+    sweeper: Sweeper,
     events: Events,
 }
 
@@ -104,11 +109,11 @@ impl Hooks for Told {
     }
 
     fn removed(&self) {
-        match self.importer.sweep(false) {
-            Ok((0, _)) => {}
-            Ok((images, _)) => tracing::info!(images, "forgot images that containerd has no more"),
-            Err(e) => tracing::warn!(error = %e, "cannot forget images"),
-        }
+        self.sweeper.wake();
+    }
+
+    fn cleanup(&self) {
+        self.importer.sweep_unused();
     }
 }
 

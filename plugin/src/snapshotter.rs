@@ -44,13 +44,16 @@ impl LayerProvider for Store {
 pub trait Hooks: Send + Sync {
     /// A Prepare of `key` was answered with the layer `chain_id`, committed as `name`.
     fn adopted(&self, chain_id: &str, key: &str, name: &str);
-    /// Snapshots were removed that may have kept layers of ours.
+    /// Snapshots were removed that may have kept layers of ours. containerd waits with a lock held.
     fn removed(&self);
+    /// All disk space that nothing needs is to be free when this returns.
+    fn cleanup(&self);
 }
 
 impl Hooks for () {
     fn adopted(&self, _: &str, _: &str, _: &str) {}
     fn removed(&self) {}
+    fn cleanup(&self) {}
 }
 
 /// The snapshotter of one root directory.
@@ -217,7 +220,7 @@ impl Snapshotter {
     /// # Errors
     /// If the root directory or the metadata cannot be read.
     pub fn cleanup(&self) -> Result<()> {
-        self.hooks.removed();
+        self.hooks.cleanup();
         self.store.cleanup()
     }
 }

@@ -49,6 +49,7 @@ pub(crate) fn run(options: &Options, config: &Config) -> Result<(), Failure> {
         names.push(delta.file.dimg().target().name.clone());
     }
     let plugin = ControlClient::connect(&config.control)?;
+    let mut held = Held(Vec::new(), &plugin);
     let containerd = Containerd::connect(&config.address, &config.namespace)?;
     let progress = Progress::new(config.progress);
     let last = options.files.len() - 1;
@@ -61,6 +62,7 @@ pub(crate) fn run(options: &Options, config: &Config) -> Result<(), Failure> {
             return Err(Failure::usage(path.display(), "the plugin takes names in UTF-8 only"));
         };
         let made = plugin.import(whole)?;
+        held.0.push(made.manifest_digest.clone());
         let layers = digests(&made.layer_digests)?;
         let chain_ids = digests(&made.chain_ids)?;
         let name = match &options.name {
@@ -90,6 +92,18 @@ pub(crate) fn run(options: &Options, config: &Config) -> Result<(), Failure> {
     }
     drop(progress);
     config.output.report(&json!({"images": results}), || text)
+}
+
+/// Images that the plugin keeps for us until we have told containerd of them, or failed to.
+struct Held<'a>(Vec<String>, &'a ControlClient);
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        for image in &self.0 {
+            // Without an answer the hold runs out.
+            let _ = self.1.release(image);
+        }
+    }
 }
 
 fn digests(texts: &[String]) -> Result<Vec<Digest>, Failure> {

@@ -7,8 +7,8 @@ use ttrpc::r#async::Client;
 use ttrpc::context::{Context, with_duration};
 
 use crate::api::control::{
-    ImagesRequest, ImagesResponse, ImportRequest, ImportResponse, PruneRequest, PruneResponse, StatusRequest,
-    StatusResponse,
+    ImagesRequest, ImagesResponse, ImportRequest, ImportResponse, PruneRequest, PruneResponse,
+    ReleaseRequest, StatusRequest, StatusResponse,
 };
 use crate::api::control_ttrpc::ControlClient as Stub;
 
@@ -77,13 +77,22 @@ impl ControlClient {
         Ok(Self { stub: Stub::new(client), runtime })
     }
 
-    /// Imports the cdimg at `path`, which is absolute.
+    /// Imports the cdimg at `path`, which is absolute. The image is kept until [`ControlClient::release`], or an hour.
     ///
     /// # Errors
     /// The plugin refuses it.
     pub fn import(&self, path: &str) -> Result<ImportResponse, ControlError> {
         let request = ImportRequest { path: path.to_owned(), ..Default::default() };
         self.wait("import", self.stub.import(context(), &request))
+    }
+
+    /// Ends the hold of one import of the image.
+    ///
+    /// # Errors
+    /// No digest, or the plugin is gone.
+    pub fn release(&self, manifest_digest: &str) -> Result<(), ControlError> {
+        let request = ReleaseRequest { manifest_digest: manifest_digest.to_owned(), ..Default::default() };
+        self.wait("release", self.stub.release(context(), &request)).map(drop)
     }
 
     /// The images that the plugin knows.

@@ -13,7 +13,7 @@ use ttrpc::asynchronous::transport::Listener;
 
 use crate::api::control::{
     Image, ImagesRequest, ImagesResponse, ImportRequest, ImportResponse, PruneRequest, PruneResponse,
-    StatusRequest, StatusResponse,
+    ReleaseRequest, ReleaseResponse, StatusRequest, StatusResponse,
 };
 use crate::api::control_ttrpc::{Control, create_control};
 use crate::error::{Error, Result};
@@ -144,6 +144,17 @@ impl Control for Service {
                 layers_made: done.layers,
                 ..Default::default()
             })
+        })
+        .await
+    }
+
+    async fn release(&self, _: &TtrpcContext, request: ReleaseRequest) -> ttrpc::Result<ReleaseResponse> {
+        self.run(move |importer| -> Result<_> {
+            let digest = request.manifest_digest.parse().map_err(|error| Error::InvalidArgument {
+                what: format!("release image: {:?}: {error}", request.manifest_digest),
+            })?;
+            importer.release(digest);
+            Ok(ReleaseResponse::new())
         })
         .await
     }

@@ -10,7 +10,9 @@
 
 mod contents;
 mod error;
+mod holds;
 mod record;
+mod sweeper;
 
 use std::collections::HashSet;
 use std::num::NonZeroUsize;
@@ -27,8 +29,10 @@ use dimg::format::{Cdimg, DimgError, Image};
 use dimg::index::LayerIndex;
 
 pub use error::ImportError;
+use holds::Holds;
 use record::Records;
 pub use record::{ImageRecord, chain_ids};
+pub use sweeper::Sweeper;
 
 use crate::error::{Error, Result};
 use crate::store::Store;
@@ -39,6 +43,7 @@ pub struct Importer {
     store: Arc<Store>,
     objects: ObjectStore,
     records: Records,
+    holds: Holds,
     workers: NonZeroUsize,
     /// One import at a time: two would make the same things.
     turn: Mutex<()>,
@@ -83,10 +88,10 @@ impl Importer {
             .map_err(|error| Error::Unavailable { what: format!("open object store: {error}") })?;
         let records = Records::open(root.join("images"))?;
         let workers = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
-        Ok(Self { store, objects, records, workers, turn: Mutex::new(()) })
+        Ok(Self { store, objects, records, holds: Holds::default(), workers, turn: Mutex::new(()) })
     }
 
-    /// Imports the cdimg at `path`.
+    /// Imports the cdimg at `path`. The image stays at least until it is released.
     ///
     /// # Errors
     /// [`ImportError`]; what was made so far stays for the next try, or is swept at the next start.
@@ -97,11 +102,17 @@ impl Importer {
         // Objects made or found from here on are needed by the record written at the end.
         let _hold = self.objects.hold();
         let before = self.objects.counts();
-        let image = self.resolve(path, &file)?;
+        let target = file.dimg().target();
+        let known = self.records.get(target.manifest)?.is_some();
+        let image = if known {
+            // Its parent may be gone.
+            Image { layers: self.records.layers(target.manifest)?, ..Default::default() }
+        } else {
+            self.resolve(path, &file)?
+        };
         contents::make(&self.objects, &file, &image, self.workers)
             .map_err(|error| ImportError::store(path, error))?;
 
-        let target = file.dimg().target();
         let diff_ids: Vec<Digest> = target.diff_ids().collect();
         let chain_ids = chain_ids(&diff_ids);
         let record = ImageRecord {
@@ -114,10 +125,11 @@ impl Importer {
             .map_err(|error| ImportError::layer(path, error))?;
         let holder = record.digest.to_string();
         let layers = self.write_layers(path, &image.layers, &chain_ids, &holder)?;
-        if self.records.get(record.digest)?.is_none() {
+        if !known {
             self.objects.sync().map_err(|error| ImportError::store(path, error))?;
             self.records.put(&record, &image.layers)?;
         }
+        self.holds.take(record.digest);
         let after = self.objects.counts();
         Ok(Imported {
             image: record,
@@ -203,6 +215,13 @@ impl Importer {
         Ok(written)
     }
 
+    /// Ends a hold of [`Importer::import`].
+    pub fn release(&self, image: Digest) {
+        self.holds.release(image);
+        // A sweep may have passed it by.
+        self.sweep_unused();
+    }
+
     /// The images known, by digest.
     ///
     /// # Errors
@@ -248,8 +267,8 @@ impl Importer {
     }
 
     /// Forgets images that containerd had and has no more, or with `all` also those that it never had; then removes
-    /// objects that no image needs. How many images, and what of the objects; the latter is left for the next time while
-    /// an import runs.
+    /// objects that no image needs. How many images, and what of the objects; nothing while an import runs, whose release
+    /// makes up for it.
     ///
     /// # Errors
     /// A record or an object cannot be read or removed.
@@ -257,7 +276,8 @@ impl Importer {
         let Ok(_turn) = self.turn.try_lock() else { return Ok((0, Removed::default())) };
         let mut forgotten = 0;
         for digest in self.records.list()? {
-            if (all || self.records.is_used(digest)) && self.refs(&self.chain(digest)?)? == 0 {
+            let wanted = self.holds.has(digest) || !(all || self.records.is_used(digest));
+            if !wanted && self.refs(&self.chain(digest)?)? == 0 {
                 self.store.release_trees(&digest.to_string())?;
                 self.records.remove(digest)?;
                 forgotten += 1;
@@ -276,6 +296,15 @@ impl Importer {
             Ok(needed)
         });
         Ok((forgotten, removed.map_err(|SweepError(error)| error)?.unwrap_or_default()))
+    }
+
+    /// [`Importer::sweep`] of what containerd has no more, for those who cannot do anything about a failure.
+    pub fn sweep_unused(&self) {
+        match self.sweep(false) {
+            Ok((0, _)) => {}
+            Ok((images, _)) => tracing::info!(images, "forgot images that containerd has no more"),
+            Err(e) => tracing::warn!(error = %e, "cannot forget images"),
+        }
     }
 
     /// What the object store did since the start.

@@ -13,6 +13,9 @@ impl Hooks for Seen {
     fn removed(&self) {
         self.0.lock().unwrap().push("removed".into());
     }
+    fn cleanup(&self) {
+        self.0.lock().unwrap().push("cleanup".into());
+    }
 }
 
 struct Fails;
