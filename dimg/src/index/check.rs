@@ -1,9 +1,10 @@
 //! What an index must be for the format to carry it.
 
+use super::edit::heap_bytes;
 use super::{Entry, IndexError, Kind, LayerIndex, Shape};
 use crate::limits::{
-    MAX_ENTRIES, MAX_LAYERS, MAX_NAME_BYTES, MAX_PAX_RECORDS, MAX_PAX_VALUE_BYTES, MAX_RAW_HEADER_BYTES,
-    MAX_SHAPES, MAX_SPARSE_EXTENTS, MAX_STYLE_BYTES, MAX_TAIL_BYTES,
+    MAX_ENTRIES, MAX_INDEX_BYTES, MAX_LAYERS, MAX_NAME_BYTES, MAX_PAX_RECORDS, MAX_PAX_VALUE_BYTES,
+    MAX_RAW_HEADER_BYTES, MAX_SHAPES, MAX_SPARSE_EXTENTS, MAX_STYLE_BYTES, MAX_TAIL_BYTES,
 };
 use std::sync::Arc;
 
@@ -58,6 +59,8 @@ pub(crate) fn check_layers(layers: &[Arc<LayerIndex>]) -> Result<(), IndexError>
     };
     limit("layers of an image", layers.len(), MAX_LAYERS)?;
     limit("entries of an image", layers.iter().map(|layer| layer.entries.len()).sum(), MAX_ENTRIES)?;
+    let bytes = layers.iter().flat_map(|layer| &layer.entries).map(heap_bytes).fold(0, usize::saturating_add);
+    limit("bytes of the names and values of an image", bytes, MAX_INDEX_BYTES)?;
     limit("shapes of an image", layers.iter().map(|layer| layer.shapes.len()).sum(), MAX_SHAPES)?;
     for (number, layer) in layers.iter().enumerate() {
         limit("bytes after a layer's end", layer.tail.rest.len(), MAX_TAIL_BYTES)?;

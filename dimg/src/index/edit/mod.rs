@@ -17,6 +17,8 @@ mod place;
 mod values;
 
 #[cfg(test)]
+mod refusals;
+#[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
@@ -26,6 +28,7 @@ pub(crate) use between::key;
 pub use compose::{Composed, Lookup, Named};
 pub use decode::LayerClaim;
 pub(crate) use place::PlaceCoder;
+pub(crate) use values::heap_bytes;
 
 use super::{Content, Entry, Extent, IndexError, LayerIndex, Shape, Tail};
 use crate::Digest;

@@ -1,4 +1,4 @@
-//! Property tests of edits, one test per check of their decoding, and sizes that must hold.
+//! Property tests of edits, and sizes that must hold.
 
 use super::testing::{image, series};
 use super::*;

@@ -7,6 +7,8 @@ mod read;
 mod write;
 
 pub(super) use read::ValueReader;
+#[cfg(test)]
+pub(super) use read::get_from_table;
 pub(super) use write::ValueWriter;
 
 use super::{Place, Value};
@@ -137,7 +139,7 @@ impl Budget {
 }
 
 /// Bytes that an entry's fields of variable length take in memory.
-pub(in crate::index::edit) fn heap_bytes(entry: &Entry) -> usize {
+pub(crate) fn heap_bytes(entry: &Entry) -> usize {
     let pax: usize = entry.pax.iter().map(|value| value.len() + size_of::<Box<[u8]>>()).sum();
     let names = entry.path.len() + entry.link.len() + entry.uname.len() + entry.gname.len();
     names + pax + entry.raw.len() + size_of_val(&*entry.sparse)

@@ -37,7 +37,7 @@ fn get_front_coded(
 }
 
 /// An entry of a table: code 0 is the next one, read by `next`; k + 1 is number k.
-fn get_from_table<T>(
+pub(in crate::index::edit) fn get_from_table<T>(
     codes: &mut Reader<'_>,
     table: &mut Vec<T>,
     limit: usize,
