@@ -82,7 +82,7 @@ pub(super) fn run(
             written: 0,
             early_frames: BTreeMap::new(),
             writer: DimgWriter::new(&options.dir)?,
-            plans: vec![Plan { base: None, ticket: 0, kind: FrameKind::StoredGroup }; contents.len()],
+            plans: vec![Plan::default(); contents.len()],
         };
         coordinator.run(&done, progress)
     })
@@ -213,11 +213,19 @@ impl<'a> Bases<'a> {
 }
 
 /// Where a content ended up.
-#[derive(Clone, Copy)]
+#[derive(Clone, Default)]
 struct Plan {
     base: Option<Place>,
+    /// In the order in which they are run.
+    stages: Vec<Planned>,
+}
+
+/// A stage of a plan.
+#[derive(Clone, Copy)]
+struct Planned {
     ticket: usize,
     kind: FrameKind,
+    out_bytes: u64,
 }
 
 /// The one thread that hands out jobs and writes.
@@ -290,15 +298,16 @@ impl Coordinator<'_> {
                 Done::Frame { ticket, kind, bytes } => self.write(ticket, kind, bytes)?,
             }
         }
-        let recipes = self.plans.iter().zip(self.worker.contents).map(|(plan, content)| RecipeRow {
-            base: plan.base,
-            stages: vec![StageRow {
-                codec: plan.kind.codec(),
-                frame: self.tickets[plan.ticket],
-                slot: 0,
-                out_bytes: content.size,
-            }],
-        });
+        let stage = |planned: &Planned| StageRow {
+            codec: planned.kind.codec(),
+            frame: self.tickets[planned.ticket],
+            slot: 0,
+            out_bytes: planned.out_bytes,
+        };
+        let recipes = self
+            .plans
+            .iter()
+            .map(|plan| RecipeRow { base: plan.base, stages: plan.stages.iter().map(stage).collect() });
         let mut recipes: Vec<_> = recipes.collect();
         self.writer.number_slots(&mut recipes);
         Ok((self.writer, recipes))
@@ -380,7 +389,7 @@ impl Coordinator<'_> {
                 for chunk in 0..count {
                     let ticket = self.ticket();
                     if chunk == 0 {
-                        self.plans[number] = Plan { base: None, ticket, kind: FrameKind::Chunk };
+                        self.plan(number, FrameKind::Chunk, ticket);
                     }
                     self.ready.push_back(Job::Chunk { ticket, content, chunk });
                 }
@@ -389,7 +398,7 @@ impl Coordinator<'_> {
                 for (chunk, bytes) in frames.into_iter().enumerate() {
                     let ticket = self.ticket();
                     if chunk == 0 {
-                        self.plans[number] = Plan { base: None, ticket, kind: FrameKind::Chunk };
+                        self.plan(number, FrameKind::Chunk, ticket);
                     }
                     self.write(ticket, FrameKind::Chunk, bytes)?;
                 }
@@ -404,7 +413,8 @@ impl Coordinator<'_> {
             }
             Kept::Frame(base, kind, bytes) => {
                 let ticket = self.ticket();
-                self.plans[number] = Plan { base: Some(base), ticket, kind };
+                self.plans[number].base = Some(base);
+                self.plan(number, kind, ticket);
                 self.write(ticket, kind, bytes)?;
             }
         }
@@ -415,13 +425,18 @@ impl Coordinator<'_> {
     fn close(&mut self, kind: FrameKind, group: Group) {
         let ticket = self.ticket();
         for content in &group.contents {
-            let plan = &mut self.plans[*content as usize];
-            (plan.ticket, plan.kind) = (ticket, kind);
+            self.plan(*content as usize, kind, ticket);
         }
         self.ready.push_back(match kind {
             FrameKind::StoredGroup => Job::Stored { ticket, contents: group.contents },
             _ => Job::Programs { ticket, kind, programs: group.programs },
         });
+    }
+
+    /// Adds the stage that makes a content.
+    fn plan(&mut self, number: usize, kind: FrameKind, ticket: usize) {
+        let out_bytes = self.worker.contents[number].size;
+        self.plans[number].stages.push(Planned { ticket, kind, out_bytes });
     }
 
     fn ticket(&mut self) -> usize {
