@@ -53,6 +53,14 @@ pub enum EngineError {
         /// The slots of the frame.
         slots: u64,
     },
+    /// A content that cannot be opened, or an opened form that cannot be packed.
+    #[error("pack member: at byte {offset}: {reason}")]
+    Member {
+        /// Where in the opened form, or in the parameters.
+        offset: u64,
+        /// What is wrong with it.
+        reason: Cow<'static, str>,
+    },
     /// The compressor failed.
     #[error("compress: {codec}: {reason}")]
     Compress {
@@ -69,6 +77,10 @@ pub enum EngineError {
 impl EngineError {
     pub(crate) fn corrupt(offset: u64, part: &'static str, reason: impl Into<Cow<'static, str>>) -> Self {
         Self::Corrupt { offset, part, reason: reason.into() }
+    }
+
+    pub(crate) fn member(offset: u64, reason: impl Into<Cow<'static, str>>) -> Self {
+        Self::Member { offset, reason: reason.into() }
     }
 
     pub(crate) fn program(op: u64, reason: impl Into<Cow<'static, str>>) -> Self {

@@ -9,9 +9,11 @@
 
 pub mod bsdiff;
 pub mod compress;
+pub mod deflate;
 pub mod error;
 pub mod frame;
 pub mod matcher;
+pub mod member;
 pub mod program;
 pub mod sketch;
 pub mod varint;

@@ -1,0 +1,300 @@
+//! How GNU gzip and zlib find matches: hash chains, greedy for levels 1 to 3, lazy above.
+//!
+//! Both see the input through a window of 64 KiB that moves on by 32 KiB when its reader is near its end. That shows in
+//! the output: the window's first byte is never the start of a match, a block that starts before the window cannot be stored, and
+//! gzip compares beyond the end of the input with what an earlier position of the window left there. So positions here
+//! are those in the input, and `base` is where the window would start.
+
+use super::bits::BitWriter;
+use super::block::Block;
+use super::tables::{MAX_MATCH, MIN_MATCH};
+use super::{Encoder, Maker};
+use std::io;
+
+const WINDOW: usize = 1 << 15;
+/// The window is moved or filled when less than this is ahead.
+const MIN_AHEAD: usize = MAX_MATCH + MIN_MATCH + 1;
+const MAX_DISTANCE: usize = WINDOW - MIN_AHEAD;
+/// Matches of three bytes from farther away are not worth it.
+const TOO_FAR: usize = 4096;
+
+/// What a level means.
+#[derive(Clone, Copy)]
+struct Effort {
+    /// From this length of the match before on, a quarter of the chain is searched.
+    good: usize,
+    /// From this length of the match before on, none is searched; with greedy search, matches up to this length are
+    /// entered into the hash.
+    lazy: usize,
+    /// A match of this length is good enough.
+    nice: usize,
+    /// Places of a chain looked at.
+    chain: usize,
+}
+
+const fn effort(good: usize, lazy: usize, nice: usize, chain: usize) -> Effort {
+    Effort { good, lazy, nice, chain }
+}
+
+static EFFORTS: [Effort; 9] = [
+    effort(4, 4, 8, 4),
+    effort(4, 5, 16, 8),
+    effort(4, 6, 32, 32),
+    effort(4, 4, 16, 16),
+    effort(8, 16, 32, 32),
+    effort(8, 16, 128, 128),
+    effort(8, 32, 128, 256),
+    effort(32, 128, 258, 1024),
+    effort(32, 258, 258, 4096),
+];
+
+/// Searches one input.
+pub(super) struct Finder<'a> {
+    input: &'a [u8],
+    gnu: bool,
+    effort: Effort,
+    block: Block,
+    /// The last place of each hash.
+    heads: Vec<u32>,
+    /// The place before each of the last places, of the same hash.
+    chains: Vec<u32>,
+    hash_shift: u32,
+    hash_mask: usize,
+    /// Where the finder stands.
+    at: usize,
+    /// Where the window starts.
+    base: usize,
+    /// Where what was read ends.
+    filled: usize,
+    /// Whether a read gave nothing.
+    ended: bool,
+    block_start: usize,
+    /// The input's last bytes and what the window has after them, from `tail_start` on; made at the end.
+    tail: Vec<u8>,
+    tail_start: usize,
+}
+
+impl<'a> Finder<'a> {
+    pub(super) fn new(encoder: Encoder, input: &'a [u8]) -> Self {
+        let hash_bits = encoder.hash_bits();
+        let mut finder = Self {
+            input,
+            gnu: encoder.maker == Maker::Gnu,
+            effort: EFFORTS[usize::from(encoder.level - 1)],
+            block: Block::new(encoder),
+            heads: vec![0; 1 << hash_bits],
+            chains: vec![0; WINDOW],
+            hash_shift: hash_bits.div_ceil(3),
+            hash_mask: (1 << hash_bits) - 1,
+            at: 0,
+            base: 0,
+            filled: input.len().min(2 * WINDOW),
+            ended: input.is_empty(),
+            block_start: 0,
+            tail: Vec::new(),
+            tail_start: usize::MAX,
+        };
+        finder.fill();
+        finder
+    }
+
+    fn ahead(&self) -> usize {
+        self.filled - self.at
+    }
+
+    /// Reads on and moves the window, as far as the compressor would by now.
+    fn fill(&mut self) {
+        while self.ahead() < MIN_AHEAD && !(self.gnu && self.ended) {
+            if self.at - self.base >= WINDOW + MAX_DISTANCE {
+                self.base += WINDOW;
+            }
+            let room = 2 * WINDOW - (self.filled - self.base);
+            let count = room.min(self.input.len() - self.filled);
+            self.filled += count;
+            if count == 0 {
+                self.ended = true;
+                break;
+            }
+        }
+        if self.tail.is_empty() && self.filled == self.input.len() && self.ahead() < MIN_AHEAD {
+            self.make_tail();
+        }
+    }
+
+    /// The end of the input, and what comparisons see beyond it.
+    fn make_tail(&mut self) {
+        self.tail_start = self.filled.saturating_sub(2 * WINDOW);
+        self.tail.extend_from_slice(&self.input[self.tail_start..]);
+        for beyond in 0..MAX_MATCH + MIN_MATCH {
+            let at = self.filled + beyond;
+            let fresh = self.base == 0 || (self.base == WINDOW && at - self.base < WINDOW);
+            let stale = if self.gnu && beyond >= MIN_MATCH - 1 && !fresh {
+                self.input.get(at - WINDOW).copied().unwrap_or_default()
+            } else {
+                0
+            };
+            self.tail.push(stale);
+        }
+    }
+
+    /// Enters the place where the finder stands; the last one of its hash, if it is near enough.
+    fn enter(&mut self) -> Option<usize> {
+        let Some(&[a, b, c]) = self.input.get(self.at..self.at + MIN_MATCH) else { return None };
+        let hash =
+            usize::from(a) << (2 * self.hash_shift) ^ usize::from(b) << self.hash_shift ^ usize::from(c);
+        let head = &mut self.heads[hash & self.hash_mask];
+        let before = *head;
+        // Inputs are below 2 GiB.
+        *head = u32::try_from(self.at).unwrap_or(0);
+        self.chains[self.at % WINDOW] = before;
+        let before = before as usize;
+        let near = before > self.base && self.at - before <= MAX_DISTANCE;
+        // gzip stops searching in the last bytes of a full window, which does not move once the input has ended.
+        (near && self.at - self.base <= 2 * WINDOW - MIN_AHEAD).then_some(before)
+    }
+
+    /// The longest match from `start` or a place before it that is longer than `known`: length and place.
+    fn longest(&self, start: usize, known: usize) -> Option<(usize, usize)> {
+        let mut chain = if known >= self.effort.good { self.effort.chain >> 2 } else { self.effort.chain };
+        let ahead = self.ahead();
+        let nice = if self.gnu { self.effort.nice } else { self.effort.nice.min(ahead) };
+        // Near the end of the input it is the tail that is searched.
+        let (text, shift) = match self.tail.is_empty() {
+            true => (self.input, 0),
+            false => (&self.tail[..], self.tail_start),
+        };
+        let here = self.at - shift;
+        let most = if self.gnu { MAX_MATCH } else { MAX_MATCH.min(ahead) };
+        let scan = text.get(here..here + most)?;
+        let limit = self.at.saturating_sub(MAX_DISTANCE).max(self.base);
+        let (mut best, mut found) = (known, None);
+        let mut place = start;
+        if best >= most {
+            return None;
+        }
+        loop {
+            let other = text.get(place - shift..place - shift + most)?;
+            if other[best] == scan[best] && other[best - 1] == scan[best - 1] {
+                let length = common(scan, other);
+                if length > best && length >= MIN_MATCH {
+                    (best, found) = (length, Some((length, place)));
+                    if length >= nice || length >= most {
+                        break;
+                    }
+                }
+            }
+            place = self.chains[place % WINDOW] as usize;
+            chain -= 1;
+            if place <= limit || chain == 0 {
+                break;
+            }
+        }
+        found.map(|(length, place)| (length.min(ahead), place))
+    }
+
+    fn end_block(&mut self, last: bool, out: &mut BitWriter<'_>) -> io::Result<()> {
+        let raw = (self.block_start >= self.base).then(|| &self.input[self.block_start..self.at]);
+        self.block.flush(raw, self.at - self.block_start, last, out)?;
+        self.block_start = self.at;
+        Ok(())
+    }
+
+    fn matched(&mut self, at: usize, length: usize, place: usize) -> bool {
+        // A distance is at most MAX_DISTANCE, a length at most MAX_MATCH.
+        let distance = u16::try_from(at - place).unwrap_or(u16::MAX);
+        let length = u8::try_from(length - MIN_MATCH).unwrap_or(u8::MAX);
+        self.block.matched(distance, length, self.at - self.block_start)
+    }
+
+    /// Takes each match that it finds.
+    pub(super) fn greedy(mut self, out: &mut BitWriter<'_>) -> io::Result<()> {
+        while self.ahead() > 0 {
+            let start = self.enter();
+            let found = start.and_then(|start| self.longest(start, MIN_MATCH - 1));
+            let full = match found.filter(|(length, _)| *length >= MIN_MATCH) {
+                Some((length, place)) => {
+                    let full = self.matched(self.at, length, place);
+                    if length <= self.effort.lazy && (self.gnu || self.ahead() - length >= MIN_MATCH) {
+                        for _ in 1..length {
+                            self.at += 1;
+                            self.enter();
+                        }
+                        self.at += 1;
+                    } else {
+                        self.at += length;
+                    }
+                    full
+                }
+                None => {
+                    let full = self.block.literal(self.input[self.at], self.at - self.block_start);
+                    self.at += 1;
+                    full
+                }
+            };
+            if full {
+                self.end_block(false, out)?;
+            }
+            self.fill();
+        }
+        self.end_block(true, out)
+    }
+
+    /// Takes a match only when none from the next byte on is longer.
+    pub(super) fn lazy(mut self, out: &mut BitWriter<'_>) -> io::Result<()> {
+        let (mut length, mut place, mut pending) = (MIN_MATCH - 1, 0, false);
+        while self.ahead() > 0 {
+            let start = self.enter();
+            let (before, place_before) = (length, place);
+            length = MIN_MATCH - 1;
+            if let Some(start) = start.filter(|_| before < self.effort.lazy)
+                && let Some(found) = self.longest(start, before)
+            {
+                (length, place) = found;
+                if length <= MIN_MATCH && (length < MIN_MATCH || self.at - place > TOO_FAR) {
+                    length = MIN_MATCH - 1;
+                }
+            }
+            if before >= MIN_MATCH && length <= before {
+                let full = self.matched(self.at - 1, before, place_before);
+                for _ in 2..before {
+                    self.at += 1;
+                    self.enter();
+                }
+                self.at += 1;
+                (pending, length) = (false, MIN_MATCH - 1);
+                if full {
+                    self.end_block(false, out)?;
+                }
+            } else {
+                if pending {
+                    let full = self.block.literal(self.input[self.at - 1], self.at - self.block_start);
+                    if full {
+                        self.end_block(false, out)?;
+                    }
+                }
+                pending = true;
+                self.at += 1;
+            }
+            self.fill();
+        }
+        if pending {
+            self.block.literal(self.input[self.at - 1], self.at - self.block_start);
+        }
+        self.end_block(true, out)
+    }
+}
+
+/// How many first bytes two slices of one length share.
+fn common(one: &[u8], other: &[u8]) -> usize {
+    let mut count = 0;
+    let (mut left, mut right) = (one.chunks_exact(8), other.chunks_exact(8));
+    for (one, other) in left.by_ref().zip(right.by_ref()) {
+        let word = |bytes: &[u8]| bytes.try_into().map_or(0, u64::from_le_bytes);
+        let differs = word(one) ^ word(other);
+        if differs != 0 {
+            return count + (differs.trailing_zeros() / 8) as usize;
+        }
+        count += 8;
+    }
+    count + left.remainder().iter().zip(right.remainder()).take_while(|(one, other)| one == other).count()
+}

@@ -1,0 +1,61 @@
+//! Inflating one stream whose end is not known.
+
+use flate2::{Crc, Decompress, FlushDecompress, Status};
+use std::io::{self, Write};
+
+/// What was inflated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Inflated {
+    /// Bytes of the stream.
+    pub(super) deflated: u64,
+    pub(super) inflated: u64,
+    pub(super) crc: u32,
+}
+
+/// Why there is nothing.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// It is not a whole stream of at most so many bytes.
+    NotOne,
+    Output(io::Error),
+}
+
+/// Inflates the stream that `input` begins with, at most `limit` bytes, to `out`. `spent` is told how many bytes came, also of
+/// a stream that turns out to be none.
+pub(super) fn inflate(
+    input: &[u8],
+    limit: u64,
+    spent: &mut u64,
+    out: &mut dyn Write,
+) -> Result<Inflated, Failure> {
+    let mut state = Decompress::new(false);
+    let mut crc = Crc::new();
+    let mut buffer = vec![0u8; 64 << 10];
+    loop {
+        let consumed = usize::try_from(state.total_in()).unwrap_or(usize::MAX);
+        let rest = input.get(consumed..).unwrap_or_default();
+        let before = state.total_out();
+        let status = state.decompress(rest, &mut buffer, FlushDecompress::None);
+        let count = state.total_out() - before;
+        *spent = spent.saturating_add(count);
+        let (Ok(status), Ok(made)) = (status, usize::try_from(count)) else { return Err(Failure::NotOne) };
+        if state.total_out() > limit {
+            return Err(Failure::NotOne);
+        }
+        let made = buffer.get(..made).unwrap_or_default();
+        crc.update(made);
+        out.write_all(made).map_err(Failure::Output)?;
+        match status {
+            Status::StreamEnd => {
+                return Ok(Inflated {
+                    deflated: state.total_in(),
+                    inflated: state.total_out(),
+                    crc: crc.sum(),
+                });
+            }
+            // Neither took nor gave anything: the input ends before the stream.
+            _ if count == 0 && state.total_in() == consumed as u64 => return Err(Failure::NotOne),
+            _ => {}
+        }
+    }
+}

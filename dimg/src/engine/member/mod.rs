@@ -1,0 +1,116 @@
+//! Compressed members: contents such as `.gz` and zip files, opened and packed again bit for bit.
+//!
+//! *Unpacking* makes the *opened form* of a content from its bytes alone ([`Plan`]): what was deflated stands there inflated, what was
+//! around it as it was, but for fields that follow from the rest: those are predicted, and what differs is kept.
+//! *Packing* ([`pack`]) makes the content from its opened form and *parameters* ([`Parameters`]): who deflated each stream. So
+//! unpacking what was packed gives the opened form again, and a patch between two opened forms says nothing of compression.
+//!
+//! An opened form is a list of pieces to its end, each begun by a byte:
+//!
+//! | byte | then | is |
+//! |---|---|---|
+//! | 0 | bytes to the end | those bytes |
+//! | 1 | a gzip header; bytes to the end | a gzip member |
+//! | 2 | 4-byte n; a gzip header; n bytes | a gzip member |
+//! | 3 | 4-byte n; n bytes | those bytes, of a zip file |
+//! | 4, 5, 6 | 4-byte n; n bytes | deflated data of a zip file; then with 5 a data descriptor, with 6 one with its signature |
+
+mod fields;
+mod inflate;
+mod pack;
+mod parameters;
+mod search;
+mod unpack;
+
+pub use pack::pack;
+pub use parameters::{Method, Parameters};
+pub use search::find_parameters;
+pub use unpack::Plan;
+
+/// Bytes of an opened form, at most.
+pub const MAX_OPENED_BYTES: u64 = if cfg!(fuzzing) { 16 << 20 } else { 1 << 30 };
+/// Bytes of a zip file's member inflated, at most: larger ones stay as they are.
+pub const MAX_ZIP_MEMBER_BYTES: u64 = if cfg!(fuzzing) { 1 << 20 } else { 64 << 20 };
+
+const RAW_TO_END: u8 = 0;
+const GZIP_TO_END: u8 = 1;
+const GZIP: u8 = 2;
+const RAW: u8 = 3;
+const ZIP: u8 = 4;
+const ZIP_DESCRIPTOR: u8 = 5;
+const ZIP_SIGNED_DESCRIPTOR: u8 = 6;
+
+/// The trailer of a gzip member: CRC-32 and length modulo 2^32.
+const GZIP_TRAILER_BYTES: usize = 8;
+const LOCAL_SIGNATURE: &[u8; 4] = b"PK\x03\x04";
+const CENTRAL_SIGNATURE: &[u8; 4] = b"PK\x01\x02";
+const END_SIGNATURE: &[u8; 4] = b"PK\x05\x06";
+const DESCRIPTOR_SIGNATURE: &[u8; 4] = b"PK\x07\x08";
+/// CRC-32, deflated and inflated bytes.
+const DESCRIPTOR_BYTES: usize = 12;
+
+/// Whether a content begins as one that may be opened.
+#[must_use]
+pub fn may_open(content: &[u8]) -> bool {
+    content.starts_with(&[0x1f, 0x8b, 8]) || content.starts_with(LOCAL_SIGNATURE)
+}
+
+/// The number of bytes of the gzip header that `bytes` begin with.
+fn gzip_header(bytes: &[u8]) -> Option<usize> {
+    let &[0x1f, 0x8b, 8, flags, ..] = bytes else { return None };
+    let (has_check, has_extra, has_name, has_comment) =
+        (flags & 2 != 0, flags & 4 != 0, flags & 8 != 0, flags & 16 != 0);
+    if flags & 0xe0 != 0 {
+        return None;
+    }
+    let mut at = 10;
+    if has_extra {
+        at += 2 + usize::from(u16_at(bytes, at)?);
+    }
+    for _ in 0..usize::from(has_name) + usize::from(has_comment) {
+        at += bytes.get(at..)?.iter().position(|byte| *byte == 0)? + 1;
+    }
+    at += if has_check { 2 } else { 0 };
+    (at <= bytes.len()).then_some(at)
+}
+
+/// A local header of a zip file.
+#[derive(Debug, Clone, Copy)]
+struct LocalHeader {
+    bytes: usize,
+    deflated: bool,
+    /// Whether check and lengths come after the data.
+    streamed: bool,
+}
+
+impl LocalHeader {
+    /// The one that `bytes` begin with, when all of it is there.
+    fn parse(bytes: &[u8]) -> Option<Self> {
+        if !bytes.starts_with(LOCAL_SIGNATURE) {
+            return None;
+        }
+        let (flags, method) = (u16_at(bytes, 6)?, u16_at(bytes, 8)?);
+        let count = 30 + usize::from(u16_at(bytes, 26)?) + usize::from(u16_at(bytes, 28)?);
+        let encrypted = flags & 1 != 0;
+        let header = Self { bytes: count, deflated: method == 8 && !encrypted, streamed: flags & 8 != 0 };
+        (count <= bytes.len()).then_some(header)
+    }
+}
+
+fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
+    let field = bytes.get(at..at.checked_add(2)?)?;
+    field.try_into().ok().map(u16::from_le_bytes)
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+    let field = bytes.get(at..at.checked_add(4)?)?;
+    field.try_into().ok().map(u32::from_le_bytes)
+}
+
+/// A length as a field of 32 bits has it.
+fn field_of(length: u64) -> u32 {
+    u32::try_from(length & u64::from(u32::MAX)).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,107 @@
+//! Who deflated the streams of a content.
+
+use crate::engine::EngineError;
+use crate::engine::deflate::Encoder;
+use crate::engine::varint;
+
+/// The code of a stream that is given as it is.
+const VERBATIM: u8 = 0;
+
+/// How a stream comes about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Method {
+    /// Deflated by a known compressor.
+    Encoder(Encoder),
+    /// These are its bytes: no known compressor makes them.
+    Verbatim(Vec<u8>),
+}
+
+/// The methods of all streams of a content, in order.
+///
+/// Written as runs: `varint count`, not 0, and a byte: the number of an [`Encoder`], or 0 with count 1 and then
+/// `varint bytes` and the stream.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Parameters(pub Vec<Method>);
+
+impl Parameters {
+    /// The bytes in a file.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        let mut rest = &self.0[..];
+        while let Some((first, after)) = rest.split_first() {
+            match first {
+                Method::Encoder(encoder) => {
+                    let more = after.iter().take_while(|method| *method == first).count();
+                    varint::put(&mut out, 1 + more as u64);
+                    out.push(encoder.code());
+                    rest = &after[more..];
+                }
+                Method::Verbatim(stream) => {
+                    out.extend_from_slice(&[1, VERBATIM]);
+                    varint::put(&mut out, stream.len() as u64);
+                    out.extend_from_slice(stream);
+                    rest = after;
+                }
+            }
+        }
+        out
+    }
+}
+
+/// How the next stream comes about.
+pub(super) enum Next<'a> {
+    Encoder(Encoder),
+    Verbatim(&'a [u8]),
+}
+
+/// Takes methods from their bytes, one at a time: a count costs no memory.
+pub(super) struct Reader<'a> {
+    bytes: &'a [u8],
+    rest: &'a [u8],
+    run: Option<(u64, Encoder)>,
+}
+
+impl<'a> Reader<'a> {
+    pub(super) fn new(bytes: &'a [u8]) -> Self {
+        Self { bytes, rest: bytes, run: None }
+    }
+
+    fn error(&self, reason: &'static str) -> EngineError {
+        EngineError::member((self.bytes.len() - self.rest.len()) as u64, reason)
+    }
+
+    pub(super) fn next(&mut self) -> Result<Next<'a>, EngineError> {
+        if let Some((left, encoder)) = self.run.filter(|(left, _)| *left > 0) {
+            self.run = Some((left - 1, encoder));
+            return Ok(Next::Encoder(encoder));
+        }
+        let count = varint::take(&mut self.rest).filter(|count| *count > 0);
+        let count = count.ok_or_else(|| self.error("parameters: no number of streams"))?;
+        let (&code, rest) =
+            self.rest.split_first().ok_or_else(|| self.error("parameters: they end too early"))?;
+        self.rest = rest;
+        if code != VERBATIM {
+            let encoder =
+                Encoder::from_code(code).ok_or_else(|| self.error("parameters: an unknown encoder"))?;
+            self.run = Some((count - 1, encoder));
+            return Ok(Next::Encoder(encoder));
+        }
+        if count != 1 {
+            return Err(self.error("parameters: several streams are one"));
+        }
+        let bytes = varint::take(&mut self.rest).and_then(|count| usize::try_from(count).ok());
+        let (stream, rest) = bytes
+            .and_then(|count| self.rest.split_at_checked(count))
+            .ok_or_else(|| self.error("parameters: they end before a stream does"))?;
+        self.rest = rest;
+        Ok(Next::Verbatim(stream))
+    }
+
+    pub(super) fn finish(&self) -> Result<(), EngineError> {
+        match self.rest.is_empty() && self.run.is_none_or(|(left, _)| left == 0) {
+            true => Ok(()),
+            false => Err(self.error("parameters: more than there are streams")),
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! Finding who deflated the streams of a content.
+
+use super::parameters::{Method, Parameters};
+use super::unpack::Plan;
+use crate::engine::EngineError;
+use crate::engine::deflate::Encoder;
+use flate2::{Decompress, FlushDecompress, Status};
+use std::io::{self, Write};
+
+/// Streams of one content that no encoder makes before the others are not tried.
+const HOPELESS: usize = 8;
+
+/// The parameters that make the streams of `content` again. A stream that no known encoder makes is given as it is; so are the
+/// others when that has happened often and nothing else has.
+///
+/// # Errors
+/// [`EngineError::Member`] when `plan` is not that of `content`.
+pub fn find_parameters(plan: &Plan, content: &[u8]) -> Result<Parameters, EngineError> {
+    let mut methods = Vec::new();
+    let mut order = candidates(content);
+    let (mut known, mut failed) = (0, 0);
+    for (stream, inflated_bytes) in plan.streams(content) {
+        let found = match known == 0 && failed >= HOPELESS {
+            true => None,
+            false => {
+                let inflated = inflate(stream, inflated_bytes)?;
+                order.iter().position(|encoder| makes(*encoder, &inflated, stream))
+            }
+        };
+        methods.push(match found {
+            Some(at) => {
+                known += 1;
+                // The next stream is most likely of the same maker.
+                order[..=at].rotate_right(1);
+                Method::Encoder(order[0])
+            }
+            None => {
+                failed += 1;
+                Method::Verbatim(stream.to_vec())
+            }
+        });
+    }
+    Ok(Parameters(methods))
+}
+
+/// All encoders worth trying, the likeliest first.
+fn candidates(content: &[u8]) -> Vec<Encoder> {
+    let is_gzip = content.starts_with(&[0x1f, 0x8b]);
+    // A gzip header tells whether it was the best or the fastest level.
+    let levels: [u8; 9] = match content.get(8) {
+        Some(2) if is_gzip => [9, 6, 8, 7, 5, 4, 3, 2, 1],
+        Some(4) if is_gzip => [1, 6, 9, 2, 3, 4, 5, 7, 8],
+        _ => [6, 9, 5, 4, 8, 7, 3, 2, 1],
+    };
+    let gnu = levels.into_iter().filter_map(Encoder::gnu);
+    let zlib = levels.into_iter().flat_map(|level| [8, 9].map(|memory| Encoder::zlib(level, memory)));
+    let zlib = zlib.flatten();
+    if is_gzip { gnu.chain(zlib).collect() } else { zlib.chain(gnu).collect() }
+}
+
+fn inflate(stream: &[u8], bytes: u64) -> Result<Vec<u8>, EngineError> {
+    let wrong = || EngineError::member(0, "the content is not the one that was looked through");
+    // Within what a plan allows; it was inflated when that was made.
+    let mut inflated = Vec::with_capacity(usize::try_from(bytes).unwrap_or(0).saturating_add(1));
+    let mut state = Decompress::new(false);
+    let status = state.decompress_vec(stream, &mut inflated, FlushDecompress::Finish).map_err(|_| wrong())?;
+    if status == Status::StreamEnd && inflated.len() as u64 == bytes { Ok(inflated) } else { Err(wrong()) }
+}
+
+/// Whether the encoder makes just this stream; given up at the first byte that differs.
+pub(super) fn makes(encoder: Encoder, inflated: &[u8], stream: &[u8]) -> bool {
+    let mut expected = Expected(stream);
+    encoder.encode(inflated, &mut expected).is_ok() && expected.0.is_empty()
+}
+
+/// Takes no other bytes than these.
+pub(super) struct Expected<'a>(pub(super) &'a [u8]);
+
+impl Write for Expected<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self.0.strip_prefix(bytes) {
+            Some(rest) => {
+                self.0 = rest;
+                Ok(bytes.len())
+            }
+            None => Err(io::ErrorKind::InvalidData.into()),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

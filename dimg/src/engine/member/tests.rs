@@ -1,0 +1,273 @@
+//! Contents as real programs write them, opened and packed again; damaged ones.
+
+use super::*;
+use crate::engine::EngineError;
+use crate::engine::deflate::Encoder;
+use proptest::prelude::*;
+use std::process::Command;
+
+fn text(seed: u64, count: usize) -> Vec<u8> {
+    let mut state = seed | 1;
+    let mut out = Vec::new();
+    while out.len() < count {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        out.extend_from_slice(format!("{} of {}\n", state >> 58, (state >> 40) % 1000).as_bytes());
+    }
+    out.truncate(count);
+    out
+}
+
+fn opened(content: &[u8]) -> Vec<u8> {
+    let plan = Plan::of(content, u64::MAX).expect("it can be opened");
+    let mut out = Vec::new();
+    plan.unpack(content, &mut out).unwrap();
+    assert_eq!(out.len() as u64, plan.opened_bytes());
+    out
+}
+
+/// Opens the content, packs it again, and compares; the opened form and the methods.
+fn there_and_back(content: &[u8]) -> (Vec<u8>, Vec<Method>) {
+    let opened = opened(content);
+    let plan = Plan::of(content, opened.len() as u64).expect("within the limit");
+    assert!(Plan::of(content, opened.len() as u64 - 1).is_none());
+    let parameters = find_parameters(&plan, content).unwrap();
+    let mut packed = Vec::new();
+    pack(&opened, &parameters.encode(), content.len() as u64, &mut packed).unwrap();
+    assert!(packed == content);
+    (opened, parameters.0)
+}
+
+fn gzip(input: &[u8], arguments: &[&str]) -> Vec<u8> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a name");
+    std::fs::write(&path, input).unwrap();
+    let out = Command::new("gzip").args(arguments).arg("-c").arg(&path).output().unwrap();
+    assert!(out.status.success());
+    out.stdout
+}
+
+fn stored_member(name: &[u8], content: &[u8]) -> Vec<u8> {
+    let mut crc = flate2::Crc::new();
+    crc.update(content);
+    let length = field_of(content.len() as u64).to_le_bytes();
+    let mut out = [&LOCAL_SIGNATURE[..], &[10, 0, 0, 0, 0, 0, 0, 0, 0, 0], &crc.sum().to_le_bytes()].concat();
+    out.extend_from_slice(
+        &[&length[..], &length[..], &[u8::try_from(name.len()).unwrap(), 0, 0, 0]].concat(),
+    );
+    [&out, name, content].concat()
+}
+
+/// A zip file of deflated members, in the order given; `streamed` with descriptors.
+fn zip(members: &[(&str, Vec<u8>)], encoder: Encoder, streamed: bool) -> Vec<u8> {
+    let (mut out, mut central) = (Vec::new(), Vec::new());
+    for (name, content) in members {
+        let mut deflated = Vec::new();
+        encoder.encode(content, &mut deflated).unwrap();
+        let mut crc = flate2::Crc::new();
+        crc.update(content);
+        let lengths = [field_of(deflated.len() as u64), field_of(content.len() as u64)].map(u32::to_le_bytes);
+        let check = [&crc.sum().to_le_bytes()[..], &lengths[0], &lengths[1]].concat();
+        let fields = if streamed { vec![0; 12] } else { check.clone() };
+        let name_bytes = [u8::try_from(name.len()).unwrap(), 0, 0, 0];
+        let flags = if streamed { 8 } else { 0 };
+        let fixed = [20, 0, flags, 0, 8, 0, 1, 2, 3, 4];
+        let offset = field_of(out.len() as u64).to_le_bytes();
+        out.extend_from_slice(
+            &[&LOCAL_SIGNATURE[..], &fixed, &fields, &name_bytes, name.as_bytes(), &deflated].concat(),
+        );
+        if streamed {
+            out.extend_from_slice(&[&DESCRIPTOR_SIGNATURE[..], &check].concat());
+        }
+        central.extend_from_slice(
+            &[
+                &CENTRAL_SIGNATURE[..],
+                &[20, 3],
+                &fixed,
+                &check,
+                &name_bytes,
+                &[0; 10],
+                &offset,
+                name.as_bytes(),
+            ]
+            .concat(),
+        );
+    }
+    let counts = u16::try_from(members.len()).unwrap().to_le_bytes();
+    let place = [field_of(central.len() as u64), field_of(out.len() as u64)].map(u32::to_le_bytes);
+    let end = [&END_SIGNATURE[..], &[0; 4], &counts, &counts, &place[0], &place[1], &[0, 0]].concat();
+    [out, central, end].concat()
+}
+
+#[test]
+fn what_gzip_writes_comes_back_for_a_byte_or_two() {
+    for (count, arguments) in [
+        (0, &["-9n"][..]),
+        (1, &["-6"]),
+        (5000, &["-9n"]),
+        (300_000, &["-9"]),
+        (300_000, &["-1n"]),
+        (100_000, &["-5"]),
+    ] {
+        let (input, level) = (text(3, count), arguments[0].as_bytes()[1] - b'0');
+        let content = gzip(&input, arguments);
+        let (opened, methods) = there_and_back(&content);
+        assert!(opened.ends_with(&input));
+        if count > 1 {
+            assert_eq!(methods, [Method::Encoder(Encoder::gnu(level).unwrap())]);
+            assert_eq!(Parameters(methods).encode().len(), 2);
+        }
+    }
+}
+
+#[test]
+fn several_members_and_what_follows_them() {
+    let (one, two) = (gzip(&text(1, 9000), &["-6"]), gzip(&text(2, 70_000), &["-9n"]));
+    let (opened, methods) = there_and_back(&[&one[..], &two, &one, b"\0\0\0\0padding"].concat());
+    assert_eq!((opened[0], methods.len()), (GZIP, 3));
+    let (opened, methods) = there_and_back(&[&one[..], &two].concat());
+    assert_eq!((opened[0], methods.len()), (GZIP, 2));
+    // A member that is damaged stays as it is, one at the start makes it none.
+    let mut damaged = two.clone();
+    *damaged.last_mut().unwrap() ^= 1;
+    assert_eq!(there_and_back(&[&one[..], &damaged].concat()).1.len(), 1);
+    assert!(Plan::of(&damaged, u64::MAX).is_none());
+    assert!(Plan::of(b"plain text", u64::MAX).is_none() && Plan::of(b"", u64::MAX).is_none());
+}
+
+#[test]
+fn streams_of_unknown_makers_are_given_as_they_are() {
+    let mut content = gzip(&text(1, 5000), &["-6n"]);
+    let trailer = content.split_off(content.len() - 8);
+    content.truncate(10);
+    // Stored blocks that no compressor makes.
+    let input = text(1, 5000);
+    content.extend_from_slice(
+        &[&[0, 0x88, 0x13, 0x77, 0xec][..], &input, &[1, 0, 0, 0xff, 0xff], &trailer].concat(),
+    );
+    let (_, methods) = there_and_back(&content);
+    assert!(matches!(&methods[..], [Method::Verbatim(stream)] if stream.len() == 5010));
+}
+
+#[test]
+fn zip_files_open_with_their_derived_fields_predicted() {
+    let members = |seed| {
+        let names = ["META-INF/MANIFEST.MF", "a/B.class", "a/C.class", "empty"];
+        names.map(|name| {
+            (
+                name,
+                if name == "empty" {
+                    vec![]
+                } else {
+                    text(seed + name.len() as u64, 3000 + 100 * usize::try_from(seed).unwrap())
+                },
+            )
+        })
+    };
+    for streamed in [false, true] {
+        let encoder = Encoder::zlib(6, 8).unwrap();
+        let (old, new) = (zip(&members(1), encoder, streamed), zip(&members(2), encoder, streamed));
+        let ((old, _), (new, methods)) = (there_and_back(&old), there_and_back(&new));
+        assert_eq!(methods, vec![Method::Encoder(encoder); 4]);
+        // But for the contents and their lengths, both are the same.
+        let skeleton = |opened: &[u8], seed| {
+            let mut bytes = opened.to_vec();
+            for (_, content) in members(seed) {
+                let at = bytes.windows(content.len().max(1)).position(|part| part == content);
+                if let Some(at) = at.filter(|_| !content.is_empty()) {
+                    bytes.drain(at - 4..at + content.len());
+                }
+            }
+            bytes
+        };
+        assert_eq!(skeleton(&old, 1), skeleton(&new, 2));
+    }
+}
+
+#[test]
+fn archives_within_archives_and_stored_members() {
+    let encoder = Encoder::zlib(9, 8).unwrap();
+    let inner = zip(&[("META-INF/MANIFEST.MF", text(4, 500)), ("x", text(5, 5000))], encoder, true);
+    let outer =
+        [stored_member(b"META-INF/MANIFEST.MF", b"stored"), stored_member(b"lib/inner.jar", &inner)].concat();
+    let outer = [outer, zip(&[("y", text(6, 2000))], encoder, false)].concat();
+    assert_eq!(there_and_back(&outer).1.len(), 3);
+}
+
+#[test]
+fn what_other_programs_write_comes_back() {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, count) in [("one.txt", 40_000), ("two.bin", 200_000), ("three", 10)] {
+        std::fs::write(dir.path().join(name), text(count as u64, count)).unwrap();
+    }
+    let python = "import zipfile as z; f = z.ZipFile('out.zip', 'w', z.ZIP_DEFLATED)\nfor n in ('one.txt', 'two.bin', 'three'): f.write(n)\nf.close()";
+    let programs =
+        [("python3", vec!["-c", python]), ("jar", vec!["cf", "out.zip", "one.txt", "two.bin", "three"])];
+    for (program, arguments) in programs {
+        let _ = std::fs::remove_file(dir.path().join("out.zip"));
+        // Not every machine has them.
+        let Ok(out) = Command::new(program).args(arguments).current_dir(&dir).output() else { continue };
+        if out.status.success() {
+            let content = std::fs::read(dir.path().join("out.zip")).unwrap();
+            let (_, methods) = there_and_back(&content);
+            let known = methods.iter().filter(|method| matches!(method, Method::Encoder(_))).count();
+            assert_eq!(known, methods.len(), "{program}");
+        }
+    }
+}
+
+#[test]
+fn forms_and_parameters_that_do_not_fit_are_refused() {
+    let content = gzip(&text(9, 4000), &["-9n"]);
+    let (opened, methods) = there_and_back(&content);
+    let parameters = Parameters(methods).encode();
+    let count = content.len() as u64;
+    let refused = |opened: &[u8], parameters: &[u8], count| {
+        let error = pack(opened, parameters, count, &mut std::io::sink()).unwrap_err();
+        assert!(matches!(error, EngineError::Member { .. }), "{error}");
+    };
+    refused(&opened, &parameters, count - 1);
+    refused(&opened, &parameters, count + 1);
+    refused(&opened, &[], count);
+    refused(&opened, &[1, 0xff], count);
+    refused(&opened, &[0, parameters[1]], count);
+    refused(&opened, &[2, parameters[1]], count);
+    refused(&opened, &[2, 0, 1, 1], count);
+    refused(&opened, &[1, 0, 9, 1], count);
+    refused(&[9], &parameters, count);
+    refused(&opened[..5], &parameters, count);
+    refused(&[RAW, 9, 0, 0, 0, 1], &parameters, count);
+    refused(&[], &parameters, 0);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn no_bytes_panic(mut bytes in proptest::collection::vec(any::<u8>(), 0..400), start in 0usize..7, parameters in proptest::collection::vec(any::<u8>(), 0..20)) {
+        let starts: [&[u8]; 7] = [b"PK\x03\x04\0\0\0\0\x08\0", &[0x1f, 0x8b, 8, 0], &[RAW, 30, 0, 0, 0], &[GZIP, 1], &[GZIP_TO_END, 0x1f, 0x8b, 8, 0], b"PK\x03\x04\0\0\x08\0\x08\0", &[]];
+        bytes.splice(0..0, starts[start].iter().copied());
+        if let Some(plan) = Plan::of(&bytes, 1 << 20) {
+            let mut opened = Vec::new();
+            plan.unpack(&bytes, &mut opened).unwrap();
+            let parameters = find_parameters(&plan, &bytes).unwrap().encode();
+            let mut packed = Vec::new();
+            pack(&opened, &parameters, bytes.len() as u64, &mut packed).unwrap();
+            prop_assert_eq!(packed, bytes);
+        } else {
+            let _ = pack(&bytes, &parameters, 300, &mut std::io::sink());
+        }
+    }
+
+    #[test]
+    fn damaged_zip_files_come_back_too(flips in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4)) {
+        let encoder = Encoder::zlib(6, 8).unwrap();
+        let mut content = zip(&[("one", text(1, 900)), ("two", text(2, 900)), ("three", text(3, 100))], encoder, false);
+        for (at, value) in flips {
+            let at = at.index(content.len());
+            content[at] ^= value;
+        }
+        if Plan::of(&content, u64::MAX).is_some() {
+            there_and_back(&content);
+        }
+    }
+}
