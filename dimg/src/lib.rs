@@ -6,6 +6,7 @@
 //! - [`engine`]: how contents are made from others: matcher, programs, codecs, frames.
 //! - [`format`](mod@format): the files, written and read.
 //! - [`index`]: a layer's tar without its contents, in columns; whole or as an edit of a parent's layers.
+//! - [`merge`](mod@merge): deltas that follow each other as one.
 //!
 //! The byte-exact layout of the files is in `FORMAT.md` beside this crate. Nothing here knows a file system in user
 //! space, a wire protocol or a container runtime; all input is untrusted and every length is checked before use.
@@ -19,6 +20,7 @@ pub mod engine;
 pub mod format;
 pub mod index;
 pub mod limits;
+pub mod merge;
 pub mod wire;
 
 pub use digest::{Digest, Hasher, ParseDigestError};

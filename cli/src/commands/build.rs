@@ -37,13 +37,24 @@ pub(super) struct MakeOptions {
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum LevelChoice {
+pub(super) enum LevelChoice {
     /// Seconds count more than bytes
     Fast,
     /// Small, at a few megabytes per second
     Default,
     /// As small as it gets
     Best,
+}
+
+impl LevelChoice {
+    /// The engine's name for it.
+    pub(super) fn level(self) -> Level {
+        match self {
+            Self::Fast => Level::Fast,
+            Self::Default => Level::Default,
+            Self::Best => Level::Best,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -72,11 +83,7 @@ pub(super) fn write(
 ) -> Result<(), Failure> {
     let documents = target.documents()?;
     let mut file = OutFile::create(out, &config.tmpdir)?;
-    let level = match options.level {
-        LevelChoice::Fast => Level::Fast,
-        LevelChoice::Default => Level::Default,
-        LevelChoice::Best => Level::Best,
-    };
+    let level = options.level.level();
     let build_options = BuildOptions {
         level,
         codec: match options.codec {
@@ -120,7 +127,7 @@ pub(super) fn finish(mut file: OutFile, out: &Path, config: &Config) -> Result<(
 }
 
 /// Passes the builder's progress on.
-struct Told<'a>(&'a Progress);
+pub(super) struct Told<'a>(pub(super) &'a Progress);
 
 impl build::Progress for Told<'_> {
     fn start(&mut self, contents: u64, bytes: u64) {

@@ -7,6 +7,7 @@ mod diff;
 mod images;
 mod load;
 mod man;
+mod merge;
 mod pack;
 mod patch;
 mod prune;
@@ -28,6 +29,8 @@ pub(crate) enum Command {
     Convert(convert::Options),
     /// Make the delta from one image to another
     Diff(diff::Options),
+    /// Make one delta of several that follow each other, without any image
+    Merge(merge::Options),
     /// Apply deltas to an image
     Patch(patch::Options),
     /// Put a dimg, a manifest and a config together
@@ -64,6 +67,7 @@ pub(crate) fn run(command: Command, config: &Config) -> Result<(), Failure> {
     match command {
         Command::Convert(options) => convert::run(&options, config),
         Command::Diff(options) => diff::run(&options, config),
+        Command::Merge(options) => merge::run(options, config),
         Command::Patch(options) => patch::run(options, config),
         Command::Pack(options) => pack::run(&options, config),
         Command::Unpack(options) => unpack::run(&options, config),

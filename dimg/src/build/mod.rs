@@ -11,7 +11,7 @@ mod names;
 mod schedule;
 mod similar;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use crate::Digest;
 use crate::content::ContentSource;

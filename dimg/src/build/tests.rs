@@ -15,7 +15,7 @@ impl ContentSource for Contents {
     }
 }
 
-struct Made {
+pub(crate) struct Made {
     layers: Vec<SideLayer>,
     contents: Contents,
     name: u8,
@@ -23,7 +23,7 @@ struct Made {
 
 impl Made {
     /// An image of one layer with these files.
-    fn new(name: u8, files: &[(&str, Vec<u8>)]) -> Self {
+    pub(crate) fn new(name: u8, files: &[(&str, Vec<u8>)]) -> Self {
         let shape =
             Shape { kind: Kind::Regular, raw: false, sparse: false, pax_keys: vec![], style: [1].into() };
         let mut contents = HashMap::new();
@@ -62,12 +62,12 @@ impl Made {
         Side { manifest: digest, config: digest, layers: &self.layers, contents: &self.contents }
     }
 
-    fn indexes(&self) -> Vec<Arc<LayerIndex>> {
+    pub(crate) fn indexes(&self) -> Vec<Arc<LayerIndex>> {
         self.layers.iter().map(|layer| Arc::clone(&layer.index)).collect()
     }
 }
 
-fn options(threads: usize, codec: Codec) -> BuildOptions {
+pub(crate) fn options(threads: usize, codec: Codec) -> BuildOptions {
     BuildOptions {
         name: String::new(),
         level: Level::Default,
@@ -78,7 +78,7 @@ fn options(threads: usize, codec: Codec) -> BuildOptions {
     }
 }
 
-fn bytes(parent: Option<&Made>, target: &Made, options: &BuildOptions) -> Vec<u8> {
+pub(crate) fn bytes(parent: Option<&Made>, target: &Made, options: &BuildOptions) -> Vec<u8> {
     let parent = parent.map(Made::side);
     let mut built = build(parent.as_ref(), &target.side(), options, &mut ()).unwrap();
     let mut out = Vec::new();
@@ -88,7 +88,7 @@ fn bytes(parent: Option<&Made>, target: &Made, options: &BuildOptions) -> Vec<u8
 }
 
 /// Reads the delta and makes every content of it; how many by which codec.
-fn apply(file: &[u8], parent: Option<&Made>, target: &Made) -> BTreeMap<StageCodec, usize> {
+pub(crate) fn apply(file: &[u8], parent: Option<&Made>, target: &Made) -> BTreeMap<StageCodec, usize> {
     let dimg = Dimg::open(Bytes::from(file.to_vec())).unwrap();
     let below = parent.map(Made::indexes);
     let image = dimg.resolve(below.as_deref()).unwrap();
@@ -109,7 +109,7 @@ fn apply(file: &[u8], parent: Option<&Made>, target: &Made) -> BTreeMap<StageCod
 }
 
 /// Bytes that no compressor likes.
-fn noise(seed: u64, count: usize) -> Vec<u8> {
+pub(crate) fn noise(seed: u64, count: usize) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut next = || {
         state ^= state << 13;

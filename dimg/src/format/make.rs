@@ -104,7 +104,7 @@ impl Dimg {
     }
 
     /// Writes exactly `stage.out_bytes` bytes.
-    fn stage(&self, stage: &Stage, old: &[u8], out: &mut dyn Write) -> Result<(), DimgError> {
+    pub(crate) fn stage(&self, stage: &Stage, old: &[u8], out: &mut dyn Write) -> Result<(), DimgError> {
         let bytes = self.frame(stage.frame)?;
         let row = self.frame_row(stage.frame)?;
         let offset = self.frame_offset(&row);

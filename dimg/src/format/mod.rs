@@ -28,6 +28,7 @@ pub use meta::{LayerSource, Meta, Parent, Target, TargetLayer};
 pub use output::OutputFile;
 pub use reader::{Dimg, SectionInfo, distinct_contents};
 pub use stat::{CodecStat, ContentStat, LayerStat, ParentStat, Stat, TargetStat};
+pub(crate) use tables::frames_of;
 pub use tables::{FrameKind, FrameRow, RecipeRow, StageCodec, StageRow};
 pub use writer::{Assembled, DimgWriter};
 

@@ -8,6 +8,7 @@ use super::{
 };
 use crate::Digest;
 use crate::content::Bytes;
+use crate::engine::EngineError;
 use crate::engine::compress::Codec;
 use crate::index::edit::content_at;
 use crate::index::{Content, Edit, LayerIndex, layer_id};
@@ -200,6 +201,12 @@ impl Dimg {
             let reason = format!("the checksum of frame {number} is wrong");
             DimgError::corrupt(Section::Data.name(), self.frame_offset(row), reason)
         })
+    }
+
+    /// What an engine says of frame `number`.
+    pub(crate) fn bad_frame(&self, number: u32, error: EngineError) -> DimgError {
+        let row = self.frames().ok().and_then(|frames| frames.get(number as usize));
+        DimgError::frame(row.map_or(self.start, |row| self.frame_offset(row)), error)
     }
 
     /// Checks that an image with these diff IDs is the parent; nothing to check for a base image.

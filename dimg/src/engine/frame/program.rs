@@ -6,9 +6,12 @@ use super::{
 };
 use crate::engine::compress::{Decoder, Kind, Level, Packed, pack};
 use crate::engine::error::EngineError;
-use crate::engine::program::{Program, STREAMS, StreamKind, apply, skip_program};
+use crate::engine::program::{Program, STREAMS, StreamKind, apply, layout_memory, skip_program};
 use crate::engine::varint;
+use std::cmp::Reverse;
 use std::io::{self, BufRead, BufReader, Read, Write};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 const COUNTS: &str = "op counts";
 
@@ -145,15 +148,32 @@ impl<'a> ProgramFrame<'a> {
     /// [`EngineError::NoSlot`] when there are several, [`EngineError::Limit`] when the streams are longer than `limit` bytes,
     /// [`EngineError::Corrupt`] when they are damaged.
     pub fn program(&self, out_bytes: u64, limit: u64) -> Result<Program, EngineError> {
+        self.program_on(out_bytes, limit, 1)
+    }
+
+    /// As [`ProgramFrame::program`], with so many threads.
+    pub(crate) fn program_on(
+        &self,
+        out_bytes: u64,
+        limit: u64,
+        threads: usize,
+    ) -> Result<Program, EngineError> {
         let [ops] = self.counts[..] else {
             return Err(EngineError::NoSlot { slot: 0, slots: self.slots() });
         };
         EngineError::check_limit(self.streams[0].offset, "program", self.raw_bytes(), limit)?;
         let mut program = Program { ops, out_bytes, ..Program::default() };
-        for (stream, blob) in program.streams.iter_mut().zip(&self.streams) {
-            *stream = blob.decode()?;
-        }
+        let decoded =
+            for_each_stream(threads, |at| self.streams[at].stored.len(), |at| self.streams[at].decode())?;
+        program.streams = decoded;
         Ok(program)
+    }
+
+    /// The memory of having the only program of this frame decoded and laid out for composing.
+    pub(crate) fn compose_memory(&self) -> u64 {
+        let ops = self.counts.iter().fold(0u64, |all, ops| all.saturating_add(*ops));
+        let runs = self.streams[StreamKind::NonzeroRuns.index()].raw_bytes;
+        layout_memory(ops, runs).saturating_add(self.raw_bytes())
     }
 
     /// A frame with these programs, a slot each.
@@ -162,6 +182,15 @@ impl<'a> ProgramFrame<'a> {
     /// [`EngineError::Limit`] for too many programs, or several that are longer than [`PROGRAM_GROUP_BYTES`] together;
     /// [`EngineError::Compress`] when a compressor fails.
     pub fn encode(programs: &[&Program], level: Level) -> Result<Vec<u8>, EngineError> {
+        Self::encode_on(programs, level, 1)
+    }
+
+    /// As [`ProgramFrame::encode`], with so many threads; the frame is the same.
+    pub(crate) fn encode_on(
+        programs: &[&Program],
+        level: Level,
+        threads: usize,
+    ) -> Result<Vec<u8>, EngineError> {
         let slots = programs.len() as u64;
         EngineError::check_limit(0, "slots", slots, MAX_SLOTS)?;
         let mut counts = Vec::new();
@@ -174,10 +203,12 @@ impl<'a> ProgramFrame<'a> {
             EngineError::check_limit(0, "group", raw_bytes, PROGRAM_GROUP_BYTES)?;
         }
         let mut blobs: Vec<Packed> = vec![pack(&[&counts], Kind::Numbers, level, COUNTS_WINDOW_LOG)?];
-        for kind in StreamKind::ALL {
+        let length = |at: usize| programs.iter().map(|program| program.streams[at].len()).sum();
+        blobs.extend(for_each_stream(threads, length, |at| {
+            let kind = StreamKind::ALL[at];
             let parts: Vec<&[u8]> = programs.iter().map(|program| program.stream(kind)).collect();
-            blobs.push(pack(&parts, packing_kind(kind), level, stream_window_log(kind))?);
-        }
+            pack(&parts, packing_kind(kind), level, stream_window_log(kind))
+        })?);
         let mut frame = Vec::new();
         varint::put(&mut frame, slots);
         for blob in &blobs {
@@ -219,6 +250,32 @@ impl<'a> ProgramFrame<'a> {
             other => other,
         }
     }
+}
+
+/// What `work` makes of each stream, by its number: with so many threads, the streams that `length` says are long first.
+fn for_each_stream<T: Send>(
+    threads: usize,
+    length: impl Fn(usize) -> usize,
+    work: impl Fn(usize) -> Result<T, EngineError> + Sync,
+) -> Result<[T; STREAMS], EngineError> {
+    let mut order: [usize; STREAMS] = std::array::from_fn(|at| at);
+    order.sort_by_key(|&at| Reverse(length(at)));
+    let (next, made) = (AtomicUsize::new(0), Mutex::new([const { None }; STREAMS]));
+    let run = || {
+        while let Some(&at) = order.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let result = work(at);
+            made.lock().unwrap_or_else(PoisonError::into_inner)[at] = Some(result);
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 1..threads.min(STREAMS) {
+            scope.spawn(run);
+        }
+        run();
+    });
+    let made = made.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let made: Vec<T> = made.into_iter().flatten().collect::<Result<_, _>>()?;
+    made.try_into().map_err(|_| EngineError::corrupt(0, "streams", "not seven"))
 }
 
 type StreamReader<'a> = BufReader<Decoder<'a>>;

@@ -28,6 +28,14 @@ struct NonzeroRun {
     bytes: u64,
 }
 
+/// The memory of composing a program of so many operations, and so many bytes in the stream of nonzero runs, with another, beside the
+/// streams.
+pub(crate) fn layout_memory(ops: u64, nonzero_run_bytes: u64) -> u64 {
+    let (op, run) = (size_of::<Op>() as u64, size_of::<NonzeroRun>() as u64);
+    // Vectors that grow have up to twice what they need.
+    2 * ops.saturating_mul(op).saturating_add(nonzero_run_bytes.saturating_mul(run))
+}
+
 /// A program laid out for access at any place.
 #[derive(Debug)]
 struct Layout<'p> {
@@ -128,6 +136,21 @@ fn slice(stream: &[u8], start: u64, count: u64) -> &[u8] {
 /// # Errors
 /// [`EngineError::Program`] and [`EngineError::Stream`] when a program is damaged, or `second` does not fit what `first` makes.
 pub fn compose(first: &Program, second: &Program) -> Result<Program, EngineError> {
+    let limit = u64::MAX;
+    compose_within(first, second, limit)?.ok_or(EngineError::Limit {
+        offset: 0,
+        part: "program",
+        value: limit,
+        limit,
+    })
+}
+
+/// As [`compose`], but gives up when the program gets longer than `limit` bytes: one that copies the same patched part many times
+/// can be far longer than both together.
+///
+/// # Errors
+/// As for [`compose`].
+pub fn compose_within(first: &Program, second: &Program, limit: u64) -> Result<Option<Program>, EngineError> {
     let (first, second) = (Layout::of(first)?, Layout::of(second)?);
     let mut builder = Builder::new();
     for (number, op) in (0u64..).zip(&second.ops) {
@@ -139,21 +162,34 @@ pub fn compose(first: &Program, second: &Program) -> Result<Program, EngineError
         }
         let mut at = op.old;
         second.differences(op.difference, op.add, |count, bytes| {
-            through(&first, at, count, bytes, &mut builder);
+            if builder.raw_bytes() <= limit {
+                through(&first, at, count, bytes, limit, &mut builder);
+            }
             at += count;
         });
         builder.insert(slice(second.inserted, op.inserted, op.insert));
+        if builder.raw_bytes() > limit {
+            return Ok(None);
+        }
     }
-    Ok(builder.finish())
+    Ok(Some(builder.finish()))
 }
 
-/// Adds to `builder` what makes `count` bytes from `at` on of what `first` makes, with `added` on top.
-fn through(first: &Layout<'_>, mut at: u64, count: u64, added: Option<&[u8]>, builder: &mut Builder) {
+/// Adds to `builder` what makes `count` bytes from `at` on of what `first` makes, with `added` on top. It may stop early when the
+/// program is over its `limit`.
+fn through(
+    first: &Layout<'_>,
+    mut at: u64,
+    count: u64,
+    added: Option<&[u8]>,
+    limit: u64,
+    builder: &mut Builder,
+) {
     let (start, end) = (at, at + count);
     let mut next = first.ops.partition_point(|op| op.made + op.add + op.insert <= at);
     // The part of what is added that belongs to these bytes.
     let part = |from: u64, count: u64| added.map(|added| slice(added, from - start, count));
-    while at < end {
+    while at < end && builder.raw_bytes() <= limit {
         let Some(op) = first.ops.get(next) else { return };
         let middle = op.made + op.add;
         if at < middle {
@@ -232,6 +268,11 @@ mod tests {
             let (ab, bc, cd) = (diff(&a, &b, &options), diff(&b, &c, &options), diff(&c, &d, &options));
             let ac = compose(&ab, &bc).unwrap();
             prop_assert!(run(&ac, &a) == c);
+            let within = compose_within(&ab, &bc, ac.raw_bytes()).unwrap();
+            prop_assert_eq!(within.as_ref(), Some(&ac));
+            if ac.raw_bytes() > 100 {
+                prop_assert_eq!(compose_within(&ab, &bc, ac.raw_bytes() / 2).unwrap(), None);
+            }
             let left = compose(&ac, &cd).unwrap();
             let right = compose(&ab, &compose(&bc, &cd).unwrap()).unwrap();
             prop_assert!(run(&left, &a) == d);

@@ -28,7 +28,8 @@ mod walk;
 
 pub use apply::apply;
 pub use builder::Builder;
-pub use compose::compose;
+pub(crate) use compose::layout_memory;
+pub use compose::{compose, compose_within};
 
 pub(crate) use walk::{RunReader, read_number, skip_program};
 

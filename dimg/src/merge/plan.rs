@@ -1,0 +1,238 @@
+//! What becomes of each stage: kept where it is, composed with its neighbours, run, or taken out of a group that has become mostly
+//! useless. Decided by what the files' tables say; nothing is decoded.
+
+use super::chains::{Chain, Link};
+use super::{MergeError, MergeOptions};
+use crate::engine::frame::ProgramFrame;
+use crate::format::{Dimg, DimgError, FrameKind, StageCodec, frames_of};
+use crate::index::Content;
+use std::collections::{BTreeMap, HashMap};
+
+/// A patch of this part of the stored content that it applies to is kept beside it; the content would not get smaller by more.
+const SMALL_PATCH: u64 = 12;
+/// The same for contents that take long to compress.
+const SMALL_PATCH_OF_LARGE: u64 = 4;
+/// From this size on a content takes long to compress.
+const LARGE_BYTES: u64 = 32 << 20;
+/// A group of which this part is not needed any more is written anew.
+const USELESS_PART: u64 = 16;
+/// But not to save fewer bytes than these.
+const USELESS_BYTES: u64 = 512;
+
+/// What is done for stages that follow each other.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Step {
+    /// The stage stays as it is; its frame is copied and has this number.
+    Kept { link: Link, frame: u32 },
+    /// These programs become one; if that is not possible, or does not pay, each stays.
+    Programs(Vec<Link>),
+    /// A stored content is taken out of its group.
+    Stored(Link),
+    /// All of it is made, from nothing, and stored.
+    Run(Vec<Link>),
+}
+
+/// What is done for each content, and what of the files is copied.
+pub(super) struct Plan {
+    /// For each content.
+    pub steps: Vec<Vec<Step>>,
+    /// Frames that are copied as they are, by file and number.
+    pub copied: Vec<(usize, u32)>,
+}
+
+/// How much of a frame is used: in its file at first, then by what is kept.
+#[derive(Debug, Clone, Copy, Default)]
+struct Use {
+    /// Slots, or raw bytes of stored contents.
+    all: u64,
+    kept: u64,
+}
+
+struct Planner<'a> {
+    files: &'a [&'a Dimg],
+    options: &'a MergeOptions,
+    /// By file and frame.
+    uses: Vec<Vec<Use>>,
+}
+
+/// Plans how `contents` are made.
+pub(super) fn plan(
+    files: &[&Dimg],
+    contents: &[Content],
+    chains: &[Chain],
+    options: &MergeOptions,
+) -> Result<Plan, MergeError> {
+    let mut planner = Planner { files, options, uses: Vec::with_capacity(files.len()) };
+    for (number, file) in files.iter().enumerate() {
+        planner.uses.push(uses(file).map_err(MergeError::file(number))?);
+    }
+    let mut steps = Vec::with_capacity(chains.len());
+    for (chain, content) in chains.iter().zip(contents) {
+        steps.push(planner.steps(chain, content)?);
+    }
+    planner.count_kept(&steps);
+    planner.rewrite(&mut steps)?;
+    let copied = copy_in_order(&mut steps);
+    Ok(Plan { steps, copied })
+}
+
+/// Numbers the frames that are copied: in the order of the files, then those that a second stage needs a copy of.
+fn copy_in_order(steps: &mut [Vec<Step>]) -> Vec<(usize, u32)> {
+    let mut first = BTreeMap::new();
+    for step in steps.iter().flatten() {
+        if let Step::Kept { link, .. } = step {
+            first.insert((link.file, link.row.frame), frames_of(link.kind, link.row.out_bytes));
+        }
+    }
+    let mut copied: Vec<(usize, u32)> = Vec::new();
+    let mut copy = |file: usize, frame: u32, count: u64| {
+        // Frames are fewer than MAX_FRAMES; a file that says otherwise is refused by the writer.
+        let number = u32::try_from(copied.len()).unwrap_or(u32::MAX);
+        let count = u32::try_from(count).unwrap_or(u32::MAX);
+        copied.extend((0..count).map(|at| (file, frame.saturating_add(at))));
+        number
+    };
+    let mut numbers: HashMap<(usize, u32), (u32, bool)> = HashMap::new();
+    for ((file, frame), count) in first {
+        numbers.insert((file, frame), (copy(file, frame, count), false));
+    }
+    for step in steps.iter_mut().flatten() {
+        let Step::Kept { link, frame } = step else { continue };
+        let Some((number, used)) = numbers.get_mut(&(link.file, link.row.frame)) else { continue };
+        if std::mem::replace(used, true) && !link.kind.is_group() {
+            *frame = copy(link.file, link.row.frame, frames_of(link.kind, link.row.out_bytes));
+        } else {
+            *frame = *number;
+        }
+    }
+    copied
+}
+
+/// How much of each of its frames a file uses.
+fn uses(file: &Dimg) -> Result<Vec<Use>, DimgError> {
+    let mut slots: HashMap<(u32, u64), u64> = HashMap::new();
+    for stage in file.recipes()?.iter().flat_map(|recipe| &recipe.stages) {
+        let size = if stage.codec == StageCodec::Stored { stage.out_bytes } else { 1 };
+        slots.insert((stage.frame, stage.slot), size);
+    }
+    let mut uses = vec![Use::default(); file.frames()?.len()];
+    for ((frame, _), size) in slots {
+        if let Some(used) = uses.get_mut(frame as usize) {
+            used.all = used.all.saturating_add(size);
+        }
+    }
+    Ok(uses)
+}
+
+/// What a link takes of its frame.
+fn size(link: &Link) -> u64 {
+    if link.row.codec == StageCodec::Stored { link.row.out_bytes } else { 1 }
+}
+
+impl Planner<'_> {
+    fn steps(&self, chain: &Chain, content: &Content) -> Result<Vec<Step>, MergeError> {
+        if let Some((first, patches)) = chain.links.split_first()
+            && first.row.codec == StageCodec::Stored
+            && !patches.is_empty()
+            && self.is_run(first, patches, content)?
+        {
+            return Ok(vec![Step::Run(chain.links.clone())]);
+        }
+        let is_program = |link: &Link| link.row.codec == StageCodec::Program;
+        let mut steps = Vec::new();
+        for links in chain.links.chunk_by(|one, other| is_program(one) && is_program(other)) {
+            match links {
+                [link] => steps.push(Step::Kept { link: *link, frame: 0 }),
+                links if self.fits(links)? => steps.push(Step::Programs(links.to_vec())),
+                links => steps.extend(links.iter().map(|&link| Step::Kept { link, frame: 0 })),
+            }
+        }
+        Ok(steps)
+    }
+
+    /// Whether a stored content is patched and stored again, not kept with its patches.
+    fn is_run(&self, stored: &Link, patches: &[Link], content: &Content) -> Result<bool, MergeError> {
+        // Programs become one, hardly longer than the longest.
+        let programs = patches.iter().all(|link| link.row.codec == StageCodec::Program);
+        let mut patch = 0u64;
+        for link in patches {
+            let bytes = self.bytes(link)?;
+            patch = if programs { patch.max(bytes) } else { patch.saturating_add(bytes) };
+        }
+        let part = if content.size > LARGE_BYTES { SMALL_PATCH_OF_LARGE } else { SMALL_PATCH };
+        Ok(patch.saturating_mul(part) > self.bytes(stored)?)
+    }
+
+    /// Bytes that a stage takes in its file, about.
+    fn bytes(&self, link: &Link) -> Result<u64, MergeError> {
+        let frames = self.files[link.file].frames().map_err(MergeError::file(link.file))?;
+        let start = link.row.frame as usize;
+        let count = usize::try_from(frames_of(link.kind, link.row.out_bytes)).unwrap_or(usize::MAX);
+        let rows = frames.get(start..).unwrap_or_default();
+        let bytes: u64 = rows.iter().take(count).map(|row| row.bytes).sum();
+        if !link.kind.is_group() {
+            return Ok(bytes);
+        }
+        let all = self.uses[link.file].get(start).map_or(1, |used| used.all.max(1));
+        let part = u128::from(bytes) * u128::from(size(link)) / u128::from(all);
+        Ok(u64::try_from(part).unwrap_or(u64::MAX))
+    }
+
+    /// Whether these programs can be composed in memory. Those of groups are small.
+    fn fits(&self, links: &[Link]) -> Result<bool, MergeError> {
+        let mut memory = 0u64;
+        for link in links.iter().filter(|link| !link.kind.is_group()) {
+            memory = memory.saturating_add(compose_memory(self.files, link)?);
+        }
+        Ok(memory <= self.options.memory_bytes)
+    }
+
+    fn count_kept(&mut self, steps: &[Vec<Step>]) {
+        let mut seen = HashMap::new();
+        for step in steps.iter().flatten() {
+            if let Step::Kept { link, .. } = step {
+                seen.insert((link.file, link.row.frame, link.row.slot), size(link));
+            }
+        }
+        for ((file, frame, _), size) in seen {
+            if let Some(used) = self.uses[file].get_mut(frame as usize) {
+                used.kept = used.kept.saturating_add(size);
+            }
+        }
+    }
+
+    /// Takes what is kept of groups that have become mostly useless out of them.
+    fn rewrite(&self, steps: &mut [Vec<Step>]) -> Result<(), MergeError> {
+        for step in steps.iter_mut().flatten() {
+            let Step::Kept { link, .. } = *step else { continue };
+            if link.kind.is_group() && self.is_rewritten(&link)? {
+                *step = match link.kind {
+                    FrameKind::StoredGroup => Step::Stored(link),
+                    _ => Step::Programs(vec![link]),
+                };
+            }
+        }
+        Ok(())
+    }
+
+    fn is_rewritten(&self, link: &Link) -> Result<bool, MergeError> {
+        let frame = link.row.frame as usize;
+        let frames = self.files[link.file].frames().map_err(MergeError::file(link.file))?;
+        let (Some(row), Some(used)) = (frames.get(frame), self.uses[link.file].get(frame)) else {
+            return Ok(false);
+        };
+        let useless = u128::from(used.all.saturating_sub(used.kept));
+        let saved = useless * u128::from(row.bytes) / u128::from(used.all.max(1));
+        Ok(saved > u128::from(USELESS_BYTES) && saved > u128::from(row.bytes / USELESS_PART))
+    }
+}
+
+/// The memory of composing the program of a frame that is no group.
+pub(super) fn compose_memory(files: &[&Dimg], link: &Link) -> Result<u64, MergeError> {
+    let (file, number) = (files[link.file], link.row.frame);
+    let memory = file.frame(number).and_then(|bytes| {
+        let frame = ProgramFrame::parse(bytes).map_err(|error| file.bad_frame(number, error))?;
+        Ok(frame.compose_memory())
+    });
+    memory.map_err(MergeError::file(link.file))
+}

@@ -1,0 +1,204 @@
+//! Series of small images made here: deltas merged in every way, and what they make.
+
+use super::*;
+use crate::build::BuildOptions;
+use crate::build::Codec;
+use crate::build::tests::{Made, apply, bytes, noise};
+use crate::content::Bytes;
+use crate::format::Class;
+use proptest::prelude::*;
+
+fn merged(files: &[&[u8]], threads: usize, memory_bytes: u64) -> Result<Vec<u8>, MergeError> {
+    let open = |bytes: &&[u8]| Dimg::open(Bytes::from(bytes.to_vec())).unwrap();
+    let files: Vec<Dimg> = files.iter().map(open).collect();
+    let files: Vec<&Dimg> = files.iter().collect();
+    let options = MergeOptions {
+        level: Level::Fast,
+        threads: NonZeroUsize::new(threads).unwrap(),
+        memory_bytes,
+        dir: std::env::temp_dir(),
+    };
+    let mut built = merge(&files, &options, &mut ())?;
+    let mut out = Vec::new();
+    built.write_to(&mut out).unwrap();
+    Ok(out)
+}
+
+/// Quick ones: compressors are not what is tested.
+fn options(threads: usize, codec: Codec) -> BuildOptions {
+    BuildOptions { level: Level::Fast, ..crate::build::tests::options(threads, codec) }
+}
+
+const MEMORY: u64 = 256 << 20;
+
+/// `content` with a byte in so many changed.
+fn touched(content: &[u8], seed: usize, step: usize) -> Vec<u8> {
+    let mut new = content.to_vec();
+    new.iter_mut().skip(seed * 7).step_by(step).for_each(|byte| *byte ^= 0x55);
+    new
+}
+
+/// Version 1 to 4 of an image where everything happens that can.
+fn version(number: u8, chunks: bool) -> Made {
+    let n = usize::from(number);
+    let large =
+        |upto: usize| (1..upto).fold(noise(1, 1 << 20), |content, step| touched(&content, step, 4096));
+    let mut files: Vec<(String, Vec<u8>)> = vec![
+        ("bin/large".into(), large(n)),
+        ("bin/same".into(), noise(3, 20_000)),
+        (format!("lib/libx.so.1.{n}"), [&noise(4, 20_000)[..], &vec![number; n * 10]].concat()),
+        ("etc/back".into(), noise(5 + u64::from(number % 2), 3000)),
+    ];
+    if number >= 2 {
+        // Stored by the second file, then patched a little, a lot, or not at all.
+        files.push(("new/little".into(), touched(&noise(20, 600_000), n, 100_000)));
+        files.push(("new/lot".into(), touched(&noise(21, 600_000), n, 10 + n)));
+        if chunks {
+            files.push(("new/large".into(), touched(&noise(22, 9 << 20), n, 1 << 20)));
+        }
+        files.push(("new/same".into(), noise(23, 5000)));
+        files.push(("new/empty".into(), vec![]));
+    }
+    if number == 2 {
+        files.push(("gone".into(), noise(24, 30_000)));
+        files.extend((0..50).map(|file| (format!("gone/{file}"), noise(200 + file, 4000))));
+    }
+    // Small files that change each time, at different times, or once.
+    for file in 0..60usize {
+        let content = noise(1000 + file as u64, 3000);
+        let changes = if file % 3 == 0 { n } else { usize::from(n > file % 4) };
+        files.push((
+            format!("share/{file}"),
+            (0..changes).fold(content, |content, step| touched(&content, step, 900)),
+        ));
+    }
+    let files: Vec<_> = files.iter().map(|(path, bytes)| (path.as_str(), bytes.clone())).collect();
+    Made::new(number, &files)
+}
+
+fn deltas(codec: Codec) -> (Vec<Made>, Vec<Vec<u8>>) {
+    let images: Vec<Made> = (1..5).map(|number| version(number, codec == Codec::Auto)).collect();
+    let deltas = images.windows(2).map(|pair| bytes(Some(&pair[0]), &pair[1], &options(2, codec))).collect();
+    (images, deltas)
+}
+
+fn slices(files: &[Vec<u8>]) -> Vec<&[u8]> {
+    files.iter().map(Vec::as_slice).collect()
+}
+
+#[test]
+fn merged_then_applied_is_applied_one_after_the_other() {
+    for codec in [Codec::Auto, Codec::Bsdiff, Codec::Store] {
+        let (images, files) = deltas(codec);
+        for (from, to) in [(0, 2), (1, 3), (0, 3)] {
+            let merged = merged(&slices(&files[from..to]), 2, MEMORY).unwrap();
+            apply(&merged, Some(&images[from]), &images[to]);
+        }
+    }
+}
+
+#[test]
+fn a_merged_delta_is_hardly_larger_than_a_direct_one() {
+    let (images, files) = deltas(Codec::Auto);
+    let merged = merged(&slices(&files), 2, MEMORY).unwrap();
+    let direct = bytes(Some(&images[0]), &images[3], &options(2, Codec::Auto));
+    assert!(merged.len() * 100 <= direct.len() * 105, "{} merged, {} direct", merged.len(), direct.len());
+    let codecs = apply(&merged, Some(&images[0]), &images[3]);
+    assert_eq!(codecs, apply(&direct, Some(&images[0]), &images[3]));
+}
+
+#[test]
+fn nesting_changes_nothing() {
+    let (images, files) = deltas(Codec::Auto);
+    let flat = merged(&slices(&files), 2, MEMORY).unwrap();
+    let left = merged(&[&merged(&slices(&files[..2]), 2, MEMORY).unwrap(), &files[2]], 2, MEMORY).unwrap();
+    let right = merged(&[&files[0], &merged(&slices(&files[1..]), 2, MEMORY).unwrap()], 2, MEMORY).unwrap();
+    for nested in [left, right] {
+        apply(&nested, Some(&images[0]), &images[3]);
+        let (nested, flat) = (nested.len(), flat.len());
+        assert!(nested.abs_diff(flat) * 100 <= flat, "{nested} nested, {flat} flat");
+    }
+}
+
+#[test]
+fn the_number_of_threads_changes_nothing() {
+    let (_, files) = deltas(Codec::Auto);
+    let one = merged(&slices(&files), 1, MEMORY).unwrap();
+    for threads in [2, 5] {
+        assert!(merged(&slices(&files), threads, MEMORY).unwrap() == one, "{threads} threads");
+    }
+}
+
+#[test]
+fn a_base_image_takes_deltas() {
+    let (images, files) = deltas(Codec::Auto);
+    let base = bytes(None, &images[0], &options(2, Codec::Auto));
+    let merged = merged(&[&base, &files[0], &files[1], &files[2]], 2, MEMORY).unwrap();
+    assert!(Dimg::open(Bytes::from(merged.clone())).unwrap().parent().is_none());
+    apply(&merged, None, &images[3]);
+    let direct = bytes(None, &images[3], &options(2, Codec::Auto));
+    assert!(merged.len() * 100 <= direct.len() * 110, "{} merged, {} direct", merged.len(), direct.len());
+}
+
+#[test]
+fn what_comes_back_costs_nothing() {
+    let (there, back) = (version(1, false), version(2, false));
+    let files = [
+        bytes(Some(&there), &back, &options(2, Codec::Auto)),
+        bytes(Some(&back), &there, &options(2, Codec::Auto)),
+    ];
+    let merged = merged(&slices(&files), 2, MEMORY).unwrap();
+    assert!(merged.len() < 1000, "{}", merged.len());
+    apply(&merged, Some(&there), &there);
+}
+
+#[test]
+fn little_memory_is_enough() {
+    let (images, files) = deltas(Codec::Auto);
+    let tight = merged(&slices(&files), 3, 1 << 20).unwrap();
+    apply(&tight, Some(&images[0]), &images[3]);
+}
+
+#[test]
+fn files_that_do_not_follow_are_refused() {
+    let (images, files) = deltas(Codec::Auto);
+    let base = bytes(None, &images[1], &options(2, Codec::Auto));
+    let error = merged(&[&files[0], &files[2]], 1, MEMORY).unwrap_err();
+    assert!(matches!(error, MergeError::File { number: 1, .. }), "{error}");
+    assert_eq!(error.class(), Class::Corrupt);
+    let error = merged(&[&files[0], &base], 1, MEMORY).unwrap_err();
+    assert!(matches!(error, MergeError::Base { number: 1 }), "{error}");
+    assert!(matches!(merged(&[], 1, MEMORY).unwrap_err(), MergeError::Nothing));
+}
+
+#[test]
+fn stages_have_a_limit() {
+    let file = |step: usize| vec![("file", touched(&noise(7, 5000), step, 100))];
+    let images: Vec<_> = (0u8..18).map(|step| Made::new(step, &file(usize::from(step)))).collect();
+    let files: Vec<_> =
+        images.windows(2).map(|pair| bytes(Some(&pair[0]), &pair[1], &options(1, Codec::Bsdiff))).collect();
+    let most = merged(&slices(&files[..16]), 1, MEMORY).unwrap();
+    apply(&most, Some(&images[0]), &images[16]);
+    let error = merged(&slices(&files), 1, MEMORY).unwrap_err();
+    assert!(matches!(error, MergeError::Stages { stages: 17, .. }), "{error}");
+    assert_eq!(error.class(), Class::NoSpace);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    #[test]
+    fn damage_is_an_error_or_harmless(at: prop::sample::Index, bit in 0u8..8, second: bool) {
+        let file = |step: usize| vec![("file", touched(&noise(7, 5000), step, 100)), ("new", noise(step as u64, 50))];
+        let images: Vec<_> = (0u8..3).map(|step| Made::new(step, &file(usize::from(step)))).collect();
+        let mut files: Vec<_> =
+            images.windows(2).map(|pair| bytes(Some(&pair[0]), &pair[1], &options(1, Codec::Auto))).collect();
+        let file = &mut files[usize::from(second)];
+        let at = at.index(file.len());
+        file[at] ^= 1 << bit;
+        let opened: Result<Vec<Dimg>, _> = files.iter().map(|file| Dimg::open(Bytes::from(file.clone()))).collect();
+        if opened.is_ok() && let Ok(merged) = merged(&slices(&files), 1, MEMORY) {
+            // What is damaged and not looked at is gone.
+            apply(&merged, Some(&images[0]), &images[2]);
+        }
+    }
+}
