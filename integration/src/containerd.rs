@@ -228,13 +228,32 @@ address = "{di3fs}"
     /// # Errors
     /// Fails when something is left of it.
     pub fn remove(&self, name: &str) -> Result<()> {
+        self.end(name)?;
+        self.ctr(["containers", "rm", &self.container(name)])?.success()?;
+        Ok(())
+    }
+
+    /// Ends a container's process. The container stays, with its snapshot.
+    ///
+    /// # Errors
+    /// Fails when it does not end.
+    pub fn end(&self, name: &str) -> Result<()> {
         let container = self.container(name);
         // It may have ended by itself.
         self.ctr(["tasks", "kill", "--signal", "KILL", &container])?;
         wait_for("the container to end", || Ok(!self.is_running(name)?))?;
         self.ctr(["tasks", "rm", "--force", &container])?;
-        self.ctr(["containers", "rm", &container])?.success()?;
         Ok(())
+    }
+
+    /// Ends a container's process and starts it again on the same snapshot.
+    ///
+    /// # Errors
+    /// Fails when it does not run.
+    pub fn start_again(&self, name: &str) -> Result<()> {
+        self.end(name)?;
+        self.ctr(["tasks", "start", "--detach", &self.container(name)])?.success()?;
+        wait_for("the container to run", || self.is_running(name))
     }
 
     /// Mounts the root file system of an image at `target`, gives it to `see`, and unmounts it.

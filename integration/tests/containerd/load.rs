@@ -64,6 +64,10 @@ fn base_and_deltas_run_survive_and_go() -> Result<()> {
         "lost by restarts"
     );
     ensure!(release(&containerd)? == RELEASES[2], "not served any more");
+    containerd.start_again("survivor")?;
+    ensure!(containerd.exec("survivor", &["cat", "/kept"])?.trim() == "kept", "lost by a new start");
+    containerd.end("survivor")?;
+    commits(&sandbox, &containerd, &containerd.container("survivor"))?;
     containerd.remove("survivor")?;
 
     containerd.ctr(["images", "rm", "--sync", NAME])?.success()?;
@@ -80,6 +84,22 @@ fn base_and_deltas_run_survive_and_go() -> Result<()> {
     containerd.stop()?;
     ensure!(plugin.terminate()?.success(), "the plugin did not end well");
     sandbox.close()
+}
+
+/// A container's snapshot is committed, and a new one on it has what the container wrote.
+fn commits(sandbox: &Sandbox, containerd: &Containerd<'_>, container: &str) -> Result<()> {
+    let target = sandbox.dir("committed")?;
+    let ctr = |arguments: &[&str]| {
+        containerd.ctr(["snapshots", "--snapshotter", "di3fs"].iter().chain(arguments))?.success()
+    };
+    ctr(&["commit", "frozen", container])?;
+    let mount = ctr(&["prepare", "--target", &target.to_string_lossy(), "thawed", "frozen"])?.stdout;
+    let mounted = sandbox.command("sh").args(["-c", &mount]).status()?;
+    let kept = std::fs::read_to_string(target.join("kept"));
+    sandbox.command("umount").arg(&target).status()?;
+    ensure!(mounted.success() && kept? == "kept\n", "not in the committed snapshot");
+    ctr(&["rm", "thawed"])?;
+    ctr(&["rm", "frozen"]).map(drop)
 }
 
 /// Other namespaces get the same layers, and what containerd collects in one stays in the other.
