@@ -113,6 +113,8 @@ schedule_delay = "0ms"
 [proxy_plugins.di3fs]
 type = "snapshot"
 address = "{di3fs}"
+[plugins."io.containerd.transfer.v1.local"]
+unpack_config = [{{ platform = "linux", snapshotter = "overlayfs" }}, {{ platform = "linux", snapshotter = "di3fs" }}]
 "#,
             root = root.display(),
             state = state.display(),
