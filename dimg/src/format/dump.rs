@@ -107,14 +107,14 @@ pub fn dump(file: &DeltaFile, out: &mut dyn Write) -> Result<(), DimgError> {
             Some(place) => line.push_str(&place.to_string()),
         }
         let stages = list(&recipe.stages, |stage| {
-            format!(
-                "{}.{}:frame={}:slot={}:bytes={}",
-                stage.codec,
-                stage.codec.version(),
-                stage.frame,
-                stage.slot,
-                stage.out_bytes
-            )
+            let (codec, version, bytes) = (stage.codec, stage.codec.version(), stage.out_bytes);
+            match codec.has_frame() {
+                true => {
+                    let (frame, slot) = (stage.frame, stage.slot);
+                    format!("{codec}.{version}:frame={frame}:slot={slot}:bytes={bytes}")
+                }
+                false => format!("{codec}.{version}:bytes={bytes}"),
+            }
         });
         out.line(format_args!("{line} stages={stages}"))?;
     }

@@ -33,7 +33,7 @@ pub struct Stage {
     pub codec: StageCodec,
     /// The codec's version.
     pub version: u32,
-    /// What kind of frame it uses.
+    /// What kind of frame it uses; means nothing for a codec without frames.
     pub kind: FrameKind,
     /// The frame; for a large stored content the first of its chunks.
     pub frame: u32,

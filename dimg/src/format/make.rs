@@ -2,7 +2,10 @@
 
 use super::{Dimg, DimgError, FrameKind, FrameRow, Recipe, Stage, StageCodec};
 use crate::Hasher;
-use crate::engine::frame::{BsdiffFrame, ProgramFrame, ProgramGroup, STORED_CHUNK_BYTES, StoredFrame};
+use crate::engine::frame::{
+    BsdiffFrame, ParameterFrame, ParameterGroup, ProgramFrame, ProgramGroup, STORED_CHUNK_BYTES, StoredFrame,
+};
+use crate::engine::member::{self, Plan};
 use d4c_sys::Map;
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -10,6 +13,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 /// Decoded groups kept: making the contents of a group one after the other decodes it once.
 const KEPT_GROUPS: usize = 4;
+
+/// What a stage but the last makes is held in memory up to this size.
+const SMALL_STAGE_BYTES: u64 = 4 << 20;
 
 /// Gives files without a name for what stages but the last make: they are mapped, not held in memory.
 pub type Scratch<'a> = &'a (dyn Fn() -> io::Result<File> + Sync);
@@ -22,6 +28,22 @@ pub(super) struct Groups(Mutex<Vec<(u32, Group)>>);
 enum Group {
     Stored(Arc<Vec<u8>>),
     Programs(Arc<ProgramGroup>),
+    Parameters(Arc<ParameterGroup>),
+}
+
+/// What a stage but the last made.
+enum Between {
+    Memory(Vec<u8>),
+    File(Map),
+}
+
+impl AsRef<[u8]> for Between {
+    fn as_ref(&self) -> &[u8] {
+        match self {
+            Self::Memory(bytes) => bytes,
+            Self::File(map) => map,
+        }
+    }
 }
 
 impl Groups {
@@ -29,8 +51,13 @@ impl Groups {
     /// decode it.
     fn get(&self, frame: u32, decode: impl FnOnce() -> Result<Group, DimgError>) -> Result<Group, DimgError> {
         let lock = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, group)) = lock().iter().find(|(number, _)| *number == frame) {
-            return Ok(group.clone());
+        {
+            let mut kept = lock();
+            if let Some(at) = kept.iter().position(|(number, _)| *number == frame) {
+                // The one used last stands last.
+                kept[at..].rotate_left(1);
+                return Ok(kept[kept.len() - 1].1.clone());
+            }
         }
         let group = decode()?;
         let mut kept = lock();
@@ -85,17 +112,24 @@ impl Dimg {
         let Some((last, stages)) = recipe.stages.split_last() else {
             return Err(cannot("its recipe has no stages".to_owned()));
         };
-        let mut between: Option<Map> = None;
+        let mut between: Option<Between> = None;
         for stage in stages {
-            let file = scratch().map_err(|error| cannot(format!("no scratch file: {error}")))?;
-            let mut writer = io::BufWriter::with_capacity(128 << 10, &file);
-            self.stage(stage, between.as_deref().unwrap_or(base), &mut writer)?;
-            writer.flush().map_err(DimgError::Output)?;
-            drop(writer);
-            between = Some(Map::file(&file).map_err(DimgError::Output)?);
+            let old = between.as_ref().map_or(base, AsRef::as_ref);
+            between = Some(if stage.out_bytes <= SMALL_STAGE_BYTES {
+                let mut made = Vec::new();
+                self.stage(stage, old, &mut made)?;
+                Between::Memory(made)
+            } else {
+                let file = scratch().map_err(|error| cannot(format!("no scratch file: {error}")))?;
+                let mut writer = io::BufWriter::with_capacity(128 << 10, &file);
+                self.stage(stage, old, &mut writer)?;
+                writer.flush().map_err(DimgError::Output)?;
+                drop(writer);
+                Between::File(Map::file(&file).map_err(DimgError::Output)?)
+            });
         }
         let mut out = Hashed { out, hasher: Hasher::new() };
-        self.stage(last, between.as_deref().unwrap_or(base), &mut out)?;
+        self.stage(last, between.as_ref().map_or(base, AsRef::as_ref), &mut out)?;
         let found = out.hasher.finish();
         match found == recipe.content.digest {
             true => Ok(()),
@@ -105,6 +139,9 @@ impl Dimg {
 
     /// Writes exactly `stage.out_bytes` bytes.
     pub(crate) fn stage(&self, stage: &Stage, old: &[u8], out: &mut dyn Write) -> Result<(), DimgError> {
+        if !stage.codec.has_frame() {
+            return unpack(stage, old, out);
+        }
         let bytes = self.frame(stage.frame)?;
         let row = self.frame_row(stage.frame)?;
         let offset = self.frame_offset(&row);
@@ -145,6 +182,18 @@ impl Dimg {
                 }
                 frame.apply_slot(0, old, stage.out_bytes, out).map_err(bad)
             }
+            (StageCodec::Pack, _) => {
+                let decode = || {
+                    let group = ParameterFrame::parse(bytes).and_then(|frame| frame.group()).map_err(bad)?;
+                    Ok(Group::Parameters(Arc::new(group)))
+                };
+                let Group::Parameters(group) = self.groups.get(stage.frame, decode)? else {
+                    return Err(DimgError::corrupt("frame", offset, "it holds no parameters"));
+                };
+                let parameters = group.parameters(stage.slot).map_err(bad)?;
+                member::pack(old, parameters, stage.out_bytes, out).map_err(bad)
+            }
+            (StageCodec::Unpack, _) => unpack(stage, old, out),
             (StageCodec::Bsdiff, _) => BsdiffFrame::parse(bytes)
                 .and_then(|frame| frame.apply(old, stage.out_bytes, out))
                 .map_err(bad),
@@ -187,4 +236,17 @@ impl Dimg {
             number = number.saturating_add(1);
         }
     }
+}
+
+/// Writes the opened form of `old`.
+fn unpack(stage: &Stage, old: &[u8], out: &mut dyn Write) -> Result<(), DimgError> {
+    let plan = Plan::of(old, stage.out_bytes).filter(|plan| plan.opened_bytes() == stage.out_bytes);
+    let plan = plan.ok_or_else(|| {
+        let reason = format!("unpack {} bytes: they do not open to {}", old.len(), stage.out_bytes);
+        DimgError::corrupt("section RECIPES", 0, reason)
+    })?;
+    plan.unpack(old, out).map_err(|error| match error {
+        crate::engine::EngineError::Output(source) => DimgError::Output(source),
+        other => DimgError::corrupt("section RECIPES", 0, other.to_string()),
+    })
 }

@@ -118,7 +118,7 @@ impl Stat {
             by_codec.entry(frame.kind.codec().name()).or_default().bytes += frame.bytes;
             match frame.kind.codec() {
                 StageCodec::Stored => contents.stored_bytes += frame.bytes,
-                StageCodec::Program | StageCodec::Bsdiff => contents.patch_bytes += frame.bytes,
+                _ => contents.patch_bytes += frame.bytes,
             }
         }
         let layers = target.layers.iter().map(|layer| LayerStat {

@@ -19,6 +19,10 @@ pub enum StageCodec {
     Program,
     /// A patch of the crate `bsdiff`.
     Bsdiff,
+    /// The opened form of a content with compressed members ([`crate::engine::member`]); it takes no frame.
+    Unpack,
+    /// A content from its opened form and parameters in the frame.
+    Pack,
 }
 
 impl StageCodec {
@@ -28,14 +32,21 @@ impl StageCodec {
             Self::Stored => 0,
             Self::Program => 1,
             Self::Bsdiff => 2,
+            Self::Unpack => 4,
+            Self::Pack => 5,
         }
+    }
+
+    /// Whether its stages use frames; those of others have frame and slot 0.
+    pub fn has_frame(self) -> bool {
+        self != Self::Unpack
     }
 
     /// The version of the codec that this program writes; the only one it reads.
     pub fn version(self) -> u32 {
         match self {
             Self::Stored => 0,
-            Self::Program | Self::Bsdiff => 1,
+            Self::Program | Self::Bsdiff | Self::Unpack | Self::Pack => 1,
         }
     }
 
@@ -44,6 +55,8 @@ impl StageCodec {
             0 => Some(Self::Stored),
             1 => Some(Self::Program),
             2 => Some(Self::Bsdiff),
+            4 => Some(Self::Unpack),
+            5 => Some(Self::Pack),
             _ => None,
         }
     }
@@ -54,6 +67,8 @@ impl StageCodec {
             Self::Stored => "stored",
             Self::Program => "plain",
             Self::Bsdiff => "bsdiff",
+            Self::Unpack => "unpack",
+            Self::Pack => "pack",
         }
     }
 }
@@ -77,6 +92,8 @@ pub enum FrameKind {
     Program,
     /// One patch of the crate `bsdiff`.
     Bsdiff,
+    /// Parameters of packing, of one content or several.
+    Parameters,
 }
 
 impl FrameKind {
@@ -87,11 +104,12 @@ impl FrameKind {
             Self::ProgramGroup => 2,
             Self::Program => 3,
             Self::Bsdiff => 4,
+            Self::Parameters => 6,
         }
     }
 
     fn from_tag(tag: u8) -> Option<Self> {
-        [Self::StoredGroup, Self::Chunk, Self::ProgramGroup, Self::Program, Self::Bsdiff]
+        [Self::StoredGroup, Self::Chunk, Self::ProgramGroup, Self::Program, Self::Bsdiff, Self::Parameters]
             .into_iter()
             .find(|kind| kind.tag() == tag)
     }
@@ -102,12 +120,13 @@ impl FrameKind {
             Self::StoredGroup | Self::Chunk => StageCodec::Stored,
             Self::ProgramGroup | Self::Program => StageCodec::Program,
             Self::Bsdiff => StageCodec::Bsdiff,
+            Self::Parameters => StageCodec::Pack,
         }
     }
 
     /// Whether several stages may use one frame.
     pub fn is_group(self) -> bool {
-        matches!(self, Self::StoredGroup | Self::ProgramGroup)
+        matches!(self, Self::StoredGroup | Self::ProgramGroup | Self::Parameters)
     }
 
     /// The name that listings show.
@@ -118,6 +137,7 @@ impl FrameKind {
             Self::ProgramGroup => "program-group",
             Self::Program => "program",
             Self::Bsdiff => "bsdiff",
+            Self::Parameters => "parameters",
         }
     }
 }
@@ -140,9 +160,9 @@ pub struct FrameRow {
 pub struct StageRow {
     /// How it makes its bytes.
     pub codec: StageCodec,
-    /// The frame; for a large stored content the first of its chunks.
+    /// The frame; for a large stored content the first of its chunks; 0 for a codec without frames.
     pub frame: u32,
-    /// Where in a frame that is a group: a program's number; a stored content's distance from the start. Else zero.
+    /// Where in a frame that is a group: a program's or parameters' number; a stored content's distance from the start. Else zero.
     pub slot: u64,
     /// Bytes that it makes; the last stage makes the content.
     pub out_bytes: u64,
@@ -185,6 +205,9 @@ impl Slots {
 pub(crate) fn number_slots(recipes: &mut [RecipeRow], frames: &[FrameRow]) {
     let mut slots = Slots::default();
     for stage in recipes.iter_mut().flat_map(|recipe| &mut recipe.stages) {
+        if !stage.codec.has_frame() {
+            continue;
+        }
         if frames.get(stage.frame as usize).is_some_and(|frame| frame.kind.is_group()) {
             stage.slot = slots.expected(stage.frame);
             slots.note(stage);
@@ -227,11 +250,13 @@ pub(crate) fn encode_recipes(recipes: &[RecipeRow], origins: &[Option<Place>]) -
         for (at, stage) in recipe.stages.iter().enumerate() {
             columns.get_mut(1).push(stage.codec.tag());
             put_u64(columns.get_mut(2), u64::from(stage.codec.version()));
-            put_i64(columns.get_mut(5), i64::from(stage.frame) - i64::from(frame));
-            frame = stage.frame;
-            let distance = stage.slot.wrapping_sub(slots.expected(frame)).cast_signed();
-            put_i64(columns.get_mut(6), distance);
-            slots.note(stage);
+            if stage.codec.has_frame() {
+                put_i64(columns.get_mut(5), i64::from(stage.frame) - i64::from(frame));
+                frame = stage.frame;
+                let distance = stage.slot.wrapping_sub(slots.expected(frame)).cast_signed();
+                put_i64(columns.get_mut(6), distance);
+                slots.note(stage);
+            }
             if at + 1 < recipe.stages.len() {
                 put_u64(columns.get_mut(7), stage.out_bytes);
             }
@@ -284,24 +309,39 @@ pub(crate) fn decode_recipes(
                 let why = format!("version {version} of {codec} is not known");
                 return Err(before.error("version of a codec", why));
             }
-            let before = frames.clone();
-            let frame = i64::from(last).checked_add(frames.i64("frame of a stage")?);
-            let frame = frame
-                .and_then(|frame| u32::try_from(frame).ok())
-                .ok_or_else(|| before.error("frame of a stage", "there is no such frame"))?;
-            last = frame;
-            let before = distances.clone();
-            let slot = slots.expected(frame).checked_add_signed(distances.i64("slot of a stage")?);
-            let slot = slot.ok_or_else(|| before.error("slot of a stage", "there is no such slot"))?;
+            let (frame, slot) = match codec.has_frame() {
+                true => frame_and_slot(frames, distances, &mut last, &slots)?,
+                false => (0, 0),
+            };
             let out_bytes = if at + 1 < count { sizes.u64("size of a stage")? } else { content.size };
             let stage = StageRow { codec, frame, slot, out_bytes };
-            slots.note(&stage);
+            if codec.has_frame() {
+                slots.note(&stage);
+            }
             stages.push(stage);
         }
         recipes.push(RecipeRow { base, stages });
     }
     readers.iter().try_for_each(Reader::end)?;
     Ok(recipes)
+}
+
+/// The frame of a stage, which becomes the `last` one, and the slot in it.
+fn frame_and_slot(
+    frames: &mut Reader<'_>,
+    distances: &mut Reader<'_>,
+    last: &mut u32,
+    slots: &Slots,
+) -> Result<(u32, u64), WireError> {
+    let before = frames.clone();
+    let frame = i64::from(*last).checked_add(frames.i64("frame of a stage")?);
+    let frame = frame
+        .and_then(|frame| u32::try_from(frame).ok())
+        .ok_or_else(|| before.error("frame of a stage", "there is no such frame"))?;
+    *last = frame;
+    let before = distances.clone();
+    let slot = slots.expected(frame).checked_add_signed(distances.i64("slot of a stage")?);
+    Ok((frame, slot.ok_or_else(|| before.error("slot of a stage", "there is no such slot"))?))
 }
 
 fn with(base: bool) -> &'static str {
@@ -361,7 +401,7 @@ pub(crate) fn decode_frames(bytes: &[u8], data_bytes: u64) -> Result<Vec<FrameRo
 pub(crate) fn check_uses(recipes: &[RecipeRow], frames: &[FrameRow]) -> Result<(), (usize, String)> {
     let mut used = vec![false; frames.len()];
     for (number, recipe) in recipes.iter().enumerate() {
-        for stage in &recipe.stages {
+        for stage in recipe.stages.iter().filter(|stage| stage.codec.has_frame()) {
             let frame = stage.frame as usize;
             let Some(row) = frames.get(frame) else {
                 return Err((number, format!("frame {frame} is not there")));

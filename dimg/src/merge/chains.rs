@@ -2,7 +2,9 @@
 //! is new the stages that make it, one file's after the other's. No frame is looked at.
 
 use super::MergeError;
-use crate::format::{Dimg, DimgError, FrameKind, LayerSource, Meta, RecipeRow, StageRow, TargetLayer};
+use crate::format::{
+    Dimg, DimgError, FrameKind, LayerSource, Meta, RecipeRow, StageCodec, StageRow, TargetLayer,
+};
 use crate::index::edit::{ContentRef, LayerEdit, Lookup, Named, Place};
 use crate::index::{Edit, IndexError};
 use crate::limits::MAX_STAGES;
@@ -105,6 +107,21 @@ fn follow(before: Joined, file: &Dimg, number: usize) -> Result<Joined, MergeErr
     Ok(Joined { meta, edit: composed.edit, chains })
 }
 
+/// Two lists of stages that follow each other, without packing at the end of the first and unpacking at the start of the second: what was
+/// packed has the opened form that it was packed from.
+fn without_repacking<'a>(first: &'a [Link], second: &'a [Link]) -> (&'a [Link], &'a [Link]) {
+    match (first, second) {
+        ([kept @ .., opened, packed], [unpacked, rest @ ..])
+            if packed.row.codec == StageCodec::Pack
+                && unpacked.row.codec == StageCodec::Unpack
+                && opened.row.out_bytes == unpacked.row.out_bytes =>
+        {
+            (&first[..=kept.len()], rest)
+        }
+        _ => (first, second),
+    }
+}
+
 /// A chain that starts from the middle image, from what stands before.
 fn behind(chain: &Chain, before: &Joined, lookup: &Lookup<'_>) -> Result<Chain, &'static str> {
     let Some(base) = chain.base else { return Ok(chain.clone()) };
@@ -113,10 +130,11 @@ fn behind(chain: &Chain, before: &Joined, lookup: &Lookup<'_>) -> Result<Chain, 
         Some(ContentRef::Parent(place)) => Ok(Chain { base: Some(place), links: chain.links.clone() }),
         Some(ContentRef::New(number)) => {
             let below = before.chains.get(number as usize).ok_or("its base is not there")?;
-            if below.links.len() + chain.links.len() > MAX_LINKS {
+            let (first, second) = without_repacking(&below.links, &chain.links);
+            if first.len() + second.len() > MAX_LINKS {
                 return Err("it is patched too often; a direct delta is smaller");
             }
-            Ok(Chain { base: below.base, links: [&below.links[..], &chain.links].concat() })
+            Ok(Chain { base: below.base, links: [first, second].concat() })
         }
     }
 }

@@ -4,7 +4,7 @@
 use super::chains::{Chain, Link};
 use super::{MergeError, MergeOptions};
 use crate::engine::frame::ProgramFrame;
-use crate::format::{Dimg, DimgError, FrameKind, StageCodec, frames_of};
+use crate::format::{Dimg, DimgError, StageCodec, frames_of};
 use crate::index::Content;
 use std::collections::{BTreeMap, HashMap};
 
@@ -80,7 +80,9 @@ pub(super) fn plan(
 fn copy_in_order(steps: &mut [Vec<Step>]) -> Vec<(usize, u32)> {
     let mut first = BTreeMap::new();
     for step in steps.iter().flatten() {
-        if let Step::Kept { link, .. } = step {
+        if let Step::Kept { link, .. } = step
+            && link.row.codec.has_frame()
+        {
             first.insert((link.file, link.row.frame), frames_of(link.kind, link.row.out_bytes));
         }
     }
@@ -98,6 +100,9 @@ fn copy_in_order(steps: &mut [Vec<Step>]) -> Vec<(usize, u32)> {
     }
     for step in steps.iter_mut().flatten() {
         let Step::Kept { link, frame } = step else { continue };
+        if !link.row.codec.has_frame() {
+            continue;
+        }
         let Some((number, used)) = numbers.get_mut(&(link.file, link.row.frame)) else { continue };
         if std::mem::replace(used, true) && !link.kind.is_group() {
             *frame = copy(link.file, link.row.frame, frames_of(link.kind, link.row.out_bytes));
@@ -111,7 +116,8 @@ fn copy_in_order(steps: &mut [Vec<Step>]) -> Vec<(usize, u32)> {
 /// How much of each of its frames a file uses.
 fn uses(file: &Dimg) -> Result<Vec<Use>, DimgError> {
     let mut slots: HashMap<(u32, u64), u64> = HashMap::new();
-    for stage in file.recipes()?.iter().flat_map(|recipe| &recipe.stages) {
+    let stages = file.recipes()?.iter().flat_map(|recipe| &recipe.stages);
+    for stage in stages.filter(|stage| stage.codec.has_frame()) {
         let size = if stage.codec == StageCodec::Stored { stage.out_bytes } else { 1 };
         slots.insert((stage.frame, stage.slot), size);
     }
@@ -133,7 +139,7 @@ impl Planner<'_> {
     fn steps(&self, chain: &Chain, content: &Content) -> Result<Vec<Step>, MergeError> {
         if let Some((first, patches)) = chain.links.split_first()
             && first.row.codec == StageCodec::Stored
-            && !patches.is_empty()
+            && patches.last().is_some_and(|last| last.row.codec != StageCodec::Pack)
             && self.is_run(first, patches, content)?
         {
             return Ok(vec![Step::Run(chain.links.clone())]);
@@ -165,6 +171,9 @@ impl Planner<'_> {
 
     /// Bytes that a stage takes in its file, about.
     fn bytes(&self, link: &Link) -> Result<u64, MergeError> {
+        if !link.row.codec.has_frame() {
+            return Ok(0);
+        }
         let frames = self.files[link.file].frames().map_err(MergeError::file(link.file))?;
         let start = link.row.frame as usize;
         let count = usize::try_from(frames_of(link.kind, link.row.out_bytes)).unwrap_or(usize::MAX);
@@ -190,7 +199,9 @@ impl Planner<'_> {
     fn count_kept(&mut self, steps: &[Vec<Step>]) {
         let mut seen = HashMap::new();
         for step in steps.iter().flatten() {
-            if let Step::Kept { link, .. } = step {
+            if let Step::Kept { link, .. } = step
+                && link.row.codec.has_frame()
+            {
                 seen.insert((link.file, link.row.frame, link.row.slot), size(link));
             }
         }
@@ -205,12 +216,13 @@ impl Planner<'_> {
     fn rewrite(&self, steps: &mut [Vec<Step>]) -> Result<(), MergeError> {
         for step in steps.iter_mut().flatten() {
             let Step::Kept { link, .. } = *step else { continue };
-            if link.kind.is_group() && self.is_rewritten(&link)? {
-                *step = match link.kind {
-                    FrameKind::StoredGroup => Step::Stored(link),
-                    _ => Step::Programs(vec![link]),
-                };
-            }
+            *step = match link.row.codec {
+                StageCodec::Stored if link.kind.is_group() && self.is_rewritten(&link)? => Step::Stored(link),
+                StageCodec::Program if link.kind.is_group() && self.is_rewritten(&link)? => {
+                    Step::Programs(vec![link])
+                }
+                _ => continue,
+            };
         }
         Ok(())
     }

@@ -8,15 +8,18 @@
 //! | stored | a head; the stored bytes. Raw: several small contents one after the other, or a chunk of a large one |
 //! | programs | `varint slots` (not 0); eight heads: the op counts, then the seven streams of [`super::program`]; the stored bytes of these eight in order |
 //! | bsdiff | a head; the stored bytes. Raw: one patch ([`super::bsdiff`]) |
+//! | parameters | `varint slots`; two heads: a varint length per slot, then the parameters ([`super::member`]); their stored bytes |
 //!
 //! The op counts are one varint per slot: how many operations its program has. The streams of the programs of all slots are
 //! joined, slot 0 first. A frame of several slots is a *group*: its raw bytes are few, and it is decoded as a whole. A frame of one
 //! slot has any size and is streamed. The length of what a frame or slot makes is not in the frame: whoever names the frame knows it.
 
+mod parameters;
 mod patch;
 mod program;
 mod stored;
 
+pub use parameters::{PARAMETER_GROUP_BYTES, ParameterFrame, ParameterGroup};
 pub use patch::BsdiffFrame;
 pub use program::{ProgramFrame, ProgramGroup};
 pub use stored::StoredFrame;
