@@ -1,10 +1,14 @@
 //! One new content: the patches that could make it, and the smallest way to keep it.
 
 use super::names::Candidate;
+use super::relocated;
 use super::{BuildOptions, Codec};
 use crate::content::{Bytes, ContentSource, open_exact};
 use crate::engine::compress::{Level, pack_memory};
-use crate::engine::frame::{BSDIFF_WINDOW_LOG, BsdiffFrame, ProgramFrame, STORED_CHUNK_BYTES, StoredFrame};
+use crate::engine::elf::AddressMap;
+use crate::engine::frame::{
+    BSDIFF_WINDOW_LOG, BsdiffFrame, ProgramFrame, RelocationFrame, STORED_CHUNK_BYTES, StoredFrame,
+};
 use crate::engine::matcher::{self, MatchOptions};
 use crate::engine::program::Program;
 use crate::engine::{EngineError, bsdiff};
@@ -30,10 +34,10 @@ pub(super) enum Kept {
     Stored,
     /// In chunks, encoded already.
     Chunks(Vec<Vec<u8>>),
-    /// A small program, to be put in a group.
-    Program(Place, Box<Program>),
-    /// A patch in a frame of its own.
-    Frame(Place, FrameKind, Vec<u8>),
+    /// A small program, to be put in a group, and the map by which the base is relocated before.
+    Program(Place, Option<Box<AddressMap>>, Box<Program>),
+    /// A patch in a frame of its own, and a map as above.
+    Frame(Place, Option<Box<AddressMap>>, FrameKind, Vec<u8>),
 }
 
 impl Kept {
@@ -42,16 +46,18 @@ impl Kept {
         match self {
             Self::Stored => 0,
             Self::Chunks(frames) => frames.iter().map(|frame| frame.len() as u64).sum(),
-            Self::Program(_, program) => program.raw_bytes(),
-            Self::Frame(_, _, frame) => frame.len() as u64,
+            Self::Program(_, map, program) => {
+                program.raw_bytes() + map.as_ref().map_or(0, |map| map.memory())
+            }
+            Self::Frame(_, map, _, frame) => frame.len() as u64 + map.as_ref().map_or(0, |map| map.memory()),
         }
     }
 }
 
 /// A way to keep a content, and its size.
-struct Way {
-    bytes: u64,
-    kept: Kept,
+pub(super) struct Way {
+    pub(super) bytes: u64,
+    pub(super) kept: Kept,
 }
 
 /// The memory of making `content` from these bases, as far as it matters.
@@ -59,7 +65,9 @@ pub(super) fn memory(content: &Content, bases: &[Candidate], options: &BuildOpti
     let matching = match_options(options, 1);
     let per_base = |base: &Candidate| match uses_bsdiff(base.content.size, content.size, options) {
         true => bsdiff::diff_memory(base.content.size) + content.size,
-        false => matching.index_memory(base.content.size) + content.size / 4,
+        false => {
+            matching.index_memory(base.content.size) + content.size / 4 + relocated::memory(base, options)
+        }
     };
     let patch = bases.iter().map(per_base).max().unwrap_or(0);
     let packing = pack_memory(content.size, options.level, PROGRAM_WINDOW_LOG);
@@ -69,7 +77,7 @@ pub(super) fn memory(content: &Content, bases: &[Candidate], options: &BuildOpti
     patch + packing + stored
 }
 
-fn match_options(options: &BuildOptions, threads: usize) -> MatchOptions {
+pub(super) fn match_options(options: &BuildOptions, threads: usize) -> MatchOptions {
     MatchOptions { level: options.level, index_bytes: options.memory_bytes / 2, threads }
 }
 
@@ -125,16 +133,32 @@ fn patch(
         let frame = BsdiffFrame::encode(&bsdiff::diff(old, new)?, options.level)?;
         return Ok(Way {
             bytes: frame.len() as u64,
-            kept: Kept::Frame(base.place, FrameKind::Bsdiff, frame),
+            kept: Kept::Frame(base.place, None, FrameKind::Bsdiff, frame),
         });
     }
-    let program = matcher::diff(old, new, &match_options(options, threads));
+    let matching = match_options(options, threads);
+    let program = matcher::diff(old, new, &matching);
+    relocated::smallest(base.place, old, new, program, &matching, options)
+}
+
+/// The program in a frame of its own, or to be put in a group; the base may be relocated by `map` before.
+pub(super) fn program(
+    place: Place,
+    map: Option<Box<AddressMap>>,
+    program: Program,
+    level: Level,
+) -> Result<Way, EngineError> {
+    let map_bytes = match &map {
+        Some(map) => RelocationFrame::encode(&[map], level)?.len() as u64,
+        None => 0,
+    };
     if program.raw_bytes() <= SMALL_PROGRAM_BYTES {
-        let bytes = ProgramFrame::encode(&[&program], Level::Fast)?.len() as u64;
-        return Ok(Way { bytes, kept: Kept::Program(base.place, Box::new(program)) });
+        let bytes = map_bytes + ProgramFrame::encode(&[&program], Level::Fast)?.len() as u64;
+        return Ok(Way { bytes, kept: Kept::Program(place, map, Box::new(program)) });
     }
-    let frame = ProgramFrame::encode(&[&program], options.level)?;
-    Ok(Way { bytes: frame.len() as u64, kept: Kept::Frame(base.place, FrameKind::Program, frame) })
+    let frame = ProgramFrame::encode(&[&program], level)?;
+    let bytes = map_bytes + frame.len() as u64;
+    Ok(Way { bytes, kept: Kept::Frame(place, map, FrameKind::Program, frame) })
 }
 
 /// What storing the content takes; given up as soon as it is more than `rival`.

@@ -3,7 +3,8 @@
 //! Contents of one kind are alike, and so are patches on them; a compressor gains from seeing them together. Kinds are
 //! told by their first bytes and their name's ending. Within a kind the order is that of the contents in the file.
 
-use crate::engine::frame::{MAX_SLOTS, PROGRAM_GROUP_BYTES, STORED_GROUP_BYTES};
+use crate::engine::elf::{AddressMap, MAX_SEGMENTS};
+use crate::engine::frame::{MAX_SLOTS, PROGRAM_GROUP_BYTES, RelocationFrame, STORED_GROUP_BYTES};
 use crate::engine::program::Program;
 use crate::format::FrameKind;
 use std::collections::BTreeMap;
@@ -38,6 +39,8 @@ pub(super) struct Group {
     pub contents: Vec<u32>,
     /// For programs; empty for stored contents.
     pub programs: Vec<Program>,
+    /// For relocations; else empty.
+    pub maps: Vec<AddressMap>,
     pub raw_bytes: u64,
 }
 
@@ -46,6 +49,7 @@ pub(super) struct Group {
 pub(super) struct Groups {
     stored: BTreeMap<Class, Group>,
     programs: BTreeMap<Class, Group>,
+    maps: Group,
 }
 
 impl Groups {
@@ -70,6 +74,22 @@ impl Groups {
         full
     }
 
+    /// Adds an address map; the group that was full before it.
+    pub(super) fn relocate(&mut self, content: u32, map: AddressMap) -> Option<Group> {
+        let mut bytes = Vec::new();
+        map.encode(&mut bytes);
+        let bytes = bytes.len() as u64;
+        let segments = self.maps.maps.iter().map(AddressMap::segments).sum::<usize>() + map.segments();
+        let mut full = take_if_full(&mut self.maps, bytes, RelocationFrame::GROUP_BYTES);
+        if segments > MAX_SEGMENTS && full.is_none() && !self.maps.maps.is_empty() {
+            full = Some(std::mem::take(&mut self.maps));
+        }
+        self.maps.contents.push(content);
+        self.maps.maps.push(map);
+        self.maps.raw_bytes += bytes;
+        full
+    }
+
     /// What is left, in a fixed order. Groups too small to gain from standing alone are joined.
     pub(super) fn finish(self) -> Vec<(FrameKind, Group)> {
         let mut left = Vec::new();
@@ -78,6 +98,9 @@ impl Groups {
             let kind = if group.contents.len() == 1 { FrameKind::Program } else { FrameKind::ProgramGroup };
             (kind, group)
         }));
+        if !self.maps.contents.is_empty() {
+            left.push((FrameKind::Relocations, self.maps));
+        }
         left
     }
 }

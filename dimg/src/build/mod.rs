@@ -8,6 +8,7 @@
 mod encode;
 mod groups;
 mod names;
+mod relocated;
 mod schedule;
 mod similar;
 #[cfg(test)]

@@ -9,7 +9,8 @@ use super::groups::{Class, Group, Groups};
 use super::names::{Candidate, Names};
 use super::similar::{Similar, tells};
 use super::{BuildOptions, Codec, Progress, Side};
-use crate::engine::frame::{ProgramFrame, STORED_CHUNK_BYTES, StoredFrame};
+use crate::engine::elf::AddressMap;
+use crate::engine::frame::{ProgramFrame, RelocationFrame, STORED_CHUNK_BYTES, StoredFrame};
 use crate::engine::program::Program;
 use crate::format::{DimgError, DimgWriter, FrameKind, RecipeRow, StageRow};
 use crate::index::edit::Place;
@@ -27,6 +28,7 @@ type Result<T> = std::result::Result<T, DimgError>;
 enum Job {
     Content { number: usize, bases: Vec<Candidate>, threads: usize },
     Programs { ticket: usize, kind: FrameKind, programs: Vec<Program> },
+    Maps { ticket: usize, maps: Vec<AddressMap> },
     Stored { ticket: usize, contents: Vec<u32> },
     Chunk { ticket: usize, content: u32, chunk: usize },
 }
@@ -137,6 +139,11 @@ impl Worker<'_> {
                 let bytes = ProgramFrame::encode(&programs, level)?;
                 Ok(Done::Frame { ticket, kind, bytes })
             }
+            Job::Maps { ticket, maps } => {
+                let maps: Vec<&AddressMap> = maps.iter().collect();
+                let bytes = RelocationFrame::encode(&maps, level)?;
+                Ok(Done::Frame { ticket, kind: FrameKind::Relocations, bytes })
+            }
             Job::Stored { ticket, contents } => {
                 let open =
                     |number: &u32| encode::open(self.target.contents, &self.contents[*number as usize]);
@@ -169,6 +176,7 @@ impl Worker<'_> {
             Job::Programs { programs, .. } => {
                 frame_memory(programs.iter().map(Program::raw_bytes).sum::<u64>(), level)
             }
+            Job::Maps { maps, .. } => frame_memory(maps.iter().map(AddressMap::memory).sum(), level),
             Job::Stored { contents, .. } => {
                 frame_memory(contents.iter().map(|number| self.contents[*number as usize].size).sum(), level)
             }
@@ -192,16 +200,23 @@ impl<'a> Bases<'a> {
         Self { layers, origins: edit.origins(), names, none }
     }
 
+    /// The content of the parent's entry at `place`.
+    fn content_at(&self, place: Place) -> Option<Content> {
+        self.layers.get(place.layer as usize)?.entries.get(place.entry as usize)?.content
+    }
+
     /// The likeliest first: what the entry is a copy of, what was at its path, what had its name but for the version.
     fn of(&self, number: usize, content: &Content, path: &[u8]) -> Vec<Candidate> {
         let mut bases: Vec<Candidate> = Vec::new();
         if self.none || content.size == 0 {
             return bases;
         }
-        let origin = self.origins.get(number).copied().flatten().and_then(|place| {
-            let entry = self.layers.get(place.layer as usize)?.entries.get(place.entry as usize)?;
-            Some(Candidate { place, content: entry.content? })
-        });
+        let origin = self
+            .origins
+            .get(number)
+            .copied()
+            .flatten()
+            .and_then(|place| Some(Candidate { place, content: self.content_at(place)? }));
         for base in [origin, self.names.at(path), self.names.like(path, content.size)].into_iter().flatten() {
             let known = bases.iter().any(|other| other.content.digest == base.content.digest);
             if base.content.size > 0 && !known {
@@ -403,15 +418,17 @@ impl Coordinator<'_> {
                     self.write(ticket, FrameKind::Chunk, bytes)?;
                 }
             }
-            Kept::Program(base, program) => {
+            Kept::Program(base, map, program) => {
                 self.plans[number].base = Some(base);
+                self.relocate(content, map);
                 if let Some(full) = self.groups.patch(class, content, *program) {
                     let kind =
                         if full.contents.len() == 1 { FrameKind::Program } else { FrameKind::ProgramGroup };
                     self.close(kind, full);
                 }
             }
-            Kept::Frame(base, kind, bytes) => {
+            Kept::Frame(base, map, kind, bytes) => {
+                self.relocate(content, map);
                 let ticket = self.ticket();
                 self.plans[number].base = Some(base);
                 self.plan(number, kind, ticket);
@@ -421,13 +438,26 @@ impl Coordinator<'_> {
         Ok(())
     }
 
+    /// Has the base of a content relocated before its patch is applied.
+    fn relocate(&mut self, content: u32, map: Option<Box<AddressMap>>) {
+        if let Some(map) = map
+            && let Some(full) = self.groups.relocate(content, *map)
+        {
+            self.close(FrameKind::Relocations, full);
+        }
+    }
+
     /// Makes a group a frame job.
     fn close(&mut self, kind: FrameKind, group: Group) {
         let ticket = self.ticket();
         for content in &group.contents {
-            self.plan(*content as usize, kind, ticket);
+            match kind {
+                FrameKind::Relocations => self.plan_relocation(*content as usize, ticket),
+                _ => self.plan(*content as usize, kind, ticket),
+            }
         }
         self.ready.push_back(match kind {
+            FrameKind::Relocations => Job::Maps { ticket, maps: group.maps },
             FrameKind::StoredGroup => Job::Stored { ticket, contents: group.contents },
             _ => Job::Programs { ticket, kind, programs: group.programs },
         });
@@ -437,6 +467,13 @@ impl Coordinator<'_> {
     fn plan(&mut self, number: usize, kind: FrameKind, ticket: usize) {
         let out_bytes = self.worker.contents[number].size;
         self.plans[number].stages.push(Planned { ticket, kind, out_bytes });
+    }
+
+    /// Adds the stage that relocates a content's base, which goes before all others.
+    fn plan_relocation(&mut self, number: usize, ticket: usize) {
+        let plan = &mut self.plans[number];
+        let out_bytes = plan.base.and_then(|place| self.bases.content_at(place)).map_or(0, |base| base.size);
+        plan.stages.insert(0, Planned { ticket, kind: FrameKind::Relocations, out_bytes });
     }
 
     fn ticket(&mut self) -> usize {

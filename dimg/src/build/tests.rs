@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::content::Bytes;
+use crate::engine::elf::sample::Sample;
 use crate::format::{Dimg, StageCodec};
 use crate::index::{Content, Entry, Kind, Shape, Tail};
 use std::collections::{BTreeMap, HashMap};
@@ -176,6 +177,30 @@ fn the_codec_asked_for_is_taken() {
     assert_eq!(apply(&stored, Some(&old), &new).into_keys().collect::<Vec<_>>(), [StageCodec::Stored]);
     let foreign = bytes(Some(&old), &new, &options(2, Codec::Bsdiff));
     assert!(apply(&foreign, Some(&old), &new)[&StageCodec::Bsdiff] >= 301);
+}
+
+/// Executables, large and small, as they were and as they are after a change.
+fn executables() -> (Made, Made) {
+    let sample = |arm, functions| Sample { arm, functions, ..Sample::default() };
+    let files =
+        [("bin/x86", false, 4000), ("bin/arm", true, 300), ("bin/small", false, 200), ("lib/y", false, 260)];
+    let old = files.map(|(path, arm, functions)| (path, sample(arm, functions).build()));
+    let new =
+        files.map(|(path, arm, functions)| (path, Sample { longer: 23, ..sample(arm, functions) }.build()));
+    (Made::new(1, &old), Made::new(2, &new))
+}
+
+#[test]
+fn executables_are_relocated() {
+    let (old, new) = executables();
+    let file = bytes(Some(&old), &new, &options(2, Codec::Auto));
+    assert_eq!(apply(&file, Some(&old), &new), BTreeMap::from([(StageCodec::Elf, 4)]));
+    let plain = bytes(Some(&old), &new, &options(2, Codec::Plain));
+    assert_eq!(apply(&plain, Some(&old), &new), BTreeMap::from([(StageCodec::Program, 4)]));
+    assert!(file.len() * 2 < plain.len(), "{} bytes, {} plain", file.len(), plain.len());
+    for threads in [1, 5] {
+        assert!(bytes(Some(&old), &new, &options(threads, Codec::Auto)) == file, "{threads} threads");
+    }
 }
 
 #[test]

@@ -10,6 +10,7 @@
 pub mod bsdiff;
 pub mod compress;
 pub mod deflate;
+pub mod elf;
 pub mod error;
 pub mod frame;
 pub mod matcher;

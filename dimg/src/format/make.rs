@@ -2,8 +2,10 @@
 
 use super::{Dimg, DimgError, FrameKind, FrameRow, Recipe, Stage, StageCodec};
 use crate::Hasher;
+use crate::engine::elf::{self, AddressMap};
 use crate::engine::frame::{
-    BsdiffFrame, ParameterFrame, ParameterGroup, ProgramFrame, ProgramGroup, STORED_CHUNK_BYTES, StoredFrame,
+    BsdiffFrame, ParameterFrame, ParameterGroup, ProgramFrame, ProgramGroup, RelocationFrame,
+    STORED_CHUNK_BYTES, StoredFrame,
 };
 use crate::engine::member::{self, Plan};
 use d4c_sys::Map;
@@ -28,6 +30,7 @@ pub(super) struct Groups(Mutex<Vec<(u32, Group)>>);
 enum Group {
     Stored(Arc<Vec<u8>>),
     Programs(Arc<ProgramGroup>),
+    Maps(Arc<Vec<AddressMap>>),
     Parameters(Arc<ParameterGroup>),
 }
 
@@ -194,6 +197,25 @@ impl Dimg {
                 member::pack(old, parameters, stage.out_bytes, out).map_err(bad)
             }
             (StageCodec::Unpack, _) => unpack(stage, old, out),
+            (StageCodec::Elf, _) => {
+                if stage.out_bytes != old.len() as u64 {
+                    let reason = format!("a stage relocates {} bytes, not {}", old.len(), stage.out_bytes);
+                    return Err(DimgError::corrupt("frame", offset, reason));
+                }
+                let frame = RelocationFrame::parse(bytes).map_err(bad)?;
+                let decode = || Ok(Group::Maps(Arc::new(frame.decode().map_err(bad)?)));
+                // A large map alone is not worth keeping.
+                let group =
+                    if frame.slots() == 1 { decode()? } else { self.groups.get(stage.frame, decode)? };
+                let Group::Maps(maps) = group else {
+                    return Err(DimgError::corrupt("frame", offset, "it holds no address maps"));
+                };
+                let map = usize::try_from(stage.slot).ok().and_then(|slot| maps.get(slot));
+                let map = map.ok_or_else(|| {
+                    DimgError::corrupt("frame", offset, format!("it has no slot {}", stage.slot))
+                })?;
+                elf::relocate(old, map, out).map_err(DimgError::Output)
+            }
             (StageCodec::Bsdiff, _) => BsdiffFrame::parse(bytes)
                 .and_then(|frame| frame.apply(old, stage.out_bytes, out))
                 .map_err(bad),

@@ -21,7 +21,7 @@ pub struct Stat {
     pub data_bytes: u64,
     /// How the target's contents come about.
     pub contents: ContentStat,
-    /// By the name of the codec of the last stage.
+    /// By the name of the codec: `elf` where a stage is, else that of the last one.
     pub by_codec: BTreeMap<&'static str, CodecStat>,
     /// Bytes of all contents that the file makes.
     pub full_bytes: u64,
@@ -82,7 +82,7 @@ pub struct ContentStat {
 /// What one codec does in a file.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct CodecStat {
-    /// Contents that it makes in its last stage.
+    /// Contents that it makes.
     pub contents: u64,
     /// Bytes of its frames.
     pub bytes: u64,
@@ -107,8 +107,9 @@ impl Stat {
                 Some(_) => contents.patched += 1,
             }
             full_bytes = full_bytes.saturating_add(content.size);
-            if let Some(last) = recipe.stages.last() {
-                let codec = by_codec.entry(last.codec.name()).or_default();
+            let relocated = recipe.stages.iter().find(|stage| stage.codec == StageCodec::Elf);
+            if let Some(telling) = relocated.or(recipe.stages.last()) {
+                let codec = by_codec.entry(telling.codec.name()).or_default();
                 codec.contents += 1;
                 codec.made_bytes = codec.made_bytes.saturating_add(content.size);
             }

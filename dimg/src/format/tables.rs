@@ -19,6 +19,8 @@ pub enum StageCodec {
     Program,
     /// A patch of the crate `bsdiff`.
     Bsdiff,
+    /// The addresses in an ELF file are moved by a map.
+    Elf,
     /// The opened form of a content with compressed members ([`crate::engine::member`]); it takes no frame.
     Unpack,
     /// A content from its opened form and parameters in the frame.
@@ -32,6 +34,7 @@ impl StageCodec {
             Self::Stored => 0,
             Self::Program => 1,
             Self::Bsdiff => 2,
+            Self::Elf => 3,
             Self::Unpack => 4,
             Self::Pack => 5,
         }
@@ -46,7 +49,7 @@ impl StageCodec {
     pub fn version(self) -> u32 {
         match self {
             Self::Stored => 0,
-            Self::Program | Self::Bsdiff | Self::Unpack | Self::Pack => 1,
+            Self::Program | Self::Bsdiff | Self::Elf | Self::Unpack | Self::Pack => 1,
         }
     }
 
@@ -55,6 +58,7 @@ impl StageCodec {
             0 => Some(Self::Stored),
             1 => Some(Self::Program),
             2 => Some(Self::Bsdiff),
+            3 => Some(Self::Elf),
             4 => Some(Self::Unpack),
             5 => Some(Self::Pack),
             _ => None,
@@ -67,6 +71,7 @@ impl StageCodec {
             Self::Stored => "stored",
             Self::Program => "plain",
             Self::Bsdiff => "bsdiff",
+            Self::Elf => "elf",
             Self::Unpack => "unpack",
             Self::Pack => "pack",
         }
@@ -92,6 +97,8 @@ pub enum FrameKind {
     Program,
     /// One patch of the crate `bsdiff`.
     Bsdiff,
+    /// Address maps of ELF files, one or several.
+    Relocations,
     /// Parameters of packing, of one content or several.
     Parameters,
 }
@@ -104,14 +111,23 @@ impl FrameKind {
             Self::ProgramGroup => 2,
             Self::Program => 3,
             Self::Bsdiff => 4,
+            Self::Relocations => 5,
             Self::Parameters => 6,
         }
     }
 
     fn from_tag(tag: u8) -> Option<Self> {
-        [Self::StoredGroup, Self::Chunk, Self::ProgramGroup, Self::Program, Self::Bsdiff, Self::Parameters]
-            .into_iter()
-            .find(|kind| kind.tag() == tag)
+        [
+            Self::StoredGroup,
+            Self::Chunk,
+            Self::ProgramGroup,
+            Self::Program,
+            Self::Bsdiff,
+            Self::Relocations,
+            Self::Parameters,
+        ]
+        .into_iter()
+        .find(|kind| kind.tag() == tag)
     }
 
     /// The codec of the stages that use such frames.
@@ -120,13 +136,14 @@ impl FrameKind {
             Self::StoredGroup | Self::Chunk => StageCodec::Stored,
             Self::ProgramGroup | Self::Program => StageCodec::Program,
             Self::Bsdiff => StageCodec::Bsdiff,
+            Self::Relocations => StageCodec::Elf,
             Self::Parameters => StageCodec::Pack,
         }
     }
 
     /// Whether several stages may use one frame.
     pub fn is_group(self) -> bool {
-        matches!(self, Self::StoredGroup | Self::ProgramGroup | Self::Parameters)
+        matches!(self, Self::StoredGroup | Self::ProgramGroup | Self::Relocations | Self::Parameters)
     }
 
     /// The name that listings show.
@@ -137,6 +154,7 @@ impl FrameKind {
             Self::ProgramGroup => "program-group",
             Self::Program => "program",
             Self::Bsdiff => "bsdiff",
+            Self::Relocations => "relocations",
             Self::Parameters => "parameters",
         }
     }

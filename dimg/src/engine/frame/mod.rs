@@ -9,6 +9,7 @@
 //! | programs | `varint slots` (not 0); eight heads: the op counts, then the seven streams of [`super::program`]; the stored bytes of these eight in order |
 //! | bsdiff | a head; the stored bytes. Raw: one patch ([`super::bsdiff`]) |
 //! | parameters | `varint slots`; two heads: a varint length per slot, then the parameters ([`super::member`]); their stored bytes |
+//! | relocations | `varint slots` (not 0); a head; the stored bytes. Raw: an address map ([`super::elf`]) for each slot |
 //!
 //! The op counts are one varint per slot: how many operations its program has. The streams of the programs of all slots are
 //! joined, slot 0 first. A frame of several slots is a *group*: its raw bytes are few, and it is decoded as a whole. A frame of one
@@ -17,11 +18,13 @@
 mod parameters;
 mod patch;
 mod program;
+mod relocations;
 mod stored;
 
 pub use parameters::{PARAMETER_GROUP_BYTES, ParameterFrame, ParameterGroup};
 pub use patch::BsdiffFrame;
 pub use program::{ProgramFrame, ProgramGroup};
+pub use relocations::RelocationFrame;
 pub use stored::StoredFrame;
 
 use super::compress::{Codec, Decoder, Packed};

@@ -1,6 +1,7 @@
 use super::*;
 use crate::engine::bsdiff;
 use crate::engine::compress::Level;
+use crate::engine::elf::AddressMap;
 use crate::engine::matcher::{MatchOptions, diff};
 use crate::engine::program::{Builder, Program};
 use proptest::prelude::*;
@@ -205,4 +206,31 @@ proptest! {
             prop_assert_eq!(out.len(), new.len());
         }
     }
+}
+
+#[test]
+fn address_maps_come_back_and_damage_is_refused_or_harmless() {
+    let mut raw = Vec::new();
+    for value in [3u64, 2, 10, 4, 9, 2, 4, 0, 100, 50, 1, 2, 6, 8] {
+        varint::put(&mut raw, value);
+    }
+    let map = AddressMap::decode(&mut &raw[..]).unwrap();
+    for maps in [&[&map][..], &[&map, &map, &AddressMap::default()]] {
+        for level in [Level::Fast, Level::Default] {
+            let bytes = RelocationFrame::encode(maps, level).unwrap();
+            let frame = RelocationFrame::parse(&bytes).unwrap();
+            assert_eq!(frame.slots(), maps.len() as u64);
+            assert_eq!(frame.decode().unwrap().iter().collect::<Vec<_>>(), maps);
+            for at in 0..bytes.len() {
+                let decode = |bytes: &[u8]| RelocationFrame::parse(bytes).and_then(|frame| frame.decode());
+                assert!(decode(&bytes[..at]).is_err(), "cut off at {at}");
+                for bit in 0..8 {
+                    let mut damaged = bytes.clone();
+                    damaged[at] ^= 1 << bit;
+                    let _ = decode(&damaged);
+                }
+            }
+        }
+    }
+    assert!(RelocationFrame::parse(&[0, 0]).is_err());
 }

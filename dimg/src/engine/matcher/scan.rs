@@ -28,6 +28,10 @@ const LONG_RUN: usize = 32;
 /// The bytes by which a new alignment must beat the current one.
 const GAIN: usize = 16;
 
+/// Unequal bytes after which an alignment that is followed again starts a piece of its own: the search for the end of the open
+/// one would not look beyond them, and all that follows would be inserted.
+const LONG_GAP: usize = 256;
+
 /// Lookups made together, so that their cache misses overlap.
 const BATCH: usize = 16;
 
@@ -87,6 +91,7 @@ impl Scan<'_> {
 
     /// Looks positions up from `at` on, until an alignment is taken or the current one can be followed again; where to go on.
     fn search(&mut self, mut at: usize) -> usize {
+        let from = at;
         let key = self.index.key();
         let mut buckets = [Bucket::default(); BATCH];
         loop {
@@ -107,6 +112,9 @@ impl Scan<'_> {
                 at += 1;
             }
             if self.follow(at) > 0 {
+                if at - from >= LONG_GAP {
+                    self.close(at, Some(self.aligned(at)));
+                }
                 return at;
             }
         }

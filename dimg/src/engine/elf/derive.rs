@@ -1,0 +1,70 @@
+//! Relocated patches: passes of matching, voting and relocating.
+
+use super::image::Image;
+use super::vote::{self, vote};
+use super::{AddressMap, relocate};
+use crate::engine::EngineError;
+use crate::engine::matcher::{MatchOptions, diff};
+use crate::engine::program::Program;
+use d4c_sys::Map;
+use std::fs::File;
+use std::io;
+
+/// Files below this length gain nothing that would pay for a map.
+const MIN_BYTES: usize = 4 << 10;
+
+/// A patch of two stages.
+#[derive(Clone, Debug)]
+pub struct Relocated {
+    /// Moves the addresses of the old file.
+    pub map: AddressMap,
+    /// Makes the new file from the old one so moved.
+    pub program: Program,
+}
+
+/// Whether both are ELF files for the same machine that this codec understands.
+#[must_use]
+pub fn fits(old: &[u8], new: &[u8]) -> bool {
+    let machine = |bytes| Image::parse(bytes).map(|image| image.machine);
+    old.len() >= MIN_BYTES
+        && new.len() >= MIN_BYTES
+        && machine(old).is_some_and(|old| machine(new) == Some(old))
+}
+
+/// The memory of [`derive`] beside that of matching.
+#[must_use]
+pub fn memory(old_bytes: u64) -> u64 {
+    vote::memory(old_bytes) + (32 << 20)
+}
+
+/// Makes a relocated patch, given the plain program that makes `new` from `old`; `None` when nothing moves.
+///
+/// `scratch` gives files for the relocated old content, which is mapped, not held in memory.
+///
+/// # Errors
+/// [`EngineError::Output`] when there is no scratch file or it cannot be written.
+pub fn derive(
+    old: &[u8],
+    new: &[u8],
+    plain: &Program,
+    passes: usize,
+    options: &MatchOptions,
+    scratch: &dyn Fn() -> io::Result<File>,
+) -> Result<Option<Relocated>, EngineError> {
+    let (Some(before), Some(after)) = (Image::parse(old), Image::parse(new)) else { return Ok(None) };
+    let mut best: Option<Relocated> = None;
+    for _ in 0..passes {
+        let program = best.as_ref().map_or(plain, |best| &best.program);
+        let map = vote(&before, &after, program)?;
+        if map.segments() == 0 || best.as_ref().is_some_and(|best| best.map == map) {
+            break;
+        }
+        let mut file = scratch().map_err(EngineError::Output)?;
+        relocate(old, &map, &mut file).map_err(EngineError::Output)?;
+        let moved = Map::file(&file).map_err(EngineError::Output)?;
+        let program = diff(&moved, new, options);
+        let worse = best.as_ref().is_some_and(|best| best.program.raw_bytes() < program.raw_bytes());
+        best = Some(Relocated { map, program }).filter(|_| !worse).or(best);
+    }
+    Ok(best)
+}

@@ -1,0 +1,246 @@
+//! The parts of an ELF file that say where its bytes lie in memory.
+
+/// Addresses from here on are places in the file that are not loaded: this plus the offset. Segments end below.
+pub(super) const UNLOADED: u64 = 1 << 48;
+
+/// Program headers and section headers beyond so many are not looked at.
+const MAX_PROGRAM_HEADERS: usize = 128;
+const MAX_SECTIONS: usize = 8192;
+
+/// The instruction sets that are understood.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Machine {
+    X86,
+    Arm,
+}
+
+/// A loaded segment.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Segment {
+    /// Its addresses, those without bytes in the file included.
+    pub(super) address: u64,
+    pub(super) end: u64,
+    /// Its bytes in the file.
+    pub(super) offset: usize,
+    pub(super) bytes: usize,
+    pub(super) code: bool,
+}
+
+/// A section header.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Section<'a> {
+    pub(super) name: &'a [u8],
+    pub(super) kind: u32,
+    pub(super) flags: u64,
+    pub(super) link: usize,
+    pub(super) offset: usize,
+    pub(super) bytes: usize,
+}
+
+/// An ELF file, 64-bit and little-endian, of an executable or a shared object.
+#[derive(Debug)]
+pub(super) struct Image<'a> {
+    pub(super) bytes: &'a [u8],
+    pub(super) machine: Machine,
+    /// Loaded where it says, not anywhere: addresses may stand in code and data.
+    pub(super) fixed: bool,
+    /// By address; they do not overlap.
+    pub(super) segments: Vec<Segment>,
+    /// The places of the segments by offset.
+    by_offset: Vec<u16>,
+    /// The addresses from the first to the last segment, and of those with code.
+    pub(super) low: u64,
+    pub(super) high: u64,
+    code_low: u64,
+    code_high: u64,
+}
+
+pub(super) fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
+    Some(u16::from_le_bytes(bytes.get(at..at.checked_add(2)?)?.try_into().ok()?))
+}
+
+pub(super) fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_le_bytes(bytes.get(at..at.checked_add(4)?)?.try_into().ok()?))
+}
+
+pub(super) fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
+    Some(u64::from_le_bytes(bytes.get(at..at.checked_add(8)?)?.try_into().ok()?))
+}
+
+/// The signed 32-bit number there, as a distance to add to an address.
+pub(super) fn distance_at(bytes: &[u8], at: usize) -> Option<u64> {
+    u32_at(bytes, at).map(|value| i64::from(value.cast_signed()).cast_unsigned())
+}
+
+fn usize_at(bytes: &[u8], at: usize) -> Option<usize> {
+    u64_at(bytes, at).and_then(|value| usize::try_from(value).ok())
+}
+
+/// Program headers: type, flags, offset, address, bytes in the file, bytes in memory.
+pub(super) struct ProgramHeader {
+    pub(super) kind: u32,
+    flags: u32,
+    pub(super) offset: usize,
+    pub(super) address: u64,
+    pub(super) bytes: usize,
+    memory: u64,
+}
+
+pub(super) fn program_headers(bytes: &[u8]) -> impl Iterator<Item = ProgramHeader> {
+    let count = match (u16_at(bytes, 0x36), u16_at(bytes, 0x38)) {
+        (Some(56), Some(count)) => usize::from(count).min(MAX_PROGRAM_HEADERS),
+        _ => 0,
+    };
+    let table = usize_at(bytes, 0x20);
+    (0..count).filter_map(move |number| {
+        let at = table?.checked_add(number * 56)?;
+        Some(ProgramHeader {
+            kind: u32_at(bytes, at)?,
+            flags: u32_at(bytes, at + 4)?,
+            offset: usize_at(bytes, at.checked_add(8)?)?,
+            address: u64_at(bytes, at.checked_add(16)?)?,
+            bytes: usize_at(bytes, at.checked_add(32)?)?,
+            memory: u64_at(bytes, at.checked_add(40)?)?,
+        })
+    })
+}
+
+impl<'a> Image<'a> {
+    /// Reads the headers; `None` for any other file.
+    pub(super) fn parse(bytes: &'a [u8]) -> Option<Self> {
+        if bytes.get(..7)? != b"\x7fELF\x02\x01\x01" {
+            return None;
+        }
+        let fixed = match u16_at(bytes, 0x10)? {
+            2 => true,
+            3 => false,
+            _ => return None,
+        };
+        let machine = match u16_at(bytes, 0x12)? {
+            62 => Machine::X86,
+            183 => Machine::Arm,
+            _ => return None,
+        };
+        let mut segments: Vec<Segment> = program_headers(bytes)
+            .filter(|header| header.kind == 1)
+            .filter_map(|header| {
+                let end = header.address.checked_add(header.memory.max(header.bytes as u64))?;
+                let file_end = header.offset.checked_add(header.bytes)?;
+                (end < UNLOADED && end > header.address && file_end <= bytes.len()).then_some(Segment {
+                    address: header.address,
+                    end,
+                    offset: header.offset,
+                    bytes: header.bytes,
+                    code: header.flags & 1 != 0,
+                })
+            })
+            .collect();
+        segments.sort_by_key(|segment| segment.address);
+        let mut end = 0;
+        segments.retain(|segment| {
+            let apart = segment.address >= end;
+            if apart {
+                end = segment.end;
+            }
+            apart
+        });
+        let mut by_offset: Vec<u16> = (0..).take(segments.len()).collect();
+        by_offset.sort_by_key(|&place| segments[usize::from(place)].offset);
+        let code = || segments.iter().filter(|segment| segment.code);
+        Some(Self {
+            bytes,
+            machine,
+            fixed,
+            low: segments.first()?.address,
+            high: segments.last()?.end,
+            code_low: code().next().map_or(0, |segment| segment.address),
+            code_high: code().next_back().map_or(0, |segment| segment.end),
+            by_offset,
+            segments,
+        })
+    }
+
+    /// The section headers that are whole and lie within the file; none when the file has no valid table.
+    pub(super) fn sections(&self) -> Vec<Section<'a>> {
+        self.try_sections().unwrap_or_default()
+    }
+
+    fn try_sections(&self) -> Option<Vec<Section<'a>>> {
+        let bytes = self.bytes;
+        let table = usize_at(bytes, 0x28)?;
+        let count = usize::from(u16_at(bytes, 0x3c)?).min(MAX_SECTIONS);
+        if table == 0 || u16_at(bytes, 0x3a)? != 64 {
+            return None;
+        }
+        let header = |number: usize| {
+            let at = table.checked_add(number * 64)?;
+            bytes.get(at..at.checked_add(64)?)
+        };
+        let names = usize_at(header(u16_at(bytes, 0x3e)?.into())?, 24)?;
+        let mut sections = Vec::new();
+        for number in 0..count {
+            let header = header(number)?;
+            let name = names.checked_add(u32_at(header, 0)? as usize)?;
+            let name = bytes.get(name..).unwrap_or_default();
+            let name = &name[..name.iter().take(32).position(|&byte| byte == 0).unwrap_or(0)];
+            let (kind, offset, size) = (u32_at(header, 4)?, usize_at(header, 24)?, usize_at(header, 32)?);
+            let whole = kind != 8 && offset.checked_add(size).is_some_and(|end| end <= bytes.len());
+            sections.push(Section {
+                name,
+                kind: if whole { kind } else { 0 },
+                flags: u64_at(header, 8)?,
+                link: u32_at(header, 40)? as usize,
+                offset: if whole { offset } else { 0 },
+                bytes: if whole { size } else { 0 },
+            });
+        }
+        Some(sections)
+    }
+
+    /// The segment that has the byte at this offset, and where its bytes end.
+    pub(super) fn segment_of(&self, offset: usize) -> Option<&Segment> {
+        let place =
+            self.by_offset.partition_point(|&place| self.segments[usize::from(place)].offset <= offset);
+        let segment = &self.segments[usize::from(*self.by_offset.get(place.checked_sub(1)?)?)];
+        (offset - segment.offset < segment.bytes).then_some(segment)
+    }
+
+    /// Where bytes are that have the same distance to their addresses as the one at this offset, from there on.
+    pub(super) fn run_end(&self, offset: usize) -> usize {
+        if let Some(segment) = self.segment_of(offset) {
+            return segment.offset + segment.bytes;
+        }
+        let next =
+            self.by_offset.partition_point(|&place| self.segments[usize::from(place)].offset <= offset);
+        self.by_offset.get(next).map_or(self.bytes.len(), |&place| self.segments[usize::from(place)].offset)
+    }
+
+    /// The address of the byte at this offset.
+    pub(super) fn address_of(&self, offset: usize) -> u64 {
+        match self.segment_of(offset) {
+            Some(segment) => segment.address + (offset - segment.offset) as u64,
+            None => UNLOADED + offset as u64,
+        }
+    }
+
+    /// Where in the file the byte of this address is.
+    pub(super) fn offset_of(&self, address: u64) -> Option<usize> {
+        if address >= UNLOADED {
+            return usize::try_from(address - UNLOADED).ok().filter(|&offset| offset < self.bytes.len());
+        }
+        let place = self.segments.partition_point(|segment| segment.address <= address);
+        let segment = &self.segments[place.checked_sub(1)?];
+        let offset = usize::try_from(address - segment.address).ok()?;
+        (offset < segment.bytes).then(|| segment.offset + offset)
+    }
+
+    /// Whether the address is one of the image, its end included.
+    pub(super) fn contains(&self, address: u64) -> bool {
+        address >= self.low && address <= self.high
+    }
+
+    /// Whether the address is among those of code.
+    pub(super) fn in_code(&self, address: u64) -> bool {
+        address >= self.code_low && address < self.code_high
+    }
+}

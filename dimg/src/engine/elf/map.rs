@@ -1,0 +1,220 @@
+//! The address map: by how much addresses move.
+
+use crate::engine::varint;
+
+/// Segments of one map, locations and overrides together, at most.
+pub const MAX_SEGMENTS: usize = if cfg!(fuzzing) { 1 << 12 } else { 1 << 20 };
+/// Bytes of one map, at most: five streams of as many varints as there are segments.
+pub const MAX_MAP_BYTES: usize = MAX_SEGMENTS * varint::MAX_VARINT_BYTES * 3 + 32;
+
+/// Addresses from `start` on move by `shift`, up to the next location.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Location {
+    pub(super) start: u64,
+    pub(super) shift: i64,
+}
+
+/// Targets from `start` to before `end` move by `shift`, wherever they lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Override {
+    pub(super) start: u64,
+    pub(super) end: u64,
+    pub(super) shift: i64,
+}
+
+/// By how much the addresses of an old file move in a new one.
+///
+/// *Locations* say where bytes went: by that move the places of fields, and what fields name. *Overrides* are for what is named but
+/// moves otherwise than the bytes near it, or has none in the file.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AddressMap {
+    /// Ascending; before the first nothing moves.
+    pub(super) locations: Vec<Location>,
+    /// Ascending, not overlapping.
+    pub(super) overrides: Vec<Override>,
+}
+
+/// Bytes that are not those of a map.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum MapError {
+    /// A number is cut off, too large, or not in its shortest form.
+    #[error("a number is cut off, too large or not in its shortest form")]
+    Number,
+    /// More segments than a map may have.
+    #[error("it has more than {MAX_SEGMENTS} segments")]
+    Segments,
+    /// Segments that are empty, or do not ascend.
+    #[error("its segments do not ascend")]
+    Order,
+}
+
+impl AddressMap {
+    /// The number of its segments.
+    #[must_use]
+    pub fn segments(&self) -> usize {
+        self.locations.len() + self.overrides.len()
+    }
+
+    /// The memory that it takes.
+    #[must_use]
+    pub fn memory(&self) -> u64 {
+        (self.locations.capacity() * size_of::<Location>()
+            + self.overrides.capacity() * size_of::<Override>()) as u64
+    }
+
+    /// Appends its bytes (`FORMAT.md`, section 7.6).
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        varint::put(out, self.locations.len() as u64);
+        varint::put(out, self.overrides.len() as u64);
+        let mut before = 0;
+        for location in &self.locations {
+            varint::put(out, location.start.wrapping_sub(before));
+            before = location.start;
+        }
+        let mut shift = 0i64;
+        for location in &self.locations {
+            varint::put(out, varint::zigzag(location.shift.wrapping_sub(shift)));
+            shift = location.shift;
+        }
+        let mut before = 0;
+        for segment in &self.overrides {
+            varint::put(out, segment.start.wrapping_sub(before));
+            before = segment.end;
+        }
+        for segment in &self.overrides {
+            varint::put(out, segment.end.wrapping_sub(segment.start));
+        }
+        let mut shift = 0i64;
+        for segment in &self.overrides {
+            varint::put(out, varint::zigzag(segment.shift.wrapping_sub(shift)));
+            shift = segment.shift;
+        }
+    }
+
+    /// Takes a map off the front of `bytes`.
+    ///
+    /// # Errors
+    /// They are not those of a map.
+    pub fn decode(bytes: &mut &[u8]) -> Result<Self, MapError> {
+        let number = |bytes: &mut &[u8]| varint::take(bytes).ok_or(MapError::Number);
+        let (locations, overrides) = (number(bytes)?, number(bytes)?);
+        let count = |value: u64| usize::try_from(value).ok().filter(|&count| count <= MAX_SEGMENTS);
+        let (Some(locations), Some(overrides)) = (count(locations), count(overrides)) else {
+            return Err(MapError::Segments);
+        };
+        if locations + overrides > MAX_SEGMENTS {
+            return Err(MapError::Segments);
+        }
+        // A segment has at least two bytes.
+        if locations * 2 + overrides * 3 > bytes.len() {
+            return Err(MapError::Number);
+        }
+        let mut map =
+            Self { locations: Vec::with_capacity(locations), overrides: Vec::with_capacity(overrides) };
+        let mut start = 0u64;
+        for place in 0..locations {
+            let gap = number(bytes)?;
+            start = start.checked_add(gap).filter(|_| gap > 0 || place == 0).ok_or(MapError::Order)?;
+            map.locations.push(Location { start, shift: 0 });
+        }
+        let mut shift = 0i64;
+        for location in &mut map.locations {
+            shift = shift.wrapping_add(varint::unzigzag(number(bytes)?));
+            location.shift = shift;
+        }
+        let mut starts = Vec::with_capacity(overrides);
+        for _ in 0..overrides {
+            starts.push(number(bytes)?);
+        }
+        let mut end = 0u64;
+        for gap in starts {
+            let length = number(bytes)?;
+            let start = end.checked_add(gap).ok_or(MapError::Order)?;
+            end = start.checked_add(length).filter(|_| length > 0).ok_or(MapError::Order)?;
+            map.overrides.push(Override { start, end, shift: 0 });
+        }
+        let mut shift = 0i64;
+        for segment in &mut map.overrides {
+            shift = shift.wrapping_add(varint::unzigzag(number(bytes)?));
+            segment.shift = shift;
+        }
+        Ok(map)
+    }
+}
+
+/// A map ready for many questions: the segments of a bucket of addresses are found without a search through all of them.
+#[derive(Debug)]
+pub(super) struct Shifts<'m> {
+    map: &'m AddressMap,
+    locations: Buckets,
+    overrides: Buckets,
+}
+
+/// For each bucket of addresses how many starts lie before it.
+#[derive(Debug)]
+struct Buckets {
+    low: u64,
+    log: u32,
+    before: Vec<u32>,
+}
+
+const BUCKETS_LOG: u32 = 16;
+
+impl Buckets {
+    /// Of ascending `starts`; what lies beyond `high` shares the last bucket.
+    fn new(starts: impl Iterator<Item = u64>, low: u64, high: u64) -> Self {
+        let span = 64 - high.saturating_sub(low).leading_zeros();
+        let log = span.saturating_sub(BUCKETS_LOG);
+        let count = usize::try_from((high.saturating_sub(low) >> log) + 1).unwrap_or(1);
+        let mut buckets = Self { low, log, before: vec![0; count + 2] };
+        for start in starts {
+            let bucket = buckets.of(start);
+            buckets.before[bucket + 1] += 1;
+        }
+        let mut sum = 0;
+        for before in &mut buckets.before {
+            sum += *before;
+            *before = sum;
+        }
+        buckets
+    }
+
+    fn of(&self, address: u64) -> usize {
+        let bucket = usize::try_from(address.saturating_sub(self.low) >> self.log).unwrap_or(usize::MAX);
+        bucket.min(self.before.len() - 2)
+    }
+
+    /// The segments that start in the bucket of `address` are in this range; the one before it may reach into it.
+    fn range(&self, address: u64) -> (usize, usize) {
+        let bucket = self.of(address);
+        (self.before[bucket] as usize, self.before[bucket + 1] as usize)
+    }
+}
+
+impl<'m> Shifts<'m> {
+    /// For addresses mostly from `low` to `high`.
+    pub(super) fn new(map: &'m AddressMap, low: u64, high: u64) -> Self {
+        Self {
+            map,
+            locations: Buckets::new(map.locations.iter().map(|location| location.start), low, high),
+            overrides: Buckets::new(map.overrides.iter().map(|segment| segment.start), low, high),
+        }
+    }
+
+    /// By how much the byte at `address` moves.
+    pub(super) fn of_location(&self, address: u64) -> i64 {
+        let (from, to) = self.locations.range(address);
+        let place = from + self.map.locations[from..to].partition_point(|location| location.start <= address);
+        place.checked_sub(1).map_or(0, |place| self.map.locations[place].shift)
+    }
+
+    /// By how much `address` moves where it is named.
+    pub(super) fn of_target(&self, address: u64) -> i64 {
+        let (from, to) = self.overrides.range(address);
+        let place = from + self.map.overrides[from..to].partition_point(|segment| segment.start <= address);
+        match place.checked_sub(1).map(|place| &self.map.overrides[place]) {
+            Some(segment) if address < segment.end => segment.shift,
+            _ => self.of_location(address),
+        }
+    }
+}

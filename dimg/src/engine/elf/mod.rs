@@ -1,0 +1,35 @@
+//! Relocation: what a rebuild shifts in an executable, shifted back in advance.
+//!
+//! When code or data grows, every address behind it changes, and with it every call, table and symbol that names one: most of the
+//! differences between two builds of an ELF file. They follow from few numbers. This codec finds the *fields* of the old file that
+//! hold addresses, from its own bytes alone ([`scan`]), moves each address by a small piecewise [`AddressMap`], and writes the file
+//! with the fields so changed: [`relocate`]. It has the length of the old file and is what a plain program is then matched against.
+//! The patch is the map and the program: two stages of a recipe.
+//!
+//! Which bytes are fields, and how a field changes, is part of the format (`FORMAT.md`, section 7.7): any change to the scan needs
+//! another version of the codec. A scan of a hostile file finds odd fields, but reads and writes only within the file, in memory
+//! that does not grow with it, and never panics. That a map is good is known by the digest of what is made in the end.
+//!
+//! [`derive`] makes the map of two files ([`vote`]).
+
+mod arm;
+mod code;
+mod data;
+mod derive;
+mod image;
+mod map;
+mod relocate;
+#[cfg(test)]
+pub(crate) mod sample;
+mod scan;
+mod tables;
+#[cfg(test)]
+mod tests;
+mod vote;
+mod x86;
+
+pub use derive::{Relocated, derive, fits, memory};
+pub use map::{AddressMap, MAX_MAP_BYTES, MAX_SEGMENTS, MapError};
+pub use relocate::relocate;
+
+use image::Image;

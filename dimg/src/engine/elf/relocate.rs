@@ -1,0 +1,112 @@
+//! Writing the old file with its addresses moved.
+
+use super::map::Shifts;
+use super::scan::{Field, Form, scan};
+use super::{AddressMap, Image};
+use std::io::{self, Write};
+
+/// One write per this many bytes.
+const BUFFER_BYTES: usize = 256 << 10;
+
+/// Writes `old` to `out`, as many bytes, its fields moved by `map`. A file that is not understood is written as it is.
+///
+/// Memory of its own is a buffer, an index of the map, and the addresses of the file's jump tables (at most 8 MiB).
+///
+/// # Errors
+/// Those of writing.
+pub fn relocate(old: &[u8], map: &AddressMap, out: &mut dyn Write) -> io::Result<()> {
+    let Some(image) = Image::parse(old) else { return out.write_all(old) };
+    let shifts = Shifts::new(map, image.low, image.high);
+    let mut writer = Rewriter { old, at: 0, buffer: Vec::with_capacity(BUFFER_BYTES), out, result: Ok(()) };
+    scan(&image, &mut |field| {
+        let (old, new) = moved(old, field, &shifts);
+        if new != old {
+            writer.put(field.offset, &new.to_le_bytes()[..field.form.bytes()]);
+        }
+    });
+    writer.finish()
+}
+
+/// What stands in the field, and what is to stand there.
+pub(super) fn moved(old: &[u8], field: &Field, shifts: &Shifts<'_>) -> (u64, u64) {
+    let value = value_at(old, field.offset, field.form);
+    let to = shifts.of_target(field.target);
+    let by = field.base.map_or(0, |base| shifts.of_location(base));
+    let shift = to.wrapping_sub(by).cast_unsigned();
+    let low = |value: u64| value & 0xffff_ffff;
+    let new = match field.form {
+        Form::Add32 => low(value.wrapping_add(shift)),
+        Form::Sub32 => low(value.wrapping_sub(shift)),
+        Form::Add64 => value.wrapping_add(shift),
+        Form::Entry32 if shift.cast_signed() % 24 == 0 => {
+            low(value.wrapping_add((shift.cast_signed() / 24).cast_unsigned()))
+        }
+        Form::Branch26 if shift.is_multiple_of(4) => {
+            let words = value.wrapping_add((shift.cast_signed() >> 2).cast_unsigned());
+            value & !0x03ff_ffff | words & 0x03ff_ffff
+        }
+        Form::Entry32 | Form::Branch26 => value,
+        Form::Page21 => {
+            let target = field.target.wrapping_add(to.cast_unsigned());
+            let base = field.base.unwrap_or(0).wrapping_add(by.cast_unsigned());
+            let pages = (target >> 12).wrapping_sub(base >> 12);
+            value & !0x60ff_ffe0 | (pages & 3) << 29 | (pages >> 2 & 0x7_ffff) << 5
+        }
+        Form::Low12 { scale, .. } => {
+            let bits = field.target.wrapping_add(to.cast_unsigned()) & 0xfff;
+            if bits & ((1 << scale) - 1) == 0 { value & !0x003f_fc00 | bits >> scale << 10 } else { value }
+        }
+    };
+    (value, new)
+}
+
+/// What stands in a field of `bytes`, 0 where it is cut off.
+pub(super) fn value_at(bytes: &[u8], offset: usize, form: Form) -> u64 {
+    let mut value = [0; 8];
+    if let Some(field) = bytes.get(offset..offset + form.bytes()) {
+        value[..field.len()].copy_from_slice(field);
+    }
+    u64::from_le_bytes(value)
+}
+
+struct Rewriter<'r> {
+    old: &'r [u8],
+    /// Up to here the old file is in the buffer.
+    at: usize,
+    buffer: Vec<u8>,
+    out: &'r mut dyn Write,
+    result: io::Result<()>,
+}
+
+impl Rewriter<'_> {
+    /// Writes the old file up to `offset`, and these bytes in place of those there.
+    fn put(&mut self, offset: usize, bytes: &[u8]) {
+        self.copy(offset);
+        self.buffer.extend_from_slice(bytes);
+        self.at += bytes.len();
+    }
+
+    fn copy(&mut self, to: usize) {
+        while self.at < to {
+            let count = (to - self.at).min(BUFFER_BYTES);
+            if self.buffer.len() + count + 8 > BUFFER_BYTES {
+                self.flush();
+            }
+            self.buffer.extend_from_slice(&self.old[self.at..self.at + count]);
+            self.at += count;
+        }
+    }
+
+    fn flush(&mut self) {
+        if self.result.is_ok() {
+            self.result = self.out.write_all(&self.buffer);
+        }
+        self.buffer.clear();
+    }
+
+    fn finish(mut self) -> io::Result<()> {
+        self.copy(self.old.len());
+        self.flush();
+        self.result
+    }
+}

@@ -1,0 +1,213 @@
+//! Tests on small executables made here, and on damaged ones.
+
+use super::image::Image;
+use super::map::{Location, Override, Shifts};
+use super::sample::Sample;
+use super::scan::{Field, scan};
+use super::*;
+use crate::engine::matcher::{MatchOptions, diff};
+use crate::engine::program::{Program, StreamKind, apply};
+use proptest::prelude::*;
+
+fn fields(file: &[u8]) -> Vec<Field> {
+    let mut found = Vec::new();
+    if let Some(image) = Image::parse(file) {
+        scan(&image, &mut |field| found.push(*field));
+    }
+    found
+}
+
+fn moved(file: &[u8], map: &AddressMap) -> Vec<u8> {
+    let mut out = Vec::new();
+    relocate(file, map, &mut out).unwrap();
+    out
+}
+
+fn derived(old: &[u8], new: &[u8]) -> (Program, Relocated) {
+    let options = MatchOptions::default();
+    let plain = diff(old, new, &options);
+    let scratch = || tempfile::tempfile();
+    let relocated = derive(old, new, &plain, 2, &options, &scratch).unwrap().unwrap();
+    let mut made = Vec::new();
+    let base = moved(old, &relocated.map);
+    let program = &relocated.program;
+    apply(&mut program.readers(), program.ops, &base, program.out_bytes, &mut made).unwrap();
+    assert!(made == new);
+    (plain, relocated)
+}
+
+fn nonzero(program: &Program) -> usize {
+    program.stream(StreamKind::Nonzero).len()
+}
+
+#[test]
+fn a_rebuild_leaves_next_to_nothing() {
+    for (arm, fixed, sections) in [
+        (false, false, true),
+        (false, false, false),
+        (false, true, true),
+        (false, true, false),
+        (true, false, true),
+        (true, false, false),
+    ] {
+        let old = Sample { arm, fixed, sections, ..Sample::default() };
+        let new = Sample { longer: 37, ..old };
+        let (plain, relocated) = derived(&old.build(), &new.build());
+        let (before, after) = (nonzero(&plain), nonzero(&relocated.program));
+        assert!(before > 1500 && after * 6 < before, "{old:?}: {before} differences, then {after}");
+        assert!(relocated.map.segments() < 60, "{old:?}: {} segments", relocated.map.segments());
+    }
+}
+
+#[test]
+fn nothing_moves_by_an_empty_map() {
+    for arm in [false, true] {
+        let file = Sample { arm, ..Sample::default() }.build();
+        assert!(fields(&file).len() > 2000);
+        assert!(moved(&file, &AddressMap::default()) == file);
+    }
+}
+
+#[test]
+fn other_files_are_left_as_they_are() {
+    let map = AddressMap { locations: vec![Location { start: 0, shift: 16 }], overrides: vec![] };
+    for file in [&b""[..], b"\x7fELF", &[7; 5000]] {
+        assert!(Image::parse(file).is_none());
+        assert_eq!(moved(file, &map), file);
+        assert!(!fits(file, file));
+    }
+}
+
+#[test]
+fn shifts_are_found() {
+    let location = |start, shift| Location { start, shift };
+    let map = AddressMap {
+        locations: vec![location(10, 1), location(20, 2), location(1 << 50, 3)],
+        overrides: vec![Override { start: 5, end: 6, shift: 7 }, Override { start: 25, end: 30, shift: 8 }],
+    };
+    for (low, high) in [(0, 100), (15, 16), (0, u64::MAX), (1 << 40, 1 << 41)] {
+        let shifts = Shifts::new(&map, low, high);
+        let at = |address| (shifts.of_location(address), shifts.of_target(address));
+        let wanted = [
+            (0, (0, 0)),
+            (5, (0, 7)),
+            (6, (0, 0)),
+            (10, (1, 1)),
+            (19, (1, 1)),
+            (20, (2, 2)),
+            (25, (2, 8)),
+            (29, (2, 8)),
+            (30, (2, 2)),
+            ((1 << 50) - 1, (2, 2)),
+            (1 << 50, (3, 3)),
+            (u64::MAX, (3, 3)),
+        ];
+        for (address, shift) in wanted {
+            assert_eq!(at(address), shift, "{address} from {low} to {high}");
+        }
+    }
+}
+
+fn map() -> impl Strategy<Value = AddressMap> {
+    let location = (1u64..1 << 20, any::<i32>());
+    let segment = (0u64..1 << 16, 1u64..1 << 12, any::<i64>());
+    (prop::collection::vec(location, 0..40), prop::collection::vec(segment, 0..40)).prop_map(
+        |(locations, overrides)| {
+            let (mut at, mut end) = (0, 0);
+            AddressMap {
+                locations: locations
+                    .into_iter()
+                    .map(|(gap, shift)| {
+                        at += gap;
+                        Location { start: at, shift: shift.into() }
+                    })
+                    .collect(),
+                overrides: overrides
+                    .into_iter()
+                    .map(|(gap, length, shift)| {
+                        let start = end + gap;
+                        end = start + length;
+                        Override { start, end, shift }
+                    })
+                    .collect(),
+            }
+        },
+    )
+}
+
+proptest! {
+    #[test]
+    fn maps_come_back(map in map()) {
+        let mut bytes = Vec::new();
+        map.encode(&mut bytes);
+        bytes.push(9);
+        let mut rest = &bytes[..];
+        prop_assert_eq!(AddressMap::decode(&mut rest).unwrap(), map);
+        prop_assert_eq!(rest, &[9]);
+    }
+
+    #[test]
+    fn damaged_maps_are_refused_or_maps(map in map(), at in any::<prop::sample::Index>(), value: u8) {
+        let mut bytes = Vec::new();
+        map.encode(&mut bytes);
+        let at = at.index(bytes.len());
+        bytes[at] = value;
+        if let Ok(map) = AddressMap::decode(&mut &bytes[..]) {
+            prop_assert!(map.locations.windows(2).all(|pair| pair[0].start < pair[1].start));
+            prop_assert!(map.overrides.windows(2).all(|pair| pair[0].end <= pair[1].start));
+            prop_assert!(map.overrides.iter().all(|segment| segment.start < segment.end));
+        }
+        let _ = AddressMap::decode(&mut &bytes[..at]);
+    }
+
+    #[test]
+    fn fields_of_damaged_files_are_within_them(
+        arm: bool,
+        fixed: bool,
+        sections: bool,
+        damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u64>(), 0usize..9), 1..12),
+        headers in prop::collection::vec((0usize..0x200, any::<u8>()), 0..4),
+        kept in any::<prop::sample::Index>(),
+        cut: bool,
+        map in map(),
+    ) {
+        let mut file = Sample { arm, fixed, sections, functions: 40, ..Sample::default() }.build();
+        for (at, value, count) in damage {
+            let at = at.index(file.len() - 8);
+            file[at..at + count.min(8)].copy_from_slice(&value.to_le_bytes()[..count.min(8)]);
+        }
+        for (at, value) in headers {
+            file[at] = value;
+        }
+        // The section headers are what stands last.
+        if sections {
+            let at = file.len() - 1 - kept.index(64 * 11);
+            file[at] ^= 1 << (at % 8);
+        }
+        if cut {
+            file.truncate(kept.index(file.len()));
+        }
+        let mut end = 0;
+        for field in fields(&file) {
+            prop_assert!(field.offset >= end, "fields overlap or descend");
+            end = field.offset + field.form.bytes();
+            prop_assert!(end <= file.len(), "a field ends after the file");
+        }
+        prop_assert_eq!(moved(&file, &map).len(), file.len());
+        let mut all = AddressMap::default();
+        all.locations.push(Location { start: 0, shift: i64::MIN });
+        prop_assert_eq!(moved(&file, &all).len(), file.len());
+        // A vote on it is no worse.
+        let other = Sample { arm, fixed, sections, functions: 40, longer: 7 }.build();
+        if fits(&file, &other) {
+            derived_or_not(&file, &other);
+            derived_or_not(&other, &file);
+        }
+    }
+}
+
+fn derived_or_not(old: &[u8], new: &[u8]) {
+    let options = MatchOptions::default();
+    let plain = diff(old, new, &options);
+    let _ = derive(old, new, &plain, 1, &options, &tempfile::tempfile).unwrap();
+}

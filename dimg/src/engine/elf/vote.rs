@@ -1,0 +1,307 @@
+//! Making the map: what a first program says of where bytes went, and what the fields in them then name.
+//!
+//! Locations come from the program's copies, the longest first. Each field that was copied says where its target went; where most
+//! fields of a target disagree with the locations, and so do those of the targets around it, an override is worth its bytes.
+
+use super::image::{Image, UNLOADED};
+use super::map::{Location, Override, Shifts};
+use super::relocate::value_at;
+use super::scan::{Field, Form, scan};
+use super::{AddressMap, MAX_SEGMENTS};
+use crate::engine::EngineError;
+use crate::engine::program::{Program, StreamKind, read_number};
+use crate::engine::varint;
+use std::collections::BTreeMap;
+
+/// Votes against the locations beyond so many are not counted.
+const MAX_VOTES: usize = 6 << 20;
+/// An override has to put right at least so many fields.
+const MIN_GAIN: i64 = 3;
+/// Nothing moves further.
+const MAX_SHIFT: u64 = 1 << 31;
+
+/// Bytes of the new file that are copied from the old one, differences added.
+#[derive(Clone, Copy, Debug)]
+struct Copied {
+    old: usize,
+    new: usize,
+    bytes: usize,
+}
+
+/// The memory of [`vote`] for files of these lengths.
+pub(super) fn memory(old_bytes: u64) -> u64 {
+    let counts = 2 * counters(old_bytes) as u64;
+    // Votes are 16 bytes; at most every fourth byte starts a field.
+    counts + old_bytes / 32 + (old_bytes * 4).min(16 * MAX_VOTES as u64) + old_bytes / 16
+}
+
+fn counters(old_bytes: u64) -> usize {
+    usize::try_from((old_bytes / 8).next_power_of_two()).unwrap_or(usize::MAX).clamp(1 << 12, 1 << 24)
+}
+
+/// The map by which the fields of `old` become those of `new`, as far as `program`, which makes `new` from bytes that stand where
+/// those of `old` do, tells.
+pub(super) fn vote(old: &Image<'_>, new: &Image<'_>, program: &Program) -> Result<AddressMap, EngineError> {
+    let mut copies = copies(program)?;
+    let mut map = AddressMap { locations: locations(old, new, &copies), overrides: Vec::new() };
+    map.locations.truncate(MAX_SEGMENTS / 2);
+    copies.sort_unstable_by_key(|copied| (copied.old, copied.new));
+    let shifts = Shifts::new(&map, old.low, old.high);
+    let mut ballot = Ballot::new(old);
+    observe(old, new, &copies, &shifts, &mut |target, shift| {
+        ballot.cast(target, shift, shifts.of_location(target));
+    });
+    map.overrides = ballot.overrides(&shifts);
+    map.overrides.truncate(MAX_SEGMENTS / 2);
+    Ok(map)
+}
+
+fn copies(program: &Program) -> Result<Vec<Copied>, EngineError> {
+    let mut streams = program.readers();
+    let (mut old, mut new) = (0u64, 0u64);
+    let mut copies = Vec::new();
+    for _ in 0..program.ops {
+        let add = read_number(&mut streams, StreamKind::AddLengths)?;
+        let insert = read_number(&mut streams, StreamKind::InsertLengths)?;
+        let seek = varint::unzigzag(read_number(&mut streams, StreamKind::Seeks)?);
+        old = old.wrapping_add_signed(seek);
+        let place = |value: u64| usize::try_from(value).unwrap_or(usize::MAX);
+        if add > 0 {
+            copies.push(Copied { old: place(old), new: place(new), bytes: place(add) });
+        }
+        old = old.wrapping_add(add);
+        new = new.wrapping_add(add).wrapping_add(insert);
+    }
+    Ok(copies)
+}
+
+/// Where bytes went: of several copies of the same byte the longest counts.
+fn locations(old: &Image<'_>, new: &Image<'_>, copies: &[Copied]) -> Vec<Location> {
+    let mut parts: Vec<(u64, u64, i64, usize)> = Vec::new();
+    for copied in copies {
+        let mut done = 0;
+        while done < copied.bytes {
+            let (from, to) = (copied.old + done, copied.new + done);
+            let end = (old.run_end(from) - from).min(new.run_end(to) - to).min(copied.bytes - done);
+            if end == 0 {
+                break;
+            }
+            let address = old.address_of(from);
+            let shift = new.address_of(to).wrapping_sub(address).cast_signed();
+            if shift.unsigned_abs() < MAX_SHIFT {
+                parts.push((address, address + end as u64, shift, copied.bytes));
+            }
+            done += end;
+        }
+    }
+    parts.sort_by_key(|&(start, _, _, bytes)| (std::cmp::Reverse(bytes), start));
+    let mut taken: BTreeMap<u64, (u64, i64)> = BTreeMap::new();
+    for (start, end, shift, _) in parts {
+        let mut at = start;
+        while at < end {
+            if let Some((_, &(covered, _))) = taken.range(..=at).next_back()
+                && covered > at
+            {
+                at = covered;
+                continue;
+            }
+            let stop = taken.range(at..).next().map_or(end, |(&next, _)| next.min(end));
+            taken.insert(at, (stop, shift));
+            at = stop;
+        }
+    }
+    let mut locations: Vec<Location> = Vec::new();
+    for (start, (_, shift)) in taken {
+        if locations.last().map_or(0, |last| last.shift) != shift {
+            locations.push(Location { start, shift });
+        }
+    }
+    locations
+}
+
+/// Calls `each` with the target of every field that is copied, and by how much it moved.
+fn observe(
+    old: &Image<'_>,
+    new: &Image<'_>,
+    copies: &[Copied],
+    shifts: &Shifts<'_>,
+    each: &mut dyn FnMut(u64, i64),
+) {
+    /// Copies of the same bytes looked at.
+    const MAX_ACTIVE: usize = 4;
+    let mut next = 0;
+    let mut active: Vec<Copied> = Vec::new();
+    scan(old, &mut |field| {
+        let end = field.offset + field.form.bytes();
+        active.retain(|copied| copied.old + copied.bytes >= end);
+        while let Some(copied) = copies.get(next).filter(|copied| copied.old <= field.offset) {
+            if copied.old + copied.bytes >= end {
+                if active.len() == MAX_ACTIVE {
+                    active.remove(0);
+                }
+                active.push(*copied);
+            }
+            next += 1;
+        }
+        for copied in &active {
+            let at = field.offset - copied.old + copied.new;
+            if let Some(shift) = shift_of(old, new, field, at, copied, shifts)
+                && shift.unsigned_abs() < MAX_SHIFT
+            {
+                each(field.target, shift);
+            }
+        }
+    });
+}
+
+/// By how much the target of a field moved, given that it stands at `at` of the new file.
+fn shift_of(
+    old: &Image<'_>,
+    new: &Image<'_>,
+    field: &Field,
+    at: usize,
+    copied: &Copied,
+    shifts: &Shifts<'_>,
+) -> Option<i64> {
+    let was = value_at(old.bytes, field.offset, field.form);
+    let is = value_at(new.bytes, at, field.form);
+    let own = old.address_of(field.offset);
+    let base = match field.base {
+        None => 0,
+        // Its own place is known; others are as the map says.
+        Some(base) if base == own => new.address_of(at).wrapping_sub(own).cast_signed(),
+        Some(base) => shifts.of_location(base),
+    };
+    let difference = is.wrapping_sub(was);
+    let [a, b, c, d, ..] = difference.to_le_bytes();
+    let narrow = i64::from(i32::from_le_bytes([a, b, c, d]));
+    let sign = |bits: u32, value: u64| (value << (64 - bits)).cast_signed() >> (64 - bits);
+    Some(match field.form {
+        Form::Add32 => narrow.wrapping_add(base),
+        Form::Sub32 => base.wrapping_sub(narrow),
+        Form::Add64 => difference.cast_signed().wrapping_add(base),
+        Form::Entry32 => narrow.wrapping_mul(24).wrapping_add(base),
+        Form::Branch26 => {
+            if (was ^ is) & !0x03ff_ffff != 0 {
+                return None;
+            }
+            (sign(26, is & 0x03ff_ffff) - sign(26, was & 0x03ff_ffff)) * 4 + base
+        }
+        // The page alone does not tell; the instruction that has the rest does.
+        Form::Page21 => return None,
+        Form::Low12 { scale, back } => {
+            let back = usize::from(back);
+            if (was ^ is) & !0x003f_fc00 != 0 || field.offset - copied.old < back {
+                return None;
+            }
+            let page = value_at(new.bytes, at - back, Form::Page21);
+            if page & 0x9f00_0000 != 0x9000_0000 {
+                return None;
+            }
+            let pages = sign(21, (page >> 5 & 0x7_ffff) << 2 | page >> 29 & 3);
+            let place = (new.address_of(at - back) >> 12).wrapping_add_signed(pages) << 12;
+            place.wrapping_add((is >> 10 & 0xfff) << scale).wrapping_sub(field.target).cast_signed()
+        }
+    })
+}
+
+/// Votes on where targets moved.
+struct Ballot {
+    low: u64,
+    span: u64,
+    /// For every four addresses whether a target among them moved as its location did.
+    agreed: Vec<u64>,
+    /// How many fields said so, by a hash of the target.
+    counts: Vec<u16>,
+    /// Targets that moved otherwise, and by how much.
+    against: Vec<(u64, i64)>,
+}
+
+impl Ballot {
+    fn new(old: &Image<'_>) -> Self {
+        let span = old.high - old.low;
+        let bytes = old.bytes.len() as u64;
+        // A file may claim more memory than any real one; then the highest addresses share a bit.
+        let bits = (span.min(bytes.saturating_mul(8)) + bytes) / 4 + 2;
+        Self {
+            low: old.low,
+            span,
+            agreed: vec![0; usize::try_from(bits / 64 + 1).unwrap_or(1)],
+            counts: vec![0; counters(bytes)],
+            against: Vec::new(),
+        }
+    }
+
+    fn bit(&self, target: u64) -> usize {
+        let place = if target >= UNLOADED {
+            self.span.saturating_add(target - UNLOADED)
+        } else {
+            target.saturating_sub(self.low)
+        };
+        usize::try_from(place / 4).unwrap_or(usize::MAX).min(self.agreed.len() * 64 - 1)
+    }
+
+    fn counter(&self, target: u64) -> usize {
+        let hash = target.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 20;
+        usize::try_from(hash).unwrap_or(0) & (self.counts.len() - 1)
+    }
+
+    fn cast(&mut self, target: u64, shift: i64, location: i64) {
+        if shift == location {
+            let (bit, counter) = (self.bit(target), self.counter(target));
+            self.agreed[bit / 64] |= 1 << (bit % 64);
+            self.counts[counter] = self.counts[counter].saturating_add(1);
+        } else if self.against.len() < MAX_VOTES {
+            self.against.push((target, shift));
+        }
+    }
+
+    /// Whether any target between two others, both left out, moved as its location did.
+    fn agreed_between(&self, from: u64, to: u64) -> bool {
+        let (first, last) = (self.bit(from) + 1, self.bit(to));
+        let mut at = first;
+        while at < last {
+            let word = self.agreed[at / 64] >> (at % 64);
+            if word != 0 {
+                return at + (word.trailing_zeros() as usize) < last;
+            }
+            at = (at / 64 + 1) * 64;
+        }
+        false
+    }
+
+    /// Runs of targets that moved together, otherwise than their locations.
+    fn overrides(mut self, shifts: &Shifts<'_>) -> Vec<Override> {
+        self.against.sort_unstable();
+        let mut found: Vec<Override> = Vec::new();
+        let mut open: Option<(Override, i64)> = None;
+        let close = |open: Option<(Override, i64)>, found: &mut Vec<Override>| {
+            found.extend(open.filter(|(_, gain)| *gain >= MIN_GAIN).map(|(segment, _)| segment));
+        };
+        for votes in self.against.chunk_by(|a, b| a.0 == b.0) {
+            let target = votes[0].0;
+            let most = votes.chunk_by(|a, b| a.1 == b.1).max_by_key(|same| same.len());
+            let (shift, count) = most.map_or((0, 0), |same| (same[0].1, same.len()));
+            let agreed = i64::from(self.counts[self.counter(target)]);
+            let gain = i64::try_from(count).unwrap_or(i64::MAX) - agreed;
+            if gain <= 0 || shift == shifts.of_location(target) {
+                close(open.take(), &mut found);
+                continue;
+            }
+            match &mut open {
+                Some((segment, sum))
+                    if segment.shift == shift && !self.agreed_between(segment.end - 1, target) =>
+                {
+                    segment.end = target + 1;
+                    *sum += gain;
+                }
+                _ => {
+                    close(open.take(), &mut found);
+                    open = Some((Override { start: target, end: target + 1, shift }, gain));
+                }
+            }
+        }
+        close(open, &mut found);
+        found
+    }
+}

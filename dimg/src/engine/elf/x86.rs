@@ -1,0 +1,308 @@
+//! x86-64 code: lengths of instructions, and the fields in them.
+//!
+//! A region is decoded from its first byte on, each instruction after the one before; where none is recognised, at the next byte.
+//! Data between functions are decoded too: the decoder is in step again a few instructions later.
+
+use super::code::Tables;
+use super::image::{Image, distance_at};
+use super::scan::{Field, Form, Sink};
+use super::tables::Region;
+
+/// Bytes that a decoder may look at.
+const WINDOW: usize = 32;
+
+/// Traits of an opcode.
+const MODRM: u8 = 1;
+/// One byte follows at the end.
+const BYTE: u8 = 2;
+/// Four bytes follow, two with the prefix 66.
+const WORD: u8 = 4;
+/// A distance of four bytes from the next instruction.
+const NEAR: u8 = 8;
+/// Not an instruction.
+const BAD: u8 = 16;
+/// A prefix.
+const PREFIX: u8 = 32;
+/// The rules of this one are its own.
+const ODD: u8 = 64;
+
+const fn one_byte() -> [u8; 256] {
+    let mut table = [0; 256];
+    let mut opcode = 0;
+    while opcode < 256 {
+        table[opcode] = match opcode {
+            0x26 | 0x2e | 0x36 | 0x3e | 0x64..=0x67 | 0xf0 | 0xf2 | 0xf3 => PREFIX,
+            0x06 | 0x07 | 0x0e | 0x16 | 0x17 | 0x1e | 0x1f | 0x27 | 0x2f | 0x37 | 0x3f => BAD,
+            0x60 | 0x61 | 0x82 | 0x9a | 0xce | 0xd4..=0xd6 | 0xea => BAD,
+            0x0f | 0x62 | 0xc4 | 0xc5 | 0x40..=0x4f => ODD,
+            0x00..=0x3f => match opcode & 7 {
+                0..=3 => MODRM,
+                4 => BYTE,
+                _ => WORD,
+            },
+            0x63 | 0x84..=0x8f | 0xd0..=0xd3 | 0xd8..=0xdf | 0xfe | 0xff => MODRM,
+            0x69 | 0x81 | 0xc7 => MODRM | WORD,
+            0x6b | 0x80 | 0x83 | 0xc0 | 0xc1 | 0xc6 => MODRM | BYTE,
+            0x68 | 0xa9 => WORD,
+            0x6a | 0x70..=0x7f | 0xa8 | 0xb0..=0xb7 | 0xcd | 0xe0..=0xe7 | 0xeb => BYTE,
+            0xe8 | 0xe9 => NEAR,
+            0xa0..=0xa3 | 0xb8..=0xbf | 0xc2 | 0xc8 | 0xca | 0xf6 | 0xf7 => ODD,
+            _ => 0,
+        };
+        opcode += 1;
+    }
+    table
+}
+
+const fn two_bytes() -> [u8; 256] {
+    let mut table = [MODRM; 256];
+    let mut opcode = 0;
+    while opcode < 256 {
+        table[opcode] = match opcode {
+            0x04 | 0x0a | 0x0c | 0x24..=0x27 | 0x39 | 0x3b..=0x3f | 0xa6 | 0xa7 => BAD,
+            0x38 | 0x3a => ODD,
+            0x05..=0x09 | 0x0b | 0x0e | 0x30..=0x37 | 0x77 | 0xa0..=0xa2 | 0xa8..=0xaa | 0xc8..=0xcf => 0,
+            0x80..=0x8f => NEAR,
+            0x0f | 0x70..=0x73 | 0xa4 | 0xac | 0xba | 0xc2 | 0xc4..=0xc6 => MODRM | BYTE,
+            _ => MODRM,
+        };
+        opcode += 1;
+    }
+    table
+}
+
+static ONE_BYTE: [u8; 256] = one_byte();
+static TWO_BYTES: [u8; 256] = two_bytes();
+
+/// An instruction; places are from its first byte, and 0 where it has no such part.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Instruction {
+    pub(super) length: usize,
+    /// A distance from the next instruction, to code.
+    pub(super) near: usize,
+    /// A distance from the next instruction, in an operand.
+    pub(super) relative: usize,
+    /// An address of four bytes in an operand.
+    pub(super) absolute: usize,
+    /// A number of four bytes that may be an address.
+    pub(super) number: usize,
+    /// Whether it loads the address that `relative` gives.
+    pub(super) loads_address: bool,
+}
+
+/// The instruction at the start of the window, if it is one.
+#[inline]
+pub(super) fn decode(window: &[u8; WINDOW]) -> Option<Instruction> {
+    let (mut at, mut narrow, mut short, mut wide) = (0, false, false, false);
+    let mut opcode = window[0];
+    let mut traits = ONE_BYTE[usize::from(opcode)];
+    while traits == PREFIX {
+        narrow |= opcode == 0x66;
+        short |= opcode == 0x67;
+        at += 1;
+        if at == 12 {
+            return None;
+        }
+        opcode = window[at];
+        traits = ONE_BYTE[usize::from(opcode)];
+    }
+    if opcode & 0xf0 == 0x40 {
+        wide = opcode & 8 != 0;
+        at += 1;
+        opcode = window[at];
+        traits = ONE_BYTE[usize::from(opcode)];
+        if traits == PREFIX || opcode & 0xf0 == 0x40 {
+            return None;
+        }
+    }
+    let mut tail = 0;
+    let mut first = true;
+    at += 1;
+    if traits & ODD != 0 {
+        match opcode {
+            0x0f => {
+                first = false;
+                opcode = window[at];
+                at += 1;
+                traits = TWO_BYTES[usize::from(opcode)];
+                if traits == ODD {
+                    traits = if opcode == 0x3a { MODRM | BYTE } else { MODRM };
+                    at += 1;
+                }
+            }
+            0xc5 | 0xc4 | 0x62 => {
+                first = false;
+                let map = match opcode {
+                    0xc5 => 1,
+                    0xc4 => window[at] & 31,
+                    _ => window[at] & 15,
+                };
+                at += match opcode {
+                    0xc5 => 1,
+                    0xc4 => 2,
+                    _ => 3,
+                };
+                let vector = opcode == 0x62;
+                opcode = window[at];
+                at += 1;
+                traits = match map {
+                    1 if opcode == 0x77 && !vector => 0,
+                    1 => MODRM | (TWO_BYTES[usize::from(opcode)] & BYTE),
+                    2 | 5 | 6 => MODRM,
+                    3 => MODRM | BYTE,
+                    _ => return None,
+                };
+                narrow = false;
+            }
+            0xa0..=0xa3 => {
+                traits = 0;
+                tail = if short { 4 } else { 8 };
+            }
+            0xb8..=0xbf if wide => {
+                traits = 0;
+                tail = 8;
+            }
+            0xb8..=0xbf => traits = WORD,
+            0xc2 | 0xca => {
+                traits = 0;
+                tail = 2;
+            }
+            0xc8 => {
+                traits = 0;
+                tail = 3;
+            }
+            0xf6 => traits = if window[at] & 0x30 == 0 { MODRM | BYTE } else { MODRM },
+            _ => traits = if window[at] & 0x30 == 0 { MODRM | WORD } else { MODRM },
+        }
+    }
+    if traits & BAD != 0 {
+        return None;
+    }
+    let mut found = Instruction::default();
+    let mut select = 0;
+    if traits & MODRM != 0 {
+        let modrm = window[at];
+        at += 1;
+        select = modrm >> 3 & 7;
+        let (mode, operand) = (modrm >> 6, modrm & 7);
+        if mode != 3 {
+            let mut base = operand;
+            if operand == 4 {
+                base = window[at] & 7;
+                at += 1;
+            }
+            match mode {
+                0 if base == 5 && operand == 5 => {
+                    found.relative = at;
+                    found.loads_address = first && opcode == 0x8d;
+                    at += 4;
+                }
+                0 if base == 5 => {
+                    found.absolute = at;
+                    at += 4;
+                }
+                0 => {}
+                1 => at += 1,
+                _ => {
+                    found.absolute = at;
+                    at += 4;
+                }
+            }
+        }
+    }
+    if traits & (BYTE | WORD | NEAR) != 0 {
+        if traits & BYTE != 0 {
+            tail = 1;
+        } else if traits & NEAR != 0 {
+            found.near = at;
+            tail = 4;
+        } else if narrow {
+            tail = 2;
+        } else {
+            tail = 4;
+            let may_name = first
+                && match opcode {
+                    0xb8..=0xbf | 0x68 | 0x3d => true,
+                    0xc7 => select == 0,
+                    0x81 => select == 7,
+                    _ => false,
+                };
+            if may_name {
+                found.number = at;
+            }
+        }
+    }
+    found.length = at + tail;
+    (found.length <= 15).then_some(found)
+}
+
+/// Calls `each` with the offset and instruction of all in the region.
+#[inline]
+fn walk(image: &Image<'_>, region: &Region, mut each: impl FnMut(usize, &Instruction)) {
+    let bytes = &image.bytes[..region.end];
+    let mut at = region.start;
+    while at < region.end {
+        let mut last = [0u8; WINDOW];
+        let window = if let Some(window) = bytes.get(at..).and_then(<[u8]>::first_chunk) {
+            window
+        } else {
+            last[..region.end - at].copy_from_slice(&bytes[at..]);
+            &last
+        };
+        match decode(window) {
+            Some(found) => {
+                // An instruction that is cut off has fields beyond the end, which the sink refuses.
+                each(at, &found);
+                at += found.length;
+            }
+            None => at += 1,
+        }
+    }
+}
+
+/// The fields of a region of code.
+pub(super) fn scan(image: &Image<'_>, region: &Region, sink: &mut Sink<'_>) {
+    let skew = region.address.wrapping_sub(region.start as u64);
+    walk(image, region, |at, found| {
+        let distance = |place: usize| distance_at(image.bytes, at + place);
+        let next = skew.wrapping_add((at + found.length) as u64);
+        if found.near != 0 || found.relative != 0 {
+            let place = found.near.max(found.relative);
+            let Some(target) = distance(place).map(|distance| next.wrapping_add(distance)) else { return };
+            let plausible = if found.near != 0 { image.in_code(target) } else { image.contains(target) };
+            if plausible {
+                let base = skew.wrapping_add((at + place) as u64);
+                sink.put(&Field { offset: at + place, form: Form::Add32, target, base: Some(base) });
+            }
+        }
+        if image.fixed {
+            for place in [found.absolute, found.number] {
+                if place != 0
+                    && let Some(target) = distance(place).filter(|&target| image.contains(target))
+                {
+                    sink.put(&Field { offset: at + place, form: Form::Add32, target, base: None });
+                }
+            }
+        }
+    });
+}
+
+/// The jump tables that a region of code loads the addresses of: distances from the table's start to code, four bytes each.
+pub(super) fn find_tables(image: &Image<'_>, region: &Region, tables: &mut Tables) {
+    let skew = region.address.wrapping_sub(region.start as u64);
+    walk(image, region, |at, found| {
+        if !found.loads_address {
+            return;
+        }
+        let Some(distance) = distance_at(image.bytes, at + found.relative) else { return };
+        let target = skew.wrapping_add((at + found.length) as u64).wrapping_add(distance);
+        if target.is_multiple_of(4)
+            && !image.in_code(target)
+            && let Some(entry) = image.offset_of(target).and_then(|offset| distance_at(image.bytes, offset))
+            && entry != 0
+            && image.in_code(target.wrapping_add(entry))
+        {
+            tables.put(target);
+        }
+    });
+}
