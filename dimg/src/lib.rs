@@ -7,6 +7,7 @@
 //! - [`format`](mod@format): the files, written and read.
 //! - [`index`]: a layer's tar without its contents, in columns; whole or as an edit of a parent's layers.
 //! - [`merge`](mod@merge): deltas that follow each other as one.
+//! - [`path`]: the cheapest way through deltas from what a node has to an image.
 //!
 //! The byte-exact layout of the files is in `FORMAT.md` beside this crate. Nothing here knows a file system in user
 //! space, a wire protocol or a container runtime; all input is untrusted and every length is checked before use.
@@ -21,6 +22,7 @@ pub mod format;
 pub mod index;
 pub mod limits;
 pub mod merge;
+pub mod path;
 pub mod wire;
 
 pub use digest::{Digest, Hasher, ParseDigestError};

@@ -78,9 +78,33 @@ fn write_all(dir: &Path) -> io::Result<()> {
             index.seed(&format!("{kind}-{name}"), &[&claims(&file)?, &sections[1]])?;
         }
     }
+    merges(&Target::new(dir, "merge")?, &old, &new)?;
     frames(&program)?;
     for (name, bytes) in tars::all()? {
         tar.seed(&name, &[&bytes])?;
+    }
+    Ok(())
+}
+
+/// Pairs of files that follow each other, as the target `merge` reads them: whole, and as sections.
+fn merges(target: &Target, old: &Image, new: &Image) -> io::Result<()> {
+    for (name, codec) in [("auto", Codec::Auto), ("bsdiff", Codec::Bsdiff), ("store", Codec::Store)] {
+        let there = new.delta(Some(old), codec).0;
+        let back = old.delta(Some(new), codec).0;
+        let base = old.delta(None, codec).0;
+        let parts = |file: &[u8], has_parent| io::Result::Ok(input_of_sections(has_parent, &sections(file)?));
+        let pairs = [
+            ("files", there.clone(), back.clone()),
+            ("base", base.clone(), there.clone()),
+            ("sections", parts(&there, true)?, parts(&back, true)?),
+            ("base-sections", parts(&base, false)?, parts(&there, true)?),
+            ("first", parts(&there, true)?, Vec::new()),
+            ("second", Vec::new(), parts(&back, true)?),
+        ];
+        for (kind, first, second) in pairs {
+            let length = u32::try_from(first.len()).map_err(io::Error::other)?.to_le_bytes();
+            target.seed(&format!("{kind}-{name}"), &[&length[..3], &first, &second])?;
+        }
     }
     Ok(())
 }

@@ -44,7 +44,29 @@ fn patched_equals_unpacked(name: &str) -> Result<()> {
         ensure!(made.config_digest == image.config_digest, "{tag}: another config");
         ensure!(made.diff_ids() == image.diff_ids(), "{tag}: other diff IDs");
     }
+    merged_equals_one_by_one(&series, &[file(TAGS[0]), file(TAGS[1]), file(TAGS[2])], &sandbox)?;
     sandbox.close()
+}
+
+/// The deltas merged make the image that they make one after the other; so does a base image that has taken them.
+fn merged_equals_one_by_one(series: &Series, files: &[String; 3], sandbox: &Sandbox) -> Result<()> {
+    let [base, first, second] = files;
+    let [delta, whole] = ["merged", "base"].map(|name| sandbox.path(name).with_extension("cdimg"));
+    let last = TAGS[2];
+    for (out, inputs) in [(&delta, &[first, second][..]), (&whole, &[base, first, second])] {
+        let words = std::iter::once("merge").chain(inputs.iter().map(|file| file.as_str()));
+        d4c(words.chain([&*out.to_string_lossy()]))?.success()?;
+    }
+    d4c(["verify", &*whole.to_string_lossy()])?.success()?;
+    let layout = sandbox.path("layout-merged");
+    let destination = format!("oci:{}:{last}", layout.display());
+    d4c(["patch", base, &*delta.to_string_lossy(), &destination])?.success()?;
+    let (image, made) = (series.image(last)?, Series::at(&layout).image(last)?);
+    ensure!(made.config_digest == image.config_digest, "merged: another config");
+    ensure!(made.diff_ids() == image.diff_ids(), "merged: other diff IDs");
+    let twice = Series::at(&sandbox.path(&format!("layout-{last}"))).image(last)?;
+    ensure!(made.digest == twice.digest, "merged: another manifest is written");
+    Ok(())
 }
 
 #[test]

@@ -3,9 +3,11 @@
 
 use super::chains::{Chain, Link};
 use super::{MergeError, MergeOptions};
+use crate::engine::compress::Level;
 use crate::engine::frame::ProgramFrame;
 use crate::format::{Dimg, DimgError, StageCodec, frames_of};
 use crate::index::Content;
+use crate::limits::MAX_STAGES;
 use std::collections::{BTreeMap, HashMap};
 
 /// A patch of this part of the stored content that it applies to is kept beside it; the content would not get smaller by more.
@@ -18,6 +20,15 @@ const LARGE_BYTES: u64 = 32 << 20;
 const USELESS_PART: u64 = 16;
 /// But not to save fewer bytes than these.
 const USELESS_BYTES: u64 = 512;
+
+/// Streams of large programs that are composed in one merge, together: compressing them is what takes time.
+const COMPOSED_BYTES: u64 = 1 << 20;
+/// Beyond it programs stay apart, those first where that costs the fewest bytes for the time, up to this part of the file.
+const APART_PART: u64 = 16;
+/// A program of so many bytes stays apart whatever it costs: a compressor would take seconds.
+const LARGE_PROGRAM_BYTES: u64 = 4 << 20;
+/// Programs this small take no time.
+const SMALL_PROGRAM_BYTES: u64 = 64 << 10;
 
 /// What is done for stages that follow each other.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,6 +80,9 @@ pub(super) fn plan(
     let mut steps = Vec::with_capacity(chains.len());
     for (chain, content) in chains.iter().zip(contents) {
         steps.push(planner.steps(chain, content)?);
+    }
+    if options.level != Level::Best {
+        planner.keep_apart(chains, &mut steps)?;
     }
     planner.count_kept(&steps);
     planner.rewrite(&mut steps)?;
@@ -196,6 +210,58 @@ impl Planner<'_> {
         Ok(memory <= self.options.memory_bytes)
     }
 
+    /// Leaves large programs apart that would take long to compress once they are composed.
+    fn keep_apart(&self, chains: &[Chain], steps: &mut [Vec<Step>]) -> Result<(), MergeError> {
+        let mut large = Vec::new();
+        let (mut file_bytes, mut raw_bytes) = (0u64, 0u64);
+        for (content, (steps, chain)) in steps.iter().zip(chains).enumerate() {
+            for (number, step) in steps.iter().enumerate() {
+                let links = match step {
+                    Step::Programs(links) | Step::Run(links) => links,
+                    Step::Kept { link, .. } | Step::Stored(link) => std::slice::from_ref(link),
+                };
+                let bytes = links.iter().map(|link| self.bytes(link)).collect::<Result<Vec<_>, _>>()?;
+                let most = bytes.iter().copied().max().unwrap_or(0);
+                file_bytes = file_bytes.saturating_add(most);
+                if !matches!(step, Step::Programs(_)) || chain.links.len() > MAX_STAGES / 2 {
+                    continue;
+                }
+                let mut raw = 0u64;
+                for link in links.iter().filter(|link| !link.kind.is_group()) {
+                    raw = raw.saturating_add(raw_bytes_of(self.files, link)?);
+                }
+                if raw > SMALL_PROGRAM_BYTES {
+                    raw_bytes = raw_bytes.saturating_add(raw);
+                    let more = bytes.iter().copied().fold(0, u64::saturating_add) - most;
+                    large.push((more, raw, content, number));
+                }
+            }
+        }
+        large.sort_by_key(|&(more, raw, content, number)| {
+            (u128::from(more) * (1 << 20) / u128::from(raw), content, number)
+        });
+        let mut left = file_bytes / APART_PART;
+        let mut apart = Vec::new();
+        for (more, raw, content, number) in large {
+            if raw_bytes > COMPOSED_BYTES && more <= left {
+                left -= more;
+            } else if raw <= LARGE_PROGRAM_BYTES {
+                continue;
+            }
+            raw_bytes = raw_bytes.saturating_sub(raw);
+            apart.push((content, number));
+        }
+        // From the last step of a content on, so that the numbers of those before it stay.
+        apart.sort_unstable_by(|one, other| other.cmp(one));
+        for (content, number) in apart {
+            if let Some(Step::Programs(links)) = steps[content].get(number) {
+                let kept: Vec<_> = links.iter().map(|&link| Step::Kept { link, frame: 0 }).collect();
+                steps[content].splice(number..=number, kept);
+            }
+        }
+        Ok(())
+    }
+
     fn count_kept(&mut self, steps: &[Vec<Step>]) {
         let mut seen = HashMap::new();
         for step in steps.iter().flatten() {
@@ -241,10 +307,18 @@ impl Planner<'_> {
 
 /// The memory of composing the program of a frame that is no group.
 pub(super) fn compose_memory(files: &[&Dimg], link: &Link) -> Result<u64, MergeError> {
+    program_frame(files, link).map(|frame| frame.compose_memory())
+}
+
+/// The length of the streams of a frame that is no group.
+fn raw_bytes_of(files: &[&Dimg], link: &Link) -> Result<u64, MergeError> {
+    program_frame(files, link).map(|frame| frame.raw_bytes())
+}
+
+fn program_frame<'a>(files: &[&'a Dimg], link: &Link) -> Result<ProgramFrame<'a>, MergeError> {
     let (file, number) = (files[link.file], link.row.frame);
-    let memory = file.frame(number).and_then(|bytes| {
-        let frame = ProgramFrame::parse(bytes).map_err(|error| file.bad_frame(number, error))?;
-        Ok(frame.compose_memory())
-    });
-    memory.map_err(MergeError::file(link.file))
+    let frame = file
+        .frame(number)
+        .and_then(|bytes| ProgramFrame::parse(bytes).map_err(|error| file.bad_frame(number, error)));
+    frame.map_err(MergeError::file(link.file))
 }
