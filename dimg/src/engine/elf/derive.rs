@@ -34,7 +34,8 @@ pub fn fits(old: &[u8], new: &[u8]) -> bool {
 /// The memory of [`derive`] beside that of matching.
 #[must_use]
 pub fn memory(old_bytes: u64) -> u64 {
-    vote::memory(old_bytes) + (32 << 20)
+    // Jump tables, the index of a map, and the program of the pass before.
+    vote::memory(old_bytes) + old_bytes.min(32 << 20)
 }
 
 /// Makes a relocated patch, given the plain program that makes `new` from `old`; `None` when nothing moves.
