@@ -27,7 +27,7 @@ fi
 run() {
     local target=$1 status=0 log=$work/$1.log found=$work/found/$1 corpus=$work/corpus/$1
     mkdir -p "$corpus" "$found"
-    "$programs/$target" -max_total_time="$seconds" -rss_limit_mb=1024 -timeout=10 -max_len=65536 -print_final_stats=1 \
+    "$programs/$target" -max_total_time="$seconds" -rss_limit_mb=1024 -timeout=20 -max_len=65536 -print_final_stats=1 \
         -artifact_prefix="$found/" "$corpus" "$seeds/$target" >"$log" 2>&1 || status=$?
     if [ "$status" != 0 ]; then
         tail -n 40 "$log" >&2
@@ -37,12 +37,20 @@ run() {
         "$(sed -n 's/^stat::number_of_executed_units: *//p' "$log")" "$(find "$corpus" -type f | wc -l)"
 }
 
+# As many at a time as there are cores; all of them are run, whichever fails.
 fuzz() {
-    local target
+    local target running=() failed=0
     for target in "${targets[@]}"; do
         [ -x "$programs/$target" ] || die "no target $target"
-        run "$target"
+        if [ ${#running[@]} -ge "$(nproc)" ]; then
+            wait "${running[0]}" || failed=1
+            running=("${running[@]:1}")
+        fi
+        run "$target" &
+        running+=($!)
     done
+    for target in "${running[@]}"; do wait "$target" || failed=1; done
+    [ "$failed" = 0 ]
 }
 
 make_cache
