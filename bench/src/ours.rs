@@ -10,13 +10,18 @@ use dimg::engine::compress::Level;
 
 use crate::pair::{Image, Pair};
 
-/// Name, bytes and time of each level.
+/// Name, bytes and time of each level, and of the default one without executable-aware and opened patches.
 pub fn measure(pair: &Pair, threads: NonZeroUsize) -> Result<Vec<(String, u64, Duration)>> {
     let mut results = Vec::new();
-    for (name, level) in [("fast", Level::Fast), ("default", Level::Default), ("best", Level::Best)] {
+    for (name, level, codec) in [
+        ("fast", Level::Fast, Codec::Auto),
+        ("default", Level::Default, Codec::Auto),
+        ("best", Level::Best, Codec::Auto),
+        ("plain programs", Level::Default, Codec::Plain),
+    ] {
         let options = BuildOptions {
             level,
-            codec: Codec::Auto,
+            codec,
             threads,
             memory_bytes: 1 << 30,
             name: String::new(),
