@@ -1,6 +1,7 @@
 //! One new content: the patches that could make it, and the smallest way to keep it.
 
 use super::names::Candidate;
+use super::opened;
 use super::relocated;
 use super::{BuildOptions, Codec};
 use crate::content::{Bytes, ContentSource, open_exact};
@@ -23,7 +24,7 @@ pub(super) const SMALL_PROGRAM_BYTES: u64 = 96 << 10;
 /// A patch of this part of the content, or less, is not held against storing it.
 const CLEARLY_SMALLER: u64 = 24;
 /// Up to this size storing is tried at the level asked for; beyond, the fast level tells enough.
-const STORED_TRIAL_BYTES: u64 = 32 << 20;
+pub(super) const STORED_TRIAL_BYTES: u64 = 32 << 20;
 /// Seven streams are compressed one after the other; the largest window is that of the inserted bytes.
 const PROGRAM_WINDOW_LOG: u32 = 24;
 
@@ -41,6 +42,14 @@ pub(super) enum Kept {
 }
 
 impl Kept {
+    /// The place of the base.
+    pub(super) fn base(&self) -> Option<Place> {
+        match self {
+            Self::Stored | Self::Chunks(_) => None,
+            Self::Program(place, ..) | Self::Frame(place, ..) => Some(*place),
+        }
+    }
+
     /// Bytes of memory that it holds.
     pub(super) fn bytes(&self) -> u64 {
         match self {
@@ -74,7 +83,8 @@ pub(super) fn memory(content: &Content, bases: &[Candidate], options: &BuildOpti
     // Small contents are stored later, in a group.
     let stored =
         if content.size > SMALL_CONTENT_BYTES { content.size.min(STORED_TRIAL_BYTES) / 2 } else { 0 };
-    patch + packing + stored
+    let opening = if options.codec == Codec::Auto { opened::MEMORY } else { 0 };
+    patch + packing + stored + opening
 }
 
 pub(super) fn match_options(options: &BuildOptions, threads: usize) -> MatchOptions {
@@ -92,13 +102,13 @@ pub(super) fn encode(
     content: &Content,
     new: &[u8],
     bases: &[Candidate],
-    parent: &dyn ContentSource,
+    open_base: &dyn Fn(&Candidate) -> Result<Bytes, DimgError>,
     options: &BuildOptions,
     threads: usize,
-) -> Result<Kept, DimgError> {
+) -> Result<Way, DimgError> {
     let mut best: Option<Way> = None;
     for base in bases {
-        let old = open(parent, &base.content)?;
+        let old = open_base(base)?;
         let way = patch(content, new, base, &old, options, threads)?;
         if best.as_ref().is_none_or(|best| way.bytes < best.bytes) {
             best = Some(way);
@@ -107,12 +117,12 @@ pub(super) fn encode(
             break;
         }
     }
-    let Some(best) = best else { return Ok(Kept::Stored) };
+    let Some(best) = best else { return Ok(Way { bytes: content.size, kept: Kept::Stored }) };
     if best.bytes <= content.size / CLEARLY_SMALLER {
-        return Ok(best.kept);
+        return Ok(best);
     }
     let stored = stored(content, new, best.bytes, options.level)?;
-    Ok(if stored.bytes <= best.bytes { stored.kept } else { best.kept })
+    Ok(if stored.bytes <= best.bytes { stored } else { best })
 }
 
 /// The bytes of a content that has to be there.
@@ -162,7 +172,7 @@ pub(super) fn program(
 }
 
 /// What storing the content takes; given up as soon as it is more than `rival`.
-fn stored(content: &Content, new: &[u8], rival: u64, level: Level) -> Result<Way, EngineError> {
+pub(super) fn stored(content: &Content, new: &[u8], rival: u64, level: Level) -> Result<Way, EngineError> {
     if content.size <= SMALL_CONTENT_BYTES {
         let bytes = StoredFrame::encode(&[new], Level::Fast)?.len() as u64;
         return Ok(Way { bytes, kept: Kept::Stored });

@@ -4,7 +4,9 @@
 //! told by their first bytes and their name's ending. Within a kind the order is that of the contents in the file.
 
 use crate::engine::elf::{AddressMap, MAX_SEGMENTS};
-use crate::engine::frame::{MAX_SLOTS, PROGRAM_GROUP_BYTES, RelocationFrame, STORED_GROUP_BYTES};
+use crate::engine::frame::{
+    MAX_SLOTS, PARAMETER_GROUP_BYTES, PROGRAM_GROUP_BYTES, RelocationFrame, STORED_GROUP_BYTES,
+};
 use crate::engine::program::Program;
 use crate::format::FrameKind;
 use std::collections::BTreeMap;
@@ -41,6 +43,8 @@ pub(super) struct Group {
     pub programs: Vec<Program>,
     /// For relocations; else empty.
     pub maps: Vec<AddressMap>,
+    /// For parameters of packing; else empty.
+    pub parameters: Vec<Vec<u8>>,
     pub raw_bytes: u64,
 }
 
@@ -50,6 +54,7 @@ pub(super) struct Groups {
     stored: BTreeMap<Class, Group>,
     programs: BTreeMap<Class, Group>,
     maps: Group,
+    parameters: Group,
 }
 
 impl Groups {
@@ -90,6 +95,16 @@ impl Groups {
         full
     }
 
+    /// Adds parameters of packing; the group that was full before them.
+    pub(super) fn pack(&mut self, content: u32, parameters: Vec<u8>) -> Option<Group> {
+        let bytes = parameters.len() as u64;
+        let full = take_if_full(&mut self.parameters, bytes, PARAMETER_GROUP_BYTES);
+        self.parameters.contents.push(content);
+        self.parameters.parameters.push(parameters);
+        self.parameters.raw_bytes += bytes;
+        full
+    }
+
     /// What is left, in a fixed order. Groups too small to gain from standing alone are joined.
     pub(super) fn finish(self) -> Vec<(FrameKind, Group)> {
         let mut left = Vec::new();
@@ -100,6 +115,9 @@ impl Groups {
         }));
         if !self.maps.contents.is_empty() {
             left.push((FrameKind::Relocations, self.maps));
+        }
+        if !self.parameters.contents.is_empty() {
+            left.push((FrameKind::Parameters, self.parameters));
         }
         left
     }

@@ -5,19 +5,22 @@
 //! bounded, by memory and by count.
 
 use super::encode::{self, Kept, SMALL_CONTENT_BYTES, chunks, frame_memory};
-use super::groups::{Class, Group, Groups};
+use super::groups::{Group, Groups};
 use super::names::{Candidate, Names};
+use super::opened::{self, Encoded};
 use super::similar::{Similar, tells};
 use super::{BuildOptions, Codec, Progress, Side};
+use crate::content::Bytes;
 use crate::engine::elf::AddressMap;
-use crate::engine::frame::{ProgramFrame, RelocationFrame, STORED_CHUNK_BYTES, StoredFrame};
+use crate::engine::frame::{ParameterFrame, ProgramFrame, RelocationFrame, STORED_CHUNK_BYTES, StoredFrame};
 use crate::engine::program::Program;
-use crate::format::{DimgError, DimgWriter, FrameKind, RecipeRow, StageRow};
+use crate::format::{DimgError, DimgWriter, FrameKind, RecipeRow, StageCodec, StageRow};
 use crate::index::edit::Place;
 use crate::index::{Content, Edit, LayerIndex};
 use crossbeam::channel::{Receiver, Sender, bounded};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Contents that may be worked on or wait beyond the first that is not finished.
 const AHEAD: usize = 8192;
@@ -29,13 +32,14 @@ enum Job {
     Content { number: usize, bases: Vec<Candidate>, threads: usize },
     Programs { ticket: usize, kind: FrameKind, programs: Vec<Program> },
     Maps { ticket: usize, maps: Vec<AddressMap> },
+    Parameters { ticket: usize, parameters: Vec<Vec<u8>> },
     Stored { ticket: usize, contents: Vec<u32> },
     Chunk { ticket: usize, content: u32, chunk: usize },
 }
 
 /// Work done.
 enum Done {
-    Content { number: usize, class: Class, kept: Kept },
+    Content { number: usize, encoded: Encoded },
     Frame { ticket: usize, kind: FrameKind, bytes: Vec<u8> },
 }
 
@@ -52,7 +56,8 @@ pub(super) fn run(
     let contents = &edit.new_contents;
     let all_bytes: u64 = contents.iter().map(|content| content.size).sum();
     progress.start(contents.len() as u64, all_bytes);
-    let worker = Worker { contents, paths: paths(contents, above), parent, target, options };
+    let opened = contents.iter().map(|_| AtomicU64::new(0)).collect();
+    let worker = Worker { contents, paths: paths(contents, above), opened, parent, target, options };
     let threads = options.threads.get();
     let (job_sender, jobs) = bounded::<(Job, u64)>(2 * threads);
     // Never more results than jobs under way.
@@ -105,6 +110,8 @@ fn paths<'a>(contents: &[Content], above: &'a [Arc<LayerIndex>]) -> Vec<&'a [u8]
 struct Worker<'a> {
     contents: &'a [Content],
     paths: Vec<&'a [u8]>,
+    /// Bytes of the opened forms of those contents that are kept by them; else 0.
+    opened: Vec<AtomicU64>,
     parent: Option<&'a Side<'a>>,
     target: &'a Side<'a>,
     options: &'a BuildOptions,
@@ -125,14 +132,13 @@ impl Worker<'_> {
             Job::Content { number, bases, threads } => {
                 let content = &self.contents[number];
                 let new = encode::open(self.target.contents, content)?;
-                let class = Class::of(self.paths[number], &new);
-                let kept = match self.parent {
-                    Some(parent) if !bases.is_empty() => {
-                        encode::encode(content, &new, &bases, parent.contents, self.options, threads)?
-                    }
-                    _ => Kept::Stored,
-                };
-                Ok(Done::Content { number, class, kept })
+                let parent = self.parent.map(|parent| parent.contents);
+                let path = self.paths[number];
+                let encoded = opened::encode(content, path, &new, &bases, parent, self.options, threads)?;
+                if let Some(packing) = &encoded.packing {
+                    self.opened[number].store(packing.opened_bytes, Ordering::Relaxed);
+                }
+                Ok(Done::Content { number, encoded })
             }
             Job::Programs { ticket, kind, programs } => {
                 let programs: Vec<&Program> = programs.iter().collect();
@@ -144,9 +150,13 @@ impl Worker<'_> {
                 let bytes = RelocationFrame::encode(&maps, level)?;
                 Ok(Done::Frame { ticket, kind: FrameKind::Relocations, bytes })
             }
+            Job::Parameters { ticket, parameters } => {
+                let parameters: Vec<&[u8]> = parameters.iter().map(Vec::as_slice).collect();
+                let bytes = ParameterFrame::encode(&parameters, level)?;
+                Ok(Done::Frame { ticket, kind: FrameKind::Parameters, bytes })
+            }
             Job::Stored { ticket, contents } => {
-                let open =
-                    |number: &u32| encode::open(self.target.contents, &self.contents[*number as usize]);
+                let open = |number: &u32| self.kept(*number as usize);
                 let parts = contents.iter().map(open).collect::<Result<Vec<_>>>()?;
                 let parts: Vec<&[u8]> = parts.iter().map(|part| &**part).collect();
                 Ok(Done::Frame {
@@ -156,7 +166,7 @@ impl Worker<'_> {
                 })
             }
             Job::Chunk { ticket, content, chunk } => {
-                let content = encode::open(self.target.contents, &self.contents[content as usize])?;
+                let content = self.kept(content as usize)?;
                 let part = chunks(&content).nth(chunk).unwrap_or_default();
                 Ok(Done::Frame {
                     ticket,
@@ -164,6 +174,23 @@ impl Worker<'_> {
                     bytes: StoredFrame::encode(&[part], level)?,
                 })
             }
+        }
+    }
+
+    /// The bytes by which a content is kept: its own, or those of its opened form.
+    fn kept(&self, number: usize) -> Result<Bytes> {
+        let content = encode::open(self.target.contents, &self.contents[number])?;
+        match self.opened[number].load(Ordering::Relaxed) {
+            0 => Ok(content),
+            opened => opened::reopen(&content, opened, self.options),
+        }
+    }
+
+    /// How many these are.
+    fn kept_bytes(&self, number: usize) -> u64 {
+        match self.opened[number].load(Ordering::Relaxed) {
+            0 => self.contents[number].size,
+            opened => opened,
         }
     }
 
@@ -177,8 +204,11 @@ impl Worker<'_> {
                 frame_memory(programs.iter().map(Program::raw_bytes).sum::<u64>(), level)
             }
             Job::Maps { maps, .. } => frame_memory(maps.iter().map(AddressMap::memory).sum(), level),
+            Job::Parameters { parameters, .. } => {
+                frame_memory(parameters.iter().map(|item| item.len() as u64).sum(), level)
+            }
             Job::Stored { contents, .. } => {
-                frame_memory(contents.iter().map(|number| self.contents[*number as usize].size).sum(), level)
+                frame_memory(contents.iter().map(|number| self.kept_bytes(*number as usize)).sum(), level)
             }
             Job::Chunk { .. } => frame_memory(STORED_CHUNK_BYTES, level),
         }
@@ -233,6 +263,10 @@ struct Plan {
     base: Option<Place>,
     /// In the order in which they are run.
     stages: Vec<Planned>,
+    /// Before all of them the base is unpacked to so many bytes.
+    unpacked: Option<u64>,
+    /// After all of them the content is packed with parameters of the frame of this ticket.
+    packed: Option<usize>,
 }
 
 /// A stage of a plan.
@@ -258,7 +292,7 @@ struct Coordinator<'a> {
     /// The first content not taken up.
     cursor: usize,
     /// Results that came before their turn.
-    early: BTreeMap<usize, (Class, Kept)>,
+    early: BTreeMap<usize, Encoded>,
     under_way: usize,
     memory: u64,
     /// Bytes of results that wait for their turn.
@@ -294,13 +328,13 @@ impl Coordinator<'_> {
             self.under_way -= 1;
             self.memory -= memory;
             match result? {
-                Done::Content { number, class, kept } => {
+                Done::Content { number, encoded } => {
                     progress.advance(1, self.worker.contents[number].size);
-                    self.held += kept.bytes();
-                    self.early.insert(number, (class, kept));
-                    while let Some((class, kept)) = self.early.remove(&self.cursor) {
-                        self.held -= kept.bytes();
-                        self.take_up(self.cursor, class, kept)?;
+                    self.held += encoded.kept.bytes();
+                    self.early.insert(number, encoded);
+                    while let Some(encoded) = self.early.remove(&self.cursor) {
+                        self.held -= encoded.kept.bytes();
+                        self.take_up(self.cursor, encoded)?;
                         self.cursor += 1;
                     }
                     if self.cursor == self.worker.contents.len() && !self.grouped {
@@ -319,10 +353,17 @@ impl Coordinator<'_> {
             slot: 0,
             out_bytes: planned.out_bytes,
         };
-        let recipes = self
-            .plans
-            .iter()
-            .map(|plan| RecipeRow { base: plan.base, stages: plan.stages.iter().map(stage).collect() });
+        let recipes = self.plans.iter().zip(self.worker.contents).map(|(plan, content)| {
+            let unpack = |out_bytes| StageRow { codec: StageCodec::Unpack, frame: 0, slot: 0, out_bytes };
+            let pack = |ticket: usize| StageRow {
+                codec: StageCodec::Pack,
+                frame: self.tickets[ticket],
+                slot: 0,
+                out_bytes: content.size,
+            };
+            let stages = plan.unpacked.map(unpack).into_iter().chain(plan.stages.iter().map(stage));
+            RecipeRow { base: plan.base, stages: stages.chain(plan.packed.map(pack)).collect() }
+        });
         let mut recipes: Vec<_> = recipes.collect();
         self.writer.number_slots(&mut recipes);
         Ok((self.writer, recipes))
@@ -389,10 +430,17 @@ impl Coordinator<'_> {
         }
     }
 
-    fn take_up(&mut self, number: usize, class: Class, kept: Kept) -> Result<()> {
-        let size = self.worker.contents[number].size;
+    fn take_up(&mut self, number: usize, encoded: Encoded) -> Result<()> {
+        let Encoded { class, kept, packing } = encoded;
+        let size = self.worker.kept_bytes(number);
         // Below MAX_CONTENTS.
         let content = u32::try_from(number).unwrap_or(u32::MAX);
+        if let Some(packing) = packing {
+            self.plans[number].unpacked = packing.unpacked;
+            if let Some(full) = self.groups.pack(content, packing.parameters) {
+                self.close(FrameKind::Parameters, full);
+            }
+        }
         match kept {
             Kept::Stored if size <= SMALL_CONTENT_BYTES => {
                 if let Some(full) = self.groups.store(class, content, size) {
@@ -453,19 +501,21 @@ impl Coordinator<'_> {
         for content in &group.contents {
             match kind {
                 FrameKind::Relocations => self.plan_relocation(*content as usize, ticket),
+                FrameKind::Parameters => self.plans[*content as usize].packed = Some(ticket),
                 _ => self.plan(*content as usize, kind, ticket),
             }
         }
         self.ready.push_back(match kind {
             FrameKind::Relocations => Job::Maps { ticket, maps: group.maps },
+            FrameKind::Parameters => Job::Parameters { ticket, parameters: group.parameters },
             FrameKind::StoredGroup => Job::Stored { ticket, contents: group.contents },
             _ => Job::Programs { ticket, kind, programs: group.programs },
         });
     }
 
-    /// Adds the stage that makes a content.
+    /// Adds the stage that makes a content, or its opened form.
     fn plan(&mut self, number: usize, kind: FrameKind, ticket: usize) {
-        let out_bytes = self.worker.contents[number].size;
+        let out_bytes = self.worker.kept_bytes(number);
         self.plans[number].stages.push(Planned { ticket, kind, out_bytes });
     }
 

@@ -2,8 +2,9 @@
 
 use super::*;
 use crate::content::Bytes;
+use crate::engine::deflate::Encoder;
 use crate::engine::elf::sample::Sample;
-use crate::format::{Dimg, StageCodec};
+use crate::format::{Dimg, FrameKind, StageCodec};
 use crate::index::{Content, Entry, Kind, Shape, Tail};
 use std::collections::{BTreeMap, HashMap};
 use std::io;
@@ -226,4 +227,106 @@ fn a_content_that_is_missing_is_told() {
     let error =
         build(Some(&old.side()), &new.side(), &options(2, Codec::Auto), &mut ()).expect_err("it is missing");
     assert!(error.to_string().contains("is not there"), "{error}");
+}
+
+/// A `.gz` of `input`.
+fn gz(input: &[u8], encoder: Encoder) -> Vec<u8> {
+    let mut out = vec![0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 2, 3];
+    encoder.encode(input, &mut out).unwrap();
+    let mut crc = flate2::Crc::new();
+    crc.update(input);
+    out.extend_from_slice(&crc.sum().to_le_bytes());
+    out.extend_from_slice(&u32::try_from(input.len()).unwrap().to_le_bytes());
+    out
+}
+
+/// Lines that differ by `seed`.
+fn lines(seed: usize, count: usize) -> Vec<u8> {
+    (0..count)
+        .flat_map(|line| format!("* {} of {line} fixed\n", (line * line + seed * 77) % 9973).into_bytes())
+        .collect()
+}
+
+/// Two images of compressed files: changed, new, of other makers, and one that no encoder makes.
+fn compressed() -> (Made, Made) {
+    let (gnu, zlib) = (Encoder::gnu(9).unwrap(), Encoder::zlib(6, 8).unwrap());
+    let changed = |seed: usize| [&lines(seed, 300)[..], b"and one more\n", &lines(seed + 1, 300)].concat();
+    let before = |seed: usize| [lines(seed, 300), lines(seed + 1, 300)].concat();
+    let names: Vec<String> = (0..60).map(|number| format!("doc/p{number:02}x/changelog.gz")).collect();
+    let maker = |number: usize| if number.is_multiple_of(5) { zlib } else { gnu };
+    let mut unknown = vec![0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3, 0, 5, 0, 0xfa, 0xff];
+    unknown.extend_from_slice(b"hello\x01\0\0\xff\xff\x86\xa6\x10\x36\x05\0\0\0");
+    let mut old: Vec<_> =
+        names.iter().enumerate().map(|(at, name)| (&**name, gz(&before(at), maker(at)))).collect();
+    old.push(("doc/plain", before(90)));
+    old.push(("doc/unknown.gz", unknown.clone()));
+    let mut new: Vec<_> =
+        names.iter().enumerate().map(|(at, name)| (&**name, gz(&changed(at), maker(at)))).collect();
+    new.push(("doc/plain", gz(&changed(90), gnu)));
+    new.push(("doc/new.gz", gz(&lines(500, 900), gnu)));
+    unknown.extend_from_slice(b"and a rest");
+    new.push(("doc/unknown.gz", unknown));
+    (Made::new(1, &old), Made::new(2, &new))
+}
+
+#[test]
+fn compressed_contents_are_patched_opened() {
+    use StageCodec::{Pack, Program, Stored, Unpack};
+    let (old, new) = compressed();
+    let file = bytes(Some(&old), &new, &options(2, Codec::Auto));
+    apply(&file, Some(&old), &new);
+    let dimg = Dimg::open(Bytes::from(file.clone())).unwrap();
+    let mut stages = BTreeMap::<Vec<_>, usize>::new();
+    for recipe in dimg.recipes().unwrap() {
+        *stages.entry(recipe.stages.iter().map(|stage| stage.codec).collect()).or_default() += 1;
+    }
+    assert_eq!(stages[&vec![Unpack, Program, Pack]], 60, "{stages:?}");
+    assert_eq!((stages[&vec![Program, Pack]], stages[&vec![Stored, Pack]]), (1, 1), "{stages:?}");
+    // The digests alone are 32 bytes each.
+    let plain = bytes(Some(&old), &new, &options(2, Codec::Plain));
+    let expected = 63 * 32 + 12_000;
+    assert!(file.len() < expected && plain.len() > 4 * expected, "{} {}", file.len(), plain.len());
+    let parameters = dimg.frames().unwrap().iter().find(|frame| frame.kind == FrameKind::Parameters).unwrap();
+    assert!(parameters.bytes < 80, "{}", parameters.bytes);
+    for threads in [1, 3] {
+        assert!(bytes(Some(&old), &new, &options(threads, Codec::Auto)) == file, "{threads} threads");
+    }
+    let base = bytes(None, &old, &options(2, Codec::Auto));
+    apply(&base, None, &old);
+}
+
+#[test]
+fn recompressed_deltas_merge_into_one_patch() {
+    use StageCodec::{Pack, Program, Unpack};
+    let (old, new) = compressed();
+    let newest: Vec<_> = (0..60)
+        .map(|at| {
+            (
+                format!("doc/p{at:02}x/changelog.gz"),
+                gz(&[lines(at, 290), lines(at + 1, 299)].concat(), Encoder::gnu(6).unwrap()),
+            )
+        })
+        .collect();
+    let newest: Vec<_> = newest.iter().map(|(name, bytes)| (&**name, bytes.clone())).collect();
+    let newest = Made::new(3, &newest);
+    let files = [
+        bytes(Some(&old), &new, &options(2, Codec::Auto)),
+        bytes(Some(&new), &newest, &options(2, Codec::Auto)),
+    ];
+    let dimgs = files.map(|file| Dimg::open(Bytes::from(file)).unwrap());
+    let merging = crate::merge::MergeOptions {
+        level: Level::Default,
+        threads: NonZeroUsize::new(2).unwrap(),
+        memory_bytes: 256 << 20,
+        dir: std::env::temp_dir(),
+    };
+    let mut merged = crate::merge::merge(&[&dimgs[0], &dimgs[1]], &merging, &mut ()).unwrap();
+    let mut file = Vec::new();
+    merged.write_to(&mut file).unwrap();
+    apply(&file, Some(&old), &newest);
+    let dimg = Dimg::open(Bytes::from(file)).unwrap();
+    for recipe in dimg.recipes().unwrap() {
+        let stages: Vec<_> = recipe.stages.iter().map(|stage| stage.codec).collect();
+        assert_eq!(stages, [Unpack, Program, Pack]);
+    }
 }

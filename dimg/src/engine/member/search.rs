@@ -68,13 +68,20 @@ fn inflate(stream: &[u8], bytes: u64) -> Result<Vec<u8>, EngineError> {
 }
 
 /// Whether the encoder makes just this stream; given up at the first byte that differs.
-pub(super) fn makes(encoder: Encoder, inflated: &[u8], stream: &[u8]) -> bool {
+fn makes(encoder: Encoder, inflated: &[u8], stream: &[u8]) -> bool {
     let mut expected = Expected(stream);
     encoder.encode(inflated, &mut expected).is_ok() && expected.0.is_empty()
 }
 
+/// Whether the opened form and the parameters make just this content.
+#[must_use]
+pub fn packs_to(opened: &[u8], parameters: &[u8], content: &[u8]) -> bool {
+    let mut expected = Expected(content);
+    super::pack(opened, parameters, content.len() as u64, &mut expected).is_ok() && expected.0.is_empty()
+}
+
 /// Takes no other bytes than these.
-pub(super) struct Expected<'a>(pub(super) &'a [u8]);
+struct Expected<'a>(&'a [u8]);
 
 impl Write for Expected<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {

@@ -1,0 +1,152 @@
+//! Contents with compressed members: kept by their opened forms where that takes less.
+
+use super::encode::{self, Kept, STORED_TRIAL_BYTES, Way};
+use super::groups::Class;
+use super::names::Candidate;
+use super::{BuildOptions, Codec};
+use crate::content::{Bytes, ContentSource};
+use crate::engine::compress::Level;
+use crate::engine::frame::PARAMETER_GROUP_BYTES;
+use crate::engine::member::{self, Plan};
+use crate::format::DimgError;
+use crate::index::Content;
+use crate::index::edit::Place;
+use d4c_sys::Map;
+use std::cell::RefCell;
+use std::io::{BufWriter, Write};
+
+/// Contents up to this size are opened.
+const MAX_CONTENT_BYTES: u64 = 64 << 20;
+/// The same at the fast level: finding out who deflated a content takes as long as deflating it.
+const MAX_FAST_CONTENT_BYTES: u64 = 256 << 10;
+/// Opened forms up to this size are patched.
+const MAX_FORM_BYTES: u64 = 512 << 20;
+/// Opened forms up to this size are held in memory, others in files without a name.
+const MEMORY_FORM_BYTES: u64 = 4 << 20;
+/// A patch of this part of the content, or less, is not held against patching the content as it is.
+const CLEARLY_SMALLER: u64 = 8;
+
+/// How a kept opened form becomes the content.
+#[derive(Debug)]
+pub(super) struct Packing {
+    /// Bytes of the opened form.
+    pub(super) opened_bytes: u64,
+    /// Who deflated it.
+    pub(super) parameters: Vec<u8>,
+    /// Bytes of the base's opened form, when it is that which is patched.
+    pub(super) unpacked: Option<u64>,
+}
+
+/// How a content is kept: itself, or its opened form.
+pub(super) struct Encoded {
+    pub(super) class: Class,
+    pub(super) kept: Kept,
+    pub(super) packing: Option<Packing>,
+}
+
+/// A content that was opened.
+struct Opened {
+    form: Bytes,
+    parameters: Vec<u8>,
+}
+
+/// Memory that opening takes, roughly: a small form and an encoder's tables.
+pub(super) const MEMORY: u64 = 2 * MEMORY_FORM_BYTES + (1 << 20);
+
+/// Finds the smallest way to keep `content`, of which `new` are the bytes, opened or not; as [`encode::encode`].
+pub(super) fn encode(
+    content: &Content,
+    path: &[u8],
+    new: &[u8],
+    bases: &[Candidate],
+    parent: Option<&dyn ContentSource>,
+    options: &BuildOptions,
+    threads: usize,
+) -> Result<Encoded, DimgError> {
+    let source: &dyn ContentSource = parent.unwrap_or(&());
+    let as_is = || -> Result<Way, DimgError> {
+        let open = |base: &Candidate| encode::open(source, &base.content);
+        encode::encode(content, new, bases, &open, options, threads)
+    };
+    let unopened = |way: Way| Encoded { class: Class::of(path, new), kept: way.kept, packing: None };
+    let Some(opened) = open(new, options)? else { return Ok(unopened(as_is()?)) };
+    let inside = Content { digest: content.digest, size: opened.form.len() as u64 };
+    let unpacked: RefCell<Vec<(Place, u64)>> = RefCell::default();
+    let open_base = |base: &Candidate| {
+        let bytes = encode::open(source, &base.content)?;
+        let Some((_, form)) = form(&bytes, options)? else { return Ok(bytes) };
+        unpacked.borrow_mut().push((base.place, form.len() as u64));
+        Ok(form)
+    };
+    let mut way = encode::encode(&inside, &opened.form, bases, &open_base, options, threads)?;
+    if matches!(way.kept, Kept::Stored) {
+        if inside.size > STORED_TRIAL_BYTES {
+            return Ok(unopened(as_is()?));
+        }
+        // In a group and at a better level it takes less.
+        let fast = encode::stored(&inside, &opened.form, content.size.saturating_mul(2), Level::Fast)?;
+        way.bytes = fast.bytes - fast.bytes / 8;
+    }
+    let bytes = way.bytes + opened.parameters.len() as u64;
+    if bytes > content.size / CLEARLY_SMALLER {
+        let rival = as_is()?;
+        if rival.bytes <= bytes {
+            return Ok(unopened(rival));
+        }
+    }
+    let unpacked = way.kept.base().and_then(|place| {
+        unpacked.borrow().iter().find(|(known, _)| *known == place).map(|(_, bytes)| *bytes)
+    });
+    let packing = Packing { opened_bytes: inside.size, parameters: opened.parameters, unpacked };
+    Ok(Encoded { class: class(path, &opened.form), kept: way.kept, packing: Some(packing) })
+}
+
+/// The kind of an opened content: that of what is in it.
+fn class(path: &[u8], form: &[u8]) -> Class {
+    let path = path.strip_suffix(b".gz").unwrap_or(path);
+    // Behind a header with a name.
+    Class::of(path, form.get(64..).unwrap_or_default())
+}
+
+/// Opens a content, if it can be packed again: that is tried.
+fn open(content: &[u8], options: &BuildOptions) -> Result<Option<Opened>, DimgError> {
+    let Some((plan, form)) = form(content, options)? else { return Ok(None) };
+    let parameters = member::find_parameters(&plan, content)?.encode();
+    let fits = parameters.len() as u64 <= PARAMETER_GROUP_BYTES / 2
+        && parameters.len() < content.len() / 2
+        && member::packs_to(&form, &parameters, content);
+    Ok(fits.then_some(Opened { form, parameters }))
+}
+
+/// The opened form of a content that is worth it.
+fn form(content: &[u8], options: &BuildOptions) -> Result<Option<(Plan, Bytes)>, DimgError> {
+    let most = if options.level == Level::Fast { MAX_FAST_CONTENT_BYTES } else { MAX_CONTENT_BYTES };
+    if options.codec != Codec::Auto || content.len() as u64 > most {
+        return Ok(None);
+    }
+    let Some(plan) = Plan::of(content, MAX_FORM_BYTES) else { return Ok(None) };
+    let form = unpack(&plan, content, options)?;
+    Ok(Some((plan, form)))
+}
+
+fn unpack(plan: &Plan, content: &[u8], options: &BuildOptions) -> Result<Bytes, DimgError> {
+    if plan.opened_bytes() <= MEMORY_FORM_BYTES {
+        let mut form = Vec::with_capacity(usize::try_from(plan.opened_bytes()).unwrap_or(0));
+        plan.unpack(content, &mut form)?;
+        return Ok(Bytes::from(form));
+    }
+    let failed = |error| DimgError::io("write temporary file", &options.dir)(error);
+    let file = tempfile::tempfile_in(&options.dir).map_err(failed)?;
+    let mut writer = BufWriter::with_capacity(256 << 10, &file);
+    plan.unpack(content, &mut writer)?;
+    writer.flush().map_err(failed)?;
+    drop(writer);
+    Ok(Bytes::new(Map::file(&file).map_err(failed)?))
+}
+
+/// The opened form of a content that was kept by it.
+pub(super) fn reopen(content: &[u8], opened_bytes: u64, options: &BuildOptions) -> Result<Bytes, DimgError> {
+    let plan = Plan::of(content, opened_bytes);
+    let plan = plan.ok_or_else(|| DimgError::Refused("a content does not open any more".to_owned()))?;
+    unpack(&plan, content, options)
+}
