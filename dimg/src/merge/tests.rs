@@ -5,7 +5,8 @@ use crate::build::BuildOptions;
 use crate::build::Codec;
 use crate::build::tests::{Made, apply, bytes, noise};
 use crate::content::Bytes;
-use crate::format::Class;
+use crate::engine::elf::sample::Sample;
+use crate::format::{Class, StageCodec};
 use proptest::prelude::*;
 
 fn merged(files: &[&[u8]], threads: usize, memory_bytes: u64) -> Result<Vec<u8>, MergeError> {
@@ -182,6 +183,22 @@ fn stages_have_a_limit() {
     let error = merged(&slices(&files), 1, MEMORY).unwrap_err();
     assert!(matches!(error, MergeError::Stages { stages: 17, .. }), "{error}");
     assert_eq!(error.class(), Class::NoSpace);
+}
+
+#[test]
+fn relocated_executables_get_further_stages() {
+    let sample = |longer| Sample { functions: 4000, longer, ..Sample::default() }.build();
+    let images: Vec<_> = [(1, usize::MAX), (2, 23), (3, 17)]
+        .map(|(number, longer)| Made::new(number, &[("bin/a", sample(longer))]))
+        .into();
+    let files: Vec<_> =
+        images.windows(2).map(|pair| bytes(Some(&pair[0]), &pair[1], &options(2, Codec::Auto))).collect();
+    let merged = merged(&slices(&files), 2, MEMORY).unwrap();
+    let dimg = Dimg::open(Bytes::from(merged.clone())).unwrap();
+    let stages: Vec<_> = dimg.recipes().unwrap()[0].stages.iter().map(|stage| stage.codec).collect();
+    let relocated = stages.iter().filter(|codec| **codec == StageCodec::Elf).count();
+    assert_eq!(relocated, 2, "{stages:?}");
+    apply(&merged, Some(&images[0]), &images[2]);
 }
 
 proptest! {
