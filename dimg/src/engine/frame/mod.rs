@@ -97,6 +97,16 @@ impl<'a> Parser<'a> {
         (self.frame.len() - self.rest.len()) as u64
     }
 
+    /// How many contents the frame has slots for, at least `least`.
+    fn slots(&mut self, least: u64) -> Result<u64, EngineError> {
+        let slots = self.number("slots")?;
+        EngineError::check_limit(0, "slots", slots, MAX_SLOTS)?;
+        if slots < least {
+            return Err(EngineError::corrupt(0, "slots", "there is none"));
+        }
+        Ok(slots)
+    }
+
     fn number(&mut self, part: &'static str) -> Result<u64, EngineError> {
         let offset = self.offset();
         varint::take(&mut self.rest).ok_or_else(|| {

@@ -25,8 +25,7 @@ impl<'a> ParameterFrame<'a> {
     /// [`EngineError::Corrupt`] and [`EngineError::Limit`] for a frame that is not as [`super`] says.
     pub fn parse(frame: &'a [u8]) -> Result<Self, EngineError> {
         let mut parser = Parser::new(frame);
-        let slots = parser.number("slots")?;
-        EngineError::check_limit(0, "slots", slots, MAX_SLOTS)?;
+        let slots = parser.slots(0)?;
         let lengths = parser.head("lengths", slots * varint::MAX_VARINT_BYTES as u64)?;
         let parameters = parser.head("parameters", PARAMETER_GROUP_BYTES)?;
         let lengths = parser.blob(lengths, LENGTHS_WINDOW_LOG)?;

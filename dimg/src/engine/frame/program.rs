@@ -33,11 +33,7 @@ impl<'a> ProgramFrame<'a> {
     /// [`EngineError::Corrupt`] and [`EngineError::Limit`] for a frame that is not as [`super`] says.
     pub fn parse(frame: &'a [u8]) -> Result<Self, EngineError> {
         let mut parser = Parser::new(frame);
-        let slots = parser.number("slots")?;
-        EngineError::check_limit(0, "slots", slots, MAX_SLOTS)?;
-        if slots == 0 {
-            return Err(EngineError::corrupt(0, "slots", "there is none"));
-        }
+        let slots = parser.slots(1)?;
         let counts_head = parser.head(COUNTS, slots * varint::MAX_VARINT_BYTES as u64)?;
         let heads_offset = parser.offset();
         let mut heads = Vec::with_capacity(STREAMS);

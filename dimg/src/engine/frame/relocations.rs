@@ -28,11 +28,7 @@ impl<'a> RelocationFrame<'a> {
     /// [`EngineError::Corrupt`] and [`EngineError::Limit`] for a frame that is not as [`super`] says.
     pub fn parse(frame: &'a [u8]) -> Result<Self, EngineError> {
         let mut parser = Parser::new(frame);
-        let slots = parser.number("slots")?;
-        EngineError::check_limit(0, "slots", slots, MAX_SLOTS)?;
-        if slots == 0 {
-            return Err(EngineError::corrupt(0, "slots", "there is none"));
-        }
+        let slots = parser.slots(1)?;
         let limit = if slots == 1 { MAX_MAP_BYTES as u64 } else { Self::GROUP_BYTES };
         let head = parser.head(PART, limit)?;
         let blob = parser.blob(head, WINDOW_LOG)?;

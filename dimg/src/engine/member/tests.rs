@@ -194,25 +194,18 @@ fn archives_within_archives_and_stored_members() {
 }
 
 #[test]
-fn what_other_programs_write_comes_back() {
+fn what_python_writes_comes_back() {
     let dir = tempfile::tempdir().unwrap();
     for (name, count) in [("one.txt", 40_000), ("two.bin", 200_000), ("three", 10)] {
         std::fs::write(dir.path().join(name), text(count as u64, count)).unwrap();
     }
     let python = "import zipfile as z; f = z.ZipFile('out.zip', 'w', z.ZIP_DEFLATED)\nfor n in ('one.txt', 'two.bin', 'three'): f.write(n)\nf.close()";
-    let programs =
-        [("python3", vec!["-c", python]), ("jar", vec!["cf", "out.zip", "one.txt", "two.bin", "three"])];
-    for (program, arguments) in programs {
-        let _ = std::fs::remove_file(dir.path().join("out.zip"));
-        // Not every machine has them.
-        let Ok(out) = Command::new(program).args(arguments).current_dir(&dir).output() else { continue };
-        if out.status.success() {
-            let content = std::fs::read(dir.path().join("out.zip")).unwrap();
-            let (_, methods) = there_and_back(&content);
-            let known = methods.iter().filter(|method| matches!(method, Method::Encoder(_))).count();
-            assert_eq!(known, methods.len(), "{program}");
-        }
-    }
+    let out =
+        Command::new("python3").args(["-c", python]).current_dir(&dir).output().expect("apt install python3");
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    let content = std::fs::read(dir.path().join("out.zip")).unwrap();
+    let (_, methods) = there_and_back(&content);
+    assert!(methods.iter().all(|method| matches!(method, Method::Encoder(_))));
 }
 
 #[test]
