@@ -306,3 +306,44 @@ pub(super) fn find_tables(image: &Image<'_>, region: &Region, tables: &mut Table
         }
     });
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The traits that a letter of `FORMAT.md`, section 7.8, stands for.
+    fn traits(letter: &str) -> u8 {
+        match letter {
+            "." => 0,
+            "b" => BYTE,
+            "w" => WORD,
+            "d" => NEAR,
+            "m" => MODRM,
+            "B" => MODRM | BYTE,
+            "W" => MODRM | WORD,
+            "p" => PREFIX,
+            "-" => BAD,
+            "o" => ODD,
+            _ => panic!("no letter: {letter}"),
+        }
+    }
+
+    #[test]
+    fn tables_are_those_of_the_format() {
+        let page = include_str!("../../../FORMAT.md");
+        let (_, section) = page.split_once("\n### 7.8 ").unwrap();
+        let (section, _) = section.split_once("\n## ").unwrap();
+        let lines = section.lines().filter(|line| line.starts_with("    "));
+        let rows: Vec<Vec<&str>> = lines.map(|line| line.split_whitespace().collect()).collect();
+        assert_eq!(rows.len(), 17);
+        let (mut first, mut second) = (Vec::new(), Vec::new());
+        for (high, row) in rows[1..].iter().enumerate() {
+            assert_eq!(row.len(), 34);
+            assert_eq!((row[0], row[17]), (&*format!("{high:X}0"), &*format!("{high:X}0")));
+            first.extend(row[1..17].iter().map(|letter| traits(letter)));
+            second.extend(row[18..].iter().map(|letter| traits(letter)));
+        }
+        let columns: Vec<_> = (0..32).map(|column| format!("{:X}", column % 16)).collect();
+        assert!(rows[0] == columns && first == ONE_BYTE && second == TWO_BYTES);
+    }
+}
