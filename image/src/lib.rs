@@ -3,6 +3,7 @@
 //! - [`source`]: where images come from: [`source::Source::parse`], [`source::Source::open`],
 //!   [`source::OpenImage::layer`].
 //! - [`manifest`]: manifests, indexes and configs; [`platform`]: the choice among them.
+//! - [`registry`]: a repository in a registry, by the distribution protocol.
 //! - [`tar`]: a layer's tar into an index of it and back, bit for bit.
 //! - [`error`]: the one error of all that, with the class that decides the exit status.
 
@@ -11,5 +12,6 @@
 pub mod error;
 pub mod manifest;
 pub mod platform;
+pub mod registry;
 pub mod source;
 pub mod tar;

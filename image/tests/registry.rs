@@ -12,6 +12,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use common::*;
+use d4c_image::registry::RegistryOptions;
 use d4c_image::source::Options;
 use dimg::Digest;
 
@@ -77,9 +78,14 @@ impl Drop for Server {
     }
 }
 
+fn with_auth(file: impl Into<PathBuf>) -> Options {
+    let registry = RegistryOptions { auth_file: Some(file.into()), ..RegistryOptions::default() };
+    Options { registry, ..Options::default() }
+}
+
 /// Options that look at no credentials of whoever runs the tests.
 fn anonymous() -> Options {
-    Options { auth_file: Some("/nonexistent/auth.json".into()), ..Options::default() }
+    with_auth("/nonexistent/auth.json")
 }
 
 fn refused(source: &str, options: &Options, code: u8, why: &str) {
@@ -153,7 +159,7 @@ const HTPASSWD: &str = "tester:$2y$05$abcdefghijklmnopqrstuuOQiyCxlgf/oeuTqixKmW
 
 fn auth_file(path: &Path, address: &str, login: &str) -> Options {
     fs::write(path, format!(r#"{{"auths":{{"{address}":{{"auth":"{login}"}}}}}}"#)).unwrap();
-    Options { auth_file: Some(path.into()), ..Options::default() }
+    with_auth(path)
 }
 
 #[test]
@@ -173,7 +179,7 @@ fn basic_authentication_with_the_files_of_podman() {
     refused(&source, &anonymous(), 1, "wants a login");
     let error = failure_with(&source, &bad).to_string();
     assert!(!error.contains("wrong") && !error.contains("dGVz"), "{error}");
-    let broken = Options { auth_file: Some(htpasswd), ..Options::default() };
+    let broken = with_auth(htpasswd);
     refused(&source, &broken, 1, "read credentials: ");
 }
 
@@ -201,7 +207,8 @@ fn a_certificate_of_nobody_is_refused_but_by_flag() {
     server.push("one", "app", &[]);
     let source = server.image("app");
     refused(&source, &anonymous(), 1, "certificate");
-    let insecure = Options { insecure: true, ..anonymous() };
+    let mut insecure = anonymous();
+    insecure.registry.insecure = true;
     assert_eq!(open_with(&source, &insecure).unwrap().layers().len(), 1);
 }
 
@@ -343,7 +350,7 @@ fn tokens_are_fetched_and_identity_tokens_exchanged() {
         let path = dir.path().join("auth.json");
         let text = format!(r#"{{"auths":{{"{}":{{"identitytoken":"{token}"}}}}}}"#, server.address);
         fs::write(&path, text).unwrap();
-        Options { auth_file: Some(path), ..Options::default() }
+        with_auth(path)
     };
     let image = open_with(&source, &with_identity("good")).unwrap();
     assert_eq!(read_all(&image) % 512, 0);

@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use d4c_image::platform::Platform;
+use d4c_image::registry::RegistryOptions;
 use d4c_image::source::{Options, Source};
 use d4c_image::tar::{self, ParseOptions};
 use d4c_sys::Map;
@@ -40,12 +41,40 @@ pub(crate) struct ImageOptions {
     /// Platform to take from a multi-platform image, as os/arch[/variant] (default: this machine's)
     #[arg(long, value_name = "PLATFORM")]
     platform: Option<String>,
-    /// Speak plain HTTP to registries on other machines, too
-    #[arg(long)]
-    insecure: bool,
+    #[command(flatten)]
+    pub(crate) registry: RegistryArgs,
     /// Worker threads; the result does not depend on it (default: all cores)
     #[arg(long, value_name = "N")]
     pub(crate) threads: Option<NonZeroUsize>,
+}
+
+/// Options of every command that speaks to registries.
+#[derive(Debug, clap::Args)]
+pub(crate) struct RegistryArgs {
+    /// Speak plain HTTP to registries on other machines, too, and accept any certificate
+    #[arg(long)]
+    insecure: bool,
+    /// File with credentials of registries (default: those of podman and docker)
+    #[arg(long, value_name = "FILE")]
+    auth_file: Option<PathBuf>,
+    /// Directory with hosts.toml and certificates by registry (default: containerd's and docker's certs.d)
+    #[arg(long, value_name = "DIR")]
+    hosts_dir: Vec<PathBuf>,
+}
+
+impl RegistryArgs {
+    /// How registries are reached.
+    pub(crate) fn options(&self) -> RegistryOptions {
+        let mut options = RegistryOptions {
+            insecure: self.insecure,
+            auth_file: self.auth_file.clone(),
+            ..RegistryOptions::default()
+        };
+        if !self.hosts_dir.is_empty() {
+            options.hosts_dirs.clone_from(&self.hosts_dir);
+        }
+        options
+    }
 }
 
 /// Manifest and config of an image, byte for byte.
@@ -132,7 +161,7 @@ impl<'a> Opener<'a> {
             options: Options {
                 platform,
                 temp_dir: Some(config.tmpdir.clone()),
-                insecure: options.insecure,
+                registry: options.registry.options(),
                 ..Options::default()
             },
             config,

@@ -11,7 +11,6 @@
 
 mod archive;
 mod blob;
-mod credentials;
 mod docker_archive;
 mod hash;
 mod layout;
@@ -22,7 +21,6 @@ mod rootfs;
 mod spool;
 mod store;
 mod tarwrite;
-mod token;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -36,6 +34,7 @@ pub use store::BlobStore;
 use crate::error::SourceError;
 use crate::manifest::Descriptor;
 use crate::platform::Platform;
+use crate::registry::RegistryOptions;
 use blob::Blob;
 use spool::Spool;
 
@@ -48,11 +47,8 @@ pub struct Options {
     pub temp_dir: Option<PathBuf>,
     /// The largest uncompressed layer that is accepted; when not set, the free space is the limit.
     pub max_layer_bytes: Option<u64>,
-    /// Whether registries other than those on this machine may be spoken to by plain HTTP, or with a
-    /// certificate that nothing vouches for.
-    pub insecure: bool,
-    /// The file with credentials of registries; when not set, the usual ones of podman and docker.
-    pub auth_file: Option<PathBuf>,
+    /// How registries are reached.
+    pub registry: RegistryOptions,
     /// The content store behind `containerd:`.
     pub containerd: Option<Arc<dyn BlobStore>>,
 }
@@ -63,8 +59,7 @@ impl fmt::Debug for Options {
             .field("platform", &self.platform)
             .field("temp_dir", &self.temp_dir)
             .field("max_layer_bytes", &self.max_layer_bytes)
-            .field("insecure", &self.insecure)
-            .field("auth_file", &self.auth_file)
+            .field("registry", &self.registry)
             .field("containerd", &self.containerd.is_some())
             .finish()
     }

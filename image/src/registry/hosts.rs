@@ -1,0 +1,332 @@
+//! Where a registry is reached: mirrors, certificates and headers as containerd and docker have them.
+//!
+//! Below each of the given directories (`/etc/containerd/certs.d`, `/etc/docker/certs.d`) a registry has a directory of its own:
+//! `host_port_`, `host:port`, else `_default`. In it is a `hosts.toml` in the words of containerd's `docs/hosts.md`; without one, the files
+//! are docker's: `*.crt` are authorities to trust, `*.cert` with `*.key` of the same name what the client shows.
+//! The first directory that has one of them counts.
+
+use std::fmt;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use serde::de::{Deserializer, MapAccess, Visitor};
+
+use crate::error::SourceError;
+
+const WHAT: &str = "read registry hosts";
+/// Largest file that is read.
+const MAX_BYTES: u64 = 1 << 20;
+
+/// One place that answers for a registry.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Host {
+    /// `scheme://host[:port][/path]`; none for the registry itself, in the scheme that it speaks.
+    pub(super) url: Option<String>,
+    /// Whether the path stands as it is, without `/v2`.
+    pub(super) override_path: bool,
+    /// Whether tags may be resolved here.
+    pub(super) resolves: bool,
+    /// Whether manifests and blobs may be fetched here.
+    pub(super) pulls: bool,
+    /// Whether it may be written to.
+    pub(super) pushes: bool,
+    /// Whether any certificate will do.
+    pub(super) skip_verify: bool,
+    /// Files with authorities to trust besides the system's.
+    pub(super) authorities: Vec<PathBuf>,
+    /// Files with the client's certificate and key; one file may have both.
+    pub(super) identity: Option<(PathBuf, Option<PathBuf>)>,
+    /// Sent with every request.
+    pub(super) headers: Vec<(String, String)>,
+}
+
+impl Host {
+    /// The registry itself, by the system's certificates.
+    pub(super) fn plain() -> Self {
+        Self { resolves: true, pulls: true, pushes: true, ..Self::default() }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum OneOrMore {
+    One(String),
+    More(Vec<String>),
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Clients {
+    One(String),
+    More(Vec<String>),
+    Pairs(Vec<Vec<String>>),
+}
+
+#[derive(Deserialize)]
+struct File {
+    server: Option<String>,
+    #[serde(default)]
+    host: Ordered<Entry>,
+    #[serde(flatten)]
+    own: Entry,
+}
+
+// Not refused: keys that newer versions of containerd may know.
+#[derive(Deserialize, Default)]
+struct Entry {
+    capabilities: Option<Vec<String>>,
+    ca: Option<OneOrMore>,
+    client: Option<Clients>,
+    #[serde(default)]
+    skip_verify: bool,
+    #[serde(default)]
+    override_path: bool,
+    #[serde(default)]
+    header: Option<Ordered<OneOrMore>>,
+}
+
+/// A table in the order of the file.
+struct Ordered<T>(Vec<(String, T)>);
+
+impl<T> Default for Ordered<T> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Ordered<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Entries<T>(std::marker::PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Entries<T> {
+            type Value = Ordered<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a table")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut entries = Vec::new();
+                while let Some(entry) = map.next_entry()? {
+                    entries.push(entry);
+                }
+                Ok(Ordered(entries))
+            }
+        }
+        deserializer.deserialize_map(Entries(std::marker::PhantomData))
+    }
+}
+
+/// The hosts to ask for `registry`, in order; the registry itself is the last.
+///
+/// # Errors
+/// A file cannot be read or understood.
+pub(super) fn find(dirs: &[PathBuf], registry: &str) -> Result<Vec<Host>, SourceError> {
+    for dir in dirs {
+        for name in names(registry) {
+            let dir = dir.join(name);
+            if let Some(hosts) = in_dir(&dir)? {
+                return Ok(hosts);
+            }
+        }
+    }
+    Ok(vec![Host::plain()])
+}
+
+fn names(registry: &str) -> Vec<String> {
+    let mut names = vec![registry.to_owned(), "_default".to_owned()];
+    if let Some((host, port)) = registry.rsplit_once(':')
+        && port.bytes().all(|byte| byte.is_ascii_digit())
+    {
+        names.insert(0, format!("{host}_{port}_"));
+    }
+    names
+}
+
+fn in_dir(dir: &Path) -> Result<Option<Vec<Host>>, SourceError> {
+    let path = dir.join("hosts.toml");
+    match fs::metadata(&path) {
+        Ok(meta) if meta.len() > MAX_BYTES => {
+            let on = path.display().to_string();
+            return Err(SourceError::Limit { what: WHAT, on, limit_bytes: MAX_BYTES });
+        }
+        Ok(_) => {
+            let text = fs::read_to_string(&path).map_err(SourceError::io(WHAT, &path))?;
+            return parse(&text, dir).map(Some).map_err(|why| {
+                let why = why.lines().next().unwrap_or_default().to_owned();
+                SourceError::corrupt(WHAT, path.display().to_string(), why)
+            });
+        }
+        Err(error) if is_missing(&error) => {}
+        Err(error) => return Err(SourceError::io(WHAT, &path)(error)),
+    }
+    docker_dir(dir)
+}
+
+fn is_missing(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+}
+
+fn docker_dir(dir: &Path) -> Result<Option<Vec<Host>>, SourceError> {
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) if is_missing(&error) => return Ok(None),
+        Err(error) => return Err(SourceError::io(WHAT, dir)(error)),
+    };
+    let mut paths = Vec::new();
+    for entry in entries {
+        paths.push(entry.map_err(SourceError::io(WHAT, dir))?.path());
+    }
+    paths.sort();
+    let mut host = Host::plain();
+    for path in paths {
+        match path.extension().and_then(|extension| extension.to_str()) {
+            Some("crt") => host.authorities.push(path),
+            Some("cert") if host.identity.is_none() => {
+                let key = path.with_extension("key");
+                host.identity = Some((path, Some(key)));
+            }
+            _ => {}
+        }
+    }
+    Ok((!host.authorities.is_empty() || host.identity.is_some()).then(|| vec![host]))
+}
+
+fn parse(text: &str, dir: &Path) -> Result<Vec<Host>, String> {
+    let file: File = toml::from_str(text).map_err(|error| error.message().to_owned())?;
+    let mut hosts = Vec::new();
+    for (url, entry) in file.host.0 {
+        hosts.push(entry.host(Some(with_scheme(&url)?), dir)?);
+    }
+    let server = file.server.map(|url| with_scheme(&url)).transpose()?;
+    hosts.push(file.own.host(server, dir)?);
+    Ok(hosts)
+}
+
+fn with_scheme(url: &str) -> Result<String, String> {
+    let whole = if url.contains("://") { url.to_owned() } else { format!("https://{url}") };
+    match reqwest::Url::parse(&whole) {
+        Ok(parsed) if matches!(parsed.scheme(), "http" | "https") && parsed.has_host() => Ok(whole),
+        Ok(_) => Err(format!("host {url:?} is not http or https")),
+        Err(error) => Err(format!("host {url:?}: {error}")),
+    }
+}
+
+impl Entry {
+    fn host(self, url: Option<String>, dir: &Path) -> Result<Host, String> {
+        // No capabilities given are all of them.
+        let can = |name: &str| {
+            self.capabilities
+                .as_ref()
+                .is_none_or(|list| list.is_empty() || list.iter().any(|one| one == name))
+        };
+        let (resolves, pulls, pushes) = (can("resolve"), can("pull"), can("push"));
+        let authorities = match self.ca {
+            None => Vec::new(),
+            Some(OneOrMore::One(path)) => vec![dir.join(path)],
+            Some(OneOrMore::More(paths)) => paths.iter().map(|path| dir.join(path)).collect(),
+        };
+        let pair = |paths: &[String]| match paths {
+            [] => Ok(None),
+            [both] => Ok(Some((dir.join(both), None))),
+            [certificate, key] if key.is_empty() => Ok(Some((dir.join(certificate), None))),
+            [certificate, key] => Ok(Some((dir.join(certificate), Some(dir.join(key))))),
+            _ => Err("client has more than a certificate and a key".to_owned()),
+        };
+        let identity = match self.client {
+            None => None,
+            Some(Clients::One(path)) => pair(&[path])?,
+            // A list names files with certificate and key in one; only one is shown.
+            Some(Clients::More(paths)) => pair(&paths[..paths.len().min(1)])?,
+            Some(Clients::Pairs(pairs)) => pairs.first().map(|paths| pair(paths)).transpose()?.flatten(),
+        };
+        let mut headers = Vec::new();
+        for (name, values) in self.header.unwrap_or_default().0 {
+            match values {
+                OneOrMore::One(value) => headers.push((name, value)),
+                OneOrMore::More(values) => {
+                    headers.extend(values.into_iter().map(|value| (name.clone(), value)));
+                }
+            }
+        }
+        let (skip_verify, override_path) = (self.skip_verify, self.override_path);
+        Ok(Host { url, override_path, resolves, pulls, pushes, skip_verify, authorities, identity, headers })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn write(dir: &Path, name: &str, text: &str) {
+        let path = dir.join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+
+    #[test]
+    fn hosts_in_their_order_and_the_registry_last() {
+        let text = r#"
+            server = "https://up.example"
+            ca = "up.crt"
+            [host."https://z.example/cache"]
+              capabilities = ["pull", "resolve"]
+              ca = ["/a.crt", "b.crt"]
+              client = [["c.cert", "c.key"]]
+              override_path = true
+              [host."https://z.example/cache".header]
+                x-a = "1"
+                x-b = ["2", "3"]
+            [host."http://a.example:5000"]
+              capabilities = ["pull"]
+              skip_verify = true
+              client = "both.pem"
+        "#;
+        let hosts = parse(text, Path::new("/d")).unwrap();
+        let urls: Vec<_> = hosts.iter().map(|host| host.url.as_deref().unwrap()).collect();
+        assert_eq!(urls, ["https://z.example/cache", "http://a.example:5000", "https://up.example"]);
+        let first = &hosts[0];
+        assert!(first.override_path && first.resolves && first.pulls && !first.pushes);
+        assert_eq!(first.authorities, [PathBuf::from("/a.crt"), PathBuf::from("/d/b.crt")]);
+        assert_eq!(first.identity, Some(("/d/c.cert".into(), Some("/d/c.key".into()))));
+        let header = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        assert_eq!(first.headers, [header("x-a", "1"), header("x-b", "2"), header("x-b", "3")]);
+        assert!(hosts[1].skip_verify && hosts[1].pulls && !hosts[1].resolves);
+        assert_eq!(hosts[1].identity, Some(("/d/both.pem".into(), None)));
+        assert_eq!(hosts[2].authorities, [PathBuf::from("/d/up.crt")]);
+        assert!(hosts[2].pushes);
+    }
+
+    #[test]
+    fn the_first_directory_with_something_counts() {
+        let dir = tempfile::tempdir().unwrap();
+        let dirs = [dir.path().join("missing"), dir.path().join("c"), dir.path().join("d")];
+        let found = |registry: &str| find(&dirs, registry).unwrap();
+        assert_eq!(found("r.example:5000"), [Host::plain()]);
+        write(&dirs[2], "r.example:5000/ca.crt", "");
+        write(&dirs[2], "r.example:5000/me.cert", "");
+        let docker = found("r.example:5000").remove(0);
+        assert_eq!(docker.authorities, [dirs[2].join("r.example:5000/ca.crt")]);
+        let base = dirs[2].join("r.example:5000");
+        assert_eq!(docker.identity, Some((base.join("me.cert"), Some(base.join("me.key")))));
+        write(&dirs[1], "_default/hosts.toml", "[host.\"https://m\"]");
+        assert_eq!(found("r.example:5000").len(), 2);
+        write(&dirs[1], "r.example_5000_/hosts.toml", "");
+        assert_eq!(found("r.example:5000"), [Host::plain()]);
+        assert_eq!(found("other.example").len(), 2);
+    }
+
+    #[test]
+    fn what_cannot_be_understood_is_an_error() {
+        for (text, why) in [
+            ("server = 1", "invalid type"),
+            ("[host.\"ftp://x\"]", "is not http or https"),
+            ("[host.\"https://\"]", "empty host"),
+            ("client = [[\"a\",\"b\",\"c\"]]", "more than a certificate"),
+        ] {
+            let error = parse(text, Path::new("/d")).unwrap_err();
+            assert!(error.contains(why), "{text}: {error}");
+        }
+    }
+}

@@ -1,0 +1,284 @@
+//! A repository in a registry, by the OCI distribution protocol 1.1: manifests, blobs by ranges, uploads, referrers.
+//!
+//! [`Repository`] blocks; the asynchronous part and its runtime are private to this folder, and a call may be made on any thread, one
+//! of another runtime included. `hosts` says where a registry is reached, `credentials` and `auth` how to log in, `request` sends to one
+//! host and decides on attempts, `failed` knows what failures mean; `manifests`, `download`, `upload` and `referrers` are the protocol.
+//!
+//! Plain HTTP is for registries on this machine, or by flag, and for these too only where they do not speak TLS; a `hosts.toml` may name
+//! `http://` hosts. Proxies come from the environment (`HTTPS_PROXY`, `NO_PROXY`, …). Every answer has a limit that is enforced while it is
+//! read. Nothing is believed: whoever reads bytes compares them with the digest that led to them.
+//!
+//! The HTTP client is the crate `reqwest`. The protocol is our own because what clients of it give does not reach: a limit on
+//! manifests while they are read, `Retry-After`, tokens that run out in the middle of a pull, mirrors with certificates of their
+//! own, the `OCI-Subject` header.
+
+mod auth;
+mod credentials;
+mod download;
+mod failed;
+mod hosts;
+mod manifests;
+mod referrers;
+mod request;
+mod upload;
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, mpsc};
+
+use oci_spec::distribution::Reference;
+use reqwest::Url;
+use tokio::runtime::{Builder, Runtime};
+
+use crate::error::SourceError;
+use credentials::{auth_files, find};
+use failed::{Failed, cause, one_line};
+use hosts::Host;
+pub use manifests::Found;
+pub use referrers::Referrer;
+use request::{Attempts, Endpoint, EndpointParts, Meter, client};
+
+/// How registries are reached.
+#[derive(Debug, Clone)]
+pub struct RegistryOptions {
+    /// Whether registries other than those on this machine may be spoken to by plain HTTP, or with a
+    /// certificate that nothing vouches for.
+    pub insecure: bool,
+    /// The file with credentials; when not set, the usual ones of podman and docker.
+    pub auth_file: Option<PathBuf>,
+    /// Directories with `hosts.toml` and certificates, by registry.
+    pub hosts_dirs: Vec<PathBuf>,
+}
+
+impl Default for RegistryOptions {
+    /// containerd's and docker's directories.
+    fn default() -> Self {
+        let hosts_dirs = vec!["/etc/containerd/certs.d".into(), "/etc/docker/certs.d".into()];
+        Self { insecure: false, auth_file: None, hosts_dirs }
+    }
+}
+
+/// What a repository is opened for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// Reading.
+    Pull,
+    /// Reading and writing.
+    Push,
+}
+
+/// Told the bytes of a body as they come or go.
+pub type OnBytes = Arc<dyn Fn(u64) + Send + Sync>;
+
+/// A repository in a registry.
+pub struct Repository {
+    /// Taken only by `drop`.
+    runtime: Option<Runtime>,
+    inner: Arc<Inner>,
+}
+
+/// What the asynchronous part works with.
+struct Inner {
+    endpoints: Vec<Endpoint>,
+    /// Path of the repository.
+    path: String,
+    /// As the user named it.
+    name: String,
+    meter: Arc<Meter>,
+}
+
+impl std::fmt::Debug for Repository {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Repository({})", self.inner.name)
+    }
+}
+
+impl Drop for Repository {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            // Does not wait, and so may be done where waiting is forbidden: in another runtime.
+            runtime.shutdown_background();
+        }
+    }
+}
+
+impl Repository {
+    /// Opens the repository of `reference`, whose tag and digest do not matter. `name` is how errors call it.
+    ///
+    /// # Errors
+    /// Credentials, `hosts.toml` or certificates cannot be read.
+    pub fn open(
+        reference: &Reference,
+        access: Access,
+        options: &RegistryOptions,
+        name: impl Into<String>,
+    ) -> Result<Self, SourceError> {
+        let name = name.into();
+        // Another part of the process may have chosen one already, which serves as well.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let runtime = Builder::new_multi_thread()
+            .worker_threads(2)
+            .thread_name("registry")
+            .enable_all()
+            .build()
+            .map_err(SourceError::io("start runtime for", Path::new(&name)))?;
+        let meter = Arc::new(Meter::default());
+        let inner = Inner {
+            endpoints: Vec::new(),
+            path: reference.repository().to_owned(),
+            name,
+            meter: Arc::clone(&meter),
+        };
+        let mut this = Self { runtime: Some(runtime), inner: Arc::new(inner) };
+        let registry = reference.registry();
+        let files = auth_files(options.auth_file.as_deref());
+        let actions = if access == Access::Push { "pull,push" } else { "pull" };
+        let scope = format!("repository:{}:{actions}", reference.repository());
+        let mut endpoints = Vec::new();
+        for host in hosts::find(&options.hosts_dirs, registry)? {
+            let client = client(&host, options.insecure)?;
+            let is_mirror = host.url.as_deref().is_some_and(|url| !is_of(url, registry));
+            let base = match &host.url {
+                Some(url) => this.base(url, host.override_path)?,
+                None => {
+                    let base = this.base(&format!("https://{}", address(registry)), false)?;
+                    let may_be_plain = options.insecure || is_loopback(registry);
+                    let (probe, url) = (client.clone(), base.clone());
+                    if may_be_plain && !this.wait(async move { Endpoint::speaks_tls(&probe, &url).await })? {
+                        this.base(&format!("http://{}", address(registry)), false)?
+                    } else {
+                        base
+                    }
+                }
+            };
+            let server = if is_mirror { authority(&base) } else { registry.to_owned() };
+            let credential = find(&files, &server, reference.repository())?;
+            endpoints.push(Endpoint::new(EndpointParts {
+                host,
+                base,
+                namespace: is_mirror.then(|| registry.to_owned()),
+                client,
+                credential,
+                scope: scope.clone(),
+                meter: Arc::clone(&meter),
+            }));
+        }
+        let Inner { path, name, .. } = &*this.inner;
+        let (path, name) = (path.clone(), name.clone());
+        this.inner = Arc::new(Inner { endpoints, path, name, meter });
+        Ok(this)
+    }
+
+    /// Bytes of bodies received so far, those of attempts that failed included.
+    pub fn received_bytes(&self) -> u64 {
+        self.inner.meter.received()
+    }
+
+    /// The repository as errors call it.
+    pub fn name(&self) -> &str {
+        &self.inner.name
+    }
+
+    /// Base of the URLs of a host.
+    fn base(&self, url: &str, override_path: bool) -> Result<Url, SourceError> {
+        let url = url.trim_end_matches('/');
+        let whole =
+            if override_path || url.ends_with("/v2") { format!("{url}/") } else { format!("{url}/v2/") };
+        Url::parse(&whole).map_err(|error| {
+            let why = one_line(&cause(&error));
+            SourceError::Usage { on: self.inner.name.clone(), why: format!("registry {url:?}: {why}") }
+        })
+    }
+
+    /// Runs `work` on the runtime and waits for it here, whatever thread this is.
+    fn wait<T, F>(&self, work: F) -> Result<T, SourceError>
+    where
+        T: Send + 'static,
+        F: Future<Output = T> + Send + 'static,
+    {
+        let stopped = || SourceError::Remote {
+            what: "speak to registry",
+            on: self.inner.name.clone(),
+            why: "the client stopped".into(),
+        };
+        let (send, receive) = mpsc::sync_channel(1);
+        self.runtime.as_ref().ok_or_else(stopped)?.spawn(async move {
+            // No one is left to tell where the receiver is gone.
+            let _ = send.send(work.await);
+        });
+        receive.recv().map_err(|_| stopped())
+    }
+}
+
+impl Inner {
+    /// Attempts at the hosts that `can` do it.
+    fn attempts(&self, can: impl Fn(&Host) -> bool) -> Result<Attempts<'_>, Failed> {
+        Attempts::new(self.endpoints.iter().filter(|endpoint| can(&endpoint.host)).collect())
+    }
+
+    /// Attempts at a request for something by digest.
+    fn pulls(&self) -> Result<Attempts<'_>, Failed> {
+        self.attempts(|host| host.pulls)
+    }
+
+    /// Attempts at a request for something by tag.
+    fn resolves(&self) -> Result<Attempts<'_>, Failed> {
+        self.attempts(|host| host.resolves)
+    }
+
+    /// Attempts at writing, which goes to one host only: parts of an upload belong together.
+    fn pushes(&self) -> Result<Attempts<'_>, Failed> {
+        let last = self.endpoints.iter().rev().find(|endpoint| endpoint.host.pushes);
+        Attempts::new(last.into_iter().collect())
+    }
+}
+
+/// Where a registry listens.
+fn address(registry: &str) -> &str {
+    if registry == "docker.io" { "registry-1.docker.io" } else { registry }
+}
+
+fn authority(url: &Url) -> String {
+    let host = url.host_str().unwrap_or_default();
+    url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
+}
+
+/// Whether `url` is an address of the registry itself.
+fn is_of(url: &str, registry: &str) -> bool {
+    Url::parse(url).is_ok_and(|url| {
+        let found = authority(&url);
+        found == registry || found == address(registry)
+    })
+}
+
+/// Whether the host of a registry (`host[:port]`) is this machine.
+fn is_loopback(registry: &str) -> bool {
+    let host = match registry.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((host, _)) => host,
+        None => registry.split_once(':').map_or(registry, |(host, _)| host),
+    };
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn loopback_hosts() {
+        for host in ["localhost", "localhost:5000", "127.0.0.1:1", "127.9.9.9", "[::1]:5000", "[::1]"] {
+            assert!(is_loopback(host), "{host}");
+        }
+        for host in ["docker.io", "localhost.example", "10.0.0.1:5000", "[fe80::1]:5000", "127.0.0.1.example"]
+        {
+            assert!(!is_loopback(host), "{host}");
+        }
+    }
+
+    #[test]
+    fn addresses_of_the_registry_itself() {
+        assert!(is_of("https://registry-1.docker.io", "docker.io"));
+        assert!(is_of("http://r.example:5000/v2", "r.example:5000"));
+        assert!(!is_of("https://mirror.example", "docker.io"));
+    }
+}
