@@ -1,4 +1,4 @@
-//! Times, device nodes and the flush of a file system.
+//! Times, device nodes, and the flush and the numbers of a file system.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
@@ -79,6 +79,23 @@ pub fn syncfs(file: impl AsFd) -> io::Result<()> {
     }
 }
 
+/// The numbers of the file system that `path` is on (`statvfs`).
+///
+/// # Errors
+/// Those of the call.
+pub fn statvfs(path: &Path) -> io::Result<libc::statvfs64> {
+    let path = c_path(path)?;
+    let mut stat = std::mem::MaybeUninit::zeroed();
+    // SAFETY: path is a string that ends in a NUL, and the kernel writes one `statvfs64` to the place made for one; all
+    // zeros are a value of that plain struct, too.
+    unsafe {
+        match libc::statvfs64(path.as_ptr(), stat.as_mut_ptr()) {
+            0 => Ok(stat.assume_init()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -124,5 +141,6 @@ mod tests {
         assert!(path.metadata().unwrap().file_type().is_fifo());
         assert_eq!(mknod(&path, libc::S_IFIFO, 0, 0).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
         syncfs(std::fs::File::open(dir.path()).unwrap()).unwrap();
+        assert!(statvfs(dir.path()).unwrap().f_blocks > 0);
     }
 }

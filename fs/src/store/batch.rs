@@ -245,6 +245,9 @@ impl Batch<'_> {
     fn publish(self) -> Result<Vec<Content>, StoreError> {
         let staged = std::mem::take(&mut *lock(&self.staged));
         let flush = || -> io::Result<()> {
+            if !self.store.durable {
+                return Ok(());
+            }
             if staged.len() > FLUSH_EACH {
                 return d4c_sys::syncfs(File::open(&self.directory)?);
             }

@@ -9,7 +9,7 @@
 //! ```
 //!
 //! An object gets its name after all its bytes were hashed and flushed: whatever moment the machine stops at, a file
-//! below `objects` is whole and is what its name says. Staging is emptied when the store is opened. However many ask for
+//! below `objects` is whole and is what its name says (not so of a store that was opened as volatile). Staging is emptied when the store is opened. However many ask for
 //! a content at once, one makes it and the others wait.
 
 mod batch;
@@ -41,6 +41,8 @@ pub struct ObjectStore {
     gate: Arc<gate::Gate>,
     counters: Counters,
     next_batch: AtomicU64,
+    /// Whether objects are flushed before they get their names.
+    durable: bool,
     _lock: Flock<File>,
 }
 
@@ -75,6 +77,19 @@ impl ObjectStore {
     /// # Errors
     /// [`StoreError::InUse`], or a failed system call.
     pub fn open(root: &Path) -> Result<Self, StoreError> {
+        Self::open_as(root, true)
+    }
+
+    /// As [`ObjectStore::open`], of a store that need not outlive a crash of the machine: objects are not flushed, which
+    /// makes a small one in a fraction of the time. After such a crash the store must be removed.
+    ///
+    /// # Errors
+    /// As for [`ObjectStore::open`].
+    pub fn open_volatile(root: &Path) -> Result<Self, StoreError> {
+        Self::open_as(root, false)
+    }
+
+    fn open_as(root: &Path, durable: bool) -> Result<Self, StoreError> {
         let make = |path: &Path| {
             fs::create_dir_all(path).map_err(|error| StoreError::io("make directory", path, error))
         };
@@ -100,6 +115,7 @@ impl ObjectStore {
             gate: Arc::default(),
             counters: Counters::default(),
             next_batch: AtomicU64::new(0),
+            durable,
             _lock: lock,
         })
     }
@@ -107,6 +123,11 @@ impl ObjectStore {
     /// The store's directory.
     pub fn root(&self) -> &Path {
         &self.root
+    }
+
+    /// The directory that objects are in, as `ab/cdef…`.
+    pub fn objects(&self) -> PathBuf {
+        self.root.join("objects")
     }
 
     /// Where the object of `content` is or would be.

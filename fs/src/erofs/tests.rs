@@ -1,0 +1,61 @@
+use std::sync::Arc;
+
+use dimg::index::Kind;
+
+use super::*;
+use crate::testing::{Members, Memory};
+use crate::tree::Tree;
+
+fn image(members: Members) -> Result<Vec<u8>, ErofsError> {
+    let tree = Tree::merge(&[members.index()]).unwrap();
+    let mut out = Vec::new();
+    let bytes = write(&Table::new(Arc::new(tree)), &mut out)?;
+    assert_eq!(out.len() as u64, bytes);
+    Ok(out)
+}
+
+fn number(bytes: &[u8], at: usize, count: usize) -> u64 {
+    bytes[at..at + count].iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte))
+}
+
+#[test]
+fn the_superblock_and_the_root_are_where_the_kernel_looks() {
+    let memory = Memory::default();
+    let out = image(Members::default().file("a", &memory, "some bytes").symlink("b", "a")).unwrap();
+    assert_eq!(out.len(), 4096);
+    assert_eq!(number(&out, 1024, 4), 0xe0f5_e1e2);
+    assert_eq!((number(&out, 1024 + 16, 8), number(&out, 1024 + 36, 4)), (3, 1));
+    let root = usize::try_from(number(&out, 1024 + 14, 2)).unwrap() * 32;
+    // Extended, inline, no attributes; a directory of 0755 with two names; the entries `.`, `..`, `a`, `b`.
+    assert_eq!(
+        (number(&out, root, 2), number(&out, root + 2, 2), number(&out, root + 4, 2)),
+        (5, 0, 0o40755)
+    );
+    assert_eq!((number(&out, root + 8, 8), number(&out, root + 44, 4)), (4 * 12 + 5, 2));
+    assert_eq!(&out[root + 64 + 48..root + 64 + 53], b"...ab");
+    let a = usize::try_from(number(&out, root + 64 + 24, 8)).unwrap() * 32;
+    assert_eq!((number(&out, a, 2), number(&out, a + 8, 8)), (9, 10));
+    let redirect = format!("/{}", memory.put(b"some bytes").digest.hex());
+    let attributes = String::from_utf8_lossy(&out[a + 64..a + 64 + 192]).replace("/", "");
+    assert!(attributes.contains("overlay.metacopy") && attributes.contains(&redirect.replace('/', "")));
+}
+
+#[test]
+fn the_same_tree_gives_the_same_bytes() {
+    let make = || {
+        let memory = Memory::default();
+        let members = (0..300).fold(Members::default(), |members, number| {
+            members.file(&format!("directory/{number}"), &memory, &number.to_string())
+        });
+        image(members).unwrap()
+    };
+    assert!(make() == make());
+}
+
+#[test]
+fn what_the_format_cannot_say_is_refused() {
+    let value = vec![0; 65_536];
+    let members = Members::default().with_xattrs(Kind::Regular, b"f", &[("user.big", &value)], |_| {});
+    let error = image(members).unwrap_err().to_string();
+    assert_eq!(error, "write erofs image: f: too large extended attributes");
+}

@@ -1,0 +1,252 @@
+//! A mount of `/dev/fuse` and the threads that answer it.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::num::NonZeroUsize;
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use fuse_backend_rs::api::filesystem::FileSystem;
+use fuse_backend_rs::api::server::Server;
+use fuse_backend_rs::transport::{FuseBuf, FuseDevWriter, Reader, Writer};
+use nix::errno::Errno;
+use nix::libc;
+use nix::mount::{MntFlags, MsFlags};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+
+/// Requests by number (`include/uapi/linux/fuse.h`).
+const INIT: u32 = 26;
+const OPEN: u32 = 14;
+/// Bits of INIT's first and second word of flags.
+const INIT_EXT: u32 = 1 << 30;
+const PASSTHROUGH: u32 = 1 << 5;
+/// Bits of an open's reply.
+const FOPEN_KEEP_CACHE: u32 = 1 << 1;
+const FOPEN_NOFLUSH: u32 = 1 << 5;
+const FOPEN_PASSTHROUGH: u32 = 1 << 7;
+/// A megabyte, the most that a request or reply carries, and its headers.
+const BUFFER_BYTES: usize = (1 << 20) + 8192;
+
+/// A file system that a session can serve.
+pub(crate) trait Serve: FileSystem<Inode = u64, Handle = u64> + Send + Sync + 'static {
+    /// The part that answers opens with files, where it has one.
+    fn passthrough(&self) -> Option<&dyn Passthrough> {
+        None
+    }
+}
+
+impl Serve for super::ObjectFs {}
+
+/// A file system that lets the kernel read its files.
+pub(crate) trait Passthrough {
+    /// From now on opens are answered with files registered with `device`.
+    fn enable(&self, device: Arc<File>);
+
+    /// The number of the file registered for an open of `inode`; none where the file system is to be read instead.
+    fn open(&self, inode: u64) -> io::Result<Option<u32>>;
+}
+
+/// A mount and its threads.
+#[derive(Debug)]
+pub(crate) struct Session {
+    mountpoint: PathBuf,
+    device: Arc<File>,
+    threads: Vec<JoinHandle<()>>,
+    mounted: bool,
+}
+
+impl Session {
+    /// Mounts `fs` read-only at `mountpoint`, and answers on `threads` threads.
+    ///
+    /// # Errors
+    /// There is no FUSE, no privilege, or, with `passthrough`, no such thing: `EOPNOTSUPP`.
+    pub(crate) fn start<F: Serve>(
+        fs: Arc<F>,
+        mountpoint: &Path,
+        passthrough: bool,
+        threads: NonZeroUsize,
+    ) -> io::Result<Self> {
+        let device = OpenOptions::new().read(true).write(true).open("/dev/fuse")?;
+        let options = format!(
+            "fd={},rootmode=40000,user_id=0,group_id=0,allow_other,default_permissions,max_read=1048576",
+            device.as_raw_fd()
+        );
+        let (flags, options) = (MsFlags::MS_RDONLY, Some(options.as_str()));
+        nix::mount::mount(Some("di3fs"), mountpoint, Some("fuse.di3fs"), flags, options)?;
+        let device = Arc::new(device);
+        let mut session =
+            Self { mountpoint: mountpoint.to_owned(), device, threads: Vec::new(), mounted: true };
+        let server = Arc::new(Server::new(Arc::clone(&fs)));
+        session.introduce(&server, passthrough)?;
+        if passthrough {
+            let served = fs.passthrough().ok_or_else(|| io::Error::from(Errno::EOPNOTSUPP))?;
+            served.enable(Arc::clone(&session.device));
+        }
+        for number in 0..threads.get() {
+            let device = match number {
+                0 => Arc::clone(&session.device),
+                _ => Arc::new(d4c_sys::fuse_clone(&*session.device)?),
+            };
+            let (fs, server) = (Arc::clone(&fs), Arc::clone(&server));
+            let name = format!("fuse-{number}");
+            let thread = std::thread::Builder::new()
+                .name(name)
+                .spawn(move || answer(&*fs, &server, &device, passthrough))?;
+            session.threads.push(thread);
+        }
+        Ok(session)
+    }
+
+    /// The device, to register files with.
+    pub(crate) fn device(&self) -> &File {
+        &self.device
+    }
+
+    /// Takes the mount away from where it is: at once when nothing uses it, else when nothing does any more.
+    pub(crate) fn detach(&mut self) -> io::Result<()> {
+        if std::mem::take(&mut self.mounted) {
+            nix::mount::umount2(&self.mountpoint, MntFlags::MNT_DETACH)?;
+        }
+        Ok(())
+    }
+
+    /// Waits until nothing uses the mount any more.
+    pub(crate) fn join(mut self) {
+        for thread in std::mem::take(&mut self.threads) {
+            drop(thread.join());
+        }
+    }
+
+    /// The first request: what the kernel can do, and what we want of it.
+    fn introduce<F: Serve>(&self, server: &Server<Arc<F>>, passthrough: bool) -> io::Result<()> {
+        let mut request = vec![0; BUFFER_BYTES];
+        let bytes = loop {
+            match nix::unistd::read(&*self.device, &mut request) {
+                Err(Errno::EINTR | Errno::EAGAIN | Errno::ENOENT) => {}
+                read => break read?,
+            }
+        };
+        let request = &mut request[..bytes];
+        if word(request, 4) != Some(INIT) {
+            return Err(Errno::EPROTO.into());
+        }
+        let offered = word(request, 52).is_some_and(|flags| flags & INIT_EXT != 0)
+            && word(request, 56).is_some_and(|flags| flags & PASSTHROUGH != 0);
+        if passthrough && !offered {
+            return Err(Errno::EOPNOTSUPP.into());
+        }
+        // The decoder writes its reply to a socket, where it can be completed.
+        let (ours, theirs) =
+            socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
+        let mut buffer = vec![0; 8192];
+        let writer = FuseDevWriter::<()>::new(theirs.as_raw_fd(), &mut buffer).map_err(protocol)?;
+        let reader = Reader::from_fuse_buffer(FuseBuf::new(request)).map_err(protocol)?;
+        server.handle_message(reader, Writer::from(writer), None, None).map_err(protocol)?;
+        let mut reply = [0; 256];
+        let bytes = nix::unistd::read(&ours, &mut reply)?;
+        let reply = reply.get_mut(..bytes).unwrap_or_default();
+        if passthrough {
+            // After the header of 16 bytes: flags at 12, more flags at 32, the depth of stacked file systems at 36.
+            let flags = word(reply, 28).ok_or(Errno::EPROTO)? | INIT_EXT;
+            let more = word(reply, 48).ok_or(Errno::EPROTO)? | PASSTHROUGH;
+            for (at, value) in [(28, flags), (48, more), (52, 1)] {
+                let field = reply.get_mut(at..at + 4).ok_or(Errno::EPROTO)?;
+                field.copy_from_slice(&value.to_le_bytes());
+            }
+        }
+        nix::unistd::write(&*self.device, reply)?;
+        Ok(())
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        if let Err(error) = self.detach() {
+            tracing::warn!(path = %self.mountpoint.display(), %error, "not unmounted");
+        }
+    }
+}
+
+/// Both ends are on one machine, and we are built for little-endian ones only.
+const _: () = assert!(cfg!(target_endian = "little"));
+
+fn word(bytes: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
+}
+
+fn long(bytes: &[u8], at: usize) -> Option<u64> {
+    Some(u64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?))
+}
+
+fn protocol(error: impl std::fmt::Display) -> io::Error {
+    io::Error::other(format!("talk to the kernel: {error}"))
+}
+
+/// Answers requests until the mount is gone.
+fn answer<F: Serve>(fs: &F, server: &Server<Arc<F>>, device: &File, passthrough: bool) {
+    let (mut request, mut buffer) = (vec![0; BUFFER_BYTES], vec![0; BUFFER_BYTES]);
+    loop {
+        let bytes = match nix::unistd::read(device, &mut request) {
+            Ok(bytes) => bytes,
+            // Interrupted: the request, or we.
+            Err(Errno::ENOENT | Errno::EINTR | Errno::EAGAIN) => continue,
+            Err(Errno::ENODEV) => return,
+            Err(error) => {
+                tracing::error!(%error, "fuse: no more requests");
+                return;
+            }
+        };
+        let request = &mut request[..bytes];
+        if passthrough && word(request, 4) == Some(OPEN) {
+            if let Err(error) = answer_open(fs, device, request) {
+                tracing::debug!(%error, "fuse: an open was not answered");
+            }
+            continue;
+        }
+        let handled = FuseDevWriter::<()>::new(device.as_raw_fd(), &mut buffer)
+            .map_err(|error| error.to_string())
+            .and_then(|writer| {
+                let reader =
+                    Reader::from_fuse_buffer(FuseBuf::new(request)).map_err(|error| error.to_string())?;
+                server
+                    .handle_message(reader, Writer::from(writer), None, None)
+                    .map_err(|error| error.to_string())
+            });
+        // ENOENT when the asker was killed meanwhile: nothing to be done.
+        if let Err(error) = handled {
+            tracing::debug!(%error, "fuse: a request was not answered");
+        }
+    }
+}
+
+/// Answers an open with a registered file, which the decoder cannot.
+fn answer_open<F: Serve>(fs: &F, device: &File, request: &[u8]) -> io::Result<()> {
+    let (unique, inode) = (long(request, 8).ok_or(Errno::EPROTO)?, long(request, 16).ok_or(Errno::EPROTO)?);
+    let opened = match fs.passthrough() {
+        Some(passthrough) => passthrough.open(inode),
+        None => Err(Errno::ENOSYS.into()),
+    };
+    let mut reply = Vec::with_capacity(32);
+    let (error, body) = match opened {
+        Ok(id) => {
+            let flags = match id {
+                Some(_) => FOPEN_PASSTHROUGH | FOPEN_NOFLUSH,
+                None => FOPEN_KEEP_CACHE | FOPEN_NOFLUSH,
+            };
+            let mut body = vec![0; 8];
+            body.extend(flags.to_le_bytes());
+            body.extend(id.unwrap_or(0).to_le_bytes());
+            (0, body)
+        }
+        Err(error) => (-error.raw_os_error().unwrap_or(libc::EIO), Vec::new()),
+    };
+    let bytes = u32::try_from(16 + body.len()).unwrap_or(16);
+    reply.extend(bytes.to_le_bytes());
+    reply.extend(error.to_le_bytes());
+    reply.extend(unique.to_le_bytes());
+    reply.extend(body);
+    nix::unistd::write(device, &reply)?;
+    Ok(())
+}

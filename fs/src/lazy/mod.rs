@@ -1,0 +1,193 @@
+//! Contents that are made when they are asked for.
+//!
+//! [`Contents`] knows, of an image made by a chain of delta files, how each content is made: by the recipe of the first
+//! file on the way that makes it, or by copying it from an image that the chain starts from. A recipe's base is a content
+//! of the image before, so the way to any content leads strictly towards the start of the chain and ends. What is made
+//! goes to an [`ObjectStore`]: once, however many ask, and verified.
+
+mod job;
+
+use std::collections::{HashMap, HashSet};
+use std::fs::File;
+use std::io;
+use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use dimg::Digest;
+use dimg::content::ContentSource;
+use dimg::format::{DeltaFile, Recipe};
+use dimg::index::Content;
+
+use crate::store::{Job, ObjectStore, StoreError};
+use job::{Copy, Make};
+
+/// A delta file and what it makes.
+pub struct Step {
+    /// The file.
+    pub file: Arc<DeltaFile>,
+    /// Its recipes by what they make, as [`dimg::format::Dimg::resolve`] gives them.
+    pub recipes: HashMap<Digest, Recipe>,
+}
+
+impl std::fmt::Debug for Step {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Step({}, {} recipes)", self.file.format(), self.recipes.len())
+    }
+}
+
+/// The contents of an image, there or to be made. Shared by the threads that serve it.
+pub struct Contents {
+    store: Arc<ObjectStore>,
+    steps: Vec<Step>,
+    sources: Vec<Arc<dyn ContentSource>>,
+    failed: AtomicU64,
+    /// Those whose failure was logged: a reader that tries again and again fills no log.
+    logged: Mutex<HashSet<Digest>>,
+}
+
+impl std::fmt::Debug for Contents {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Contents")
+            .field("store", &self.store)
+            .field("steps", &self.steps)
+            .field("sources", &self.sources.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// How a content is made.
+enum Way<'a> {
+    Recipe(usize, &'a Recipe),
+    Source,
+}
+
+impl Contents {
+    /// The contents that `steps`, a chain of deltas, make into `store`. Contents that no step makes are those of the image
+    /// that the chain starts from: `sources` have them, or the store has.
+    pub fn new(store: Arc<ObjectStore>, steps: Vec<Step>, sources: Vec<Arc<dyn ContentSource>>) -> Self {
+        Self { store, steps, sources, failed: AtomicU64::new(0), logged: Mutex::default() }
+    }
+
+    /// Where contents are made to.
+    pub fn store(&self) -> &Arc<ObjectStore> {
+        &self.store
+    }
+
+    /// Contents asked for that could not be made, each time counted.
+    pub fn failed(&self) -> u64 {
+        self.failed.load(Ordering::Relaxed)
+    }
+
+    /// The object of `content`, made first when it is not there, with the bases that it needs.
+    ///
+    /// # Errors
+    /// It cannot be made: a recipe or a base is damaged or missing, or the disk is full. Counted, and logged once for
+    /// each content; what can be done about it is done at the next try.
+    pub fn ensure(&self, content: &Content) -> Result<File, StoreError> {
+        self.try_ensure(content).inspect_err(|error| {
+            self.failed.fetch_add(1, Ordering::Relaxed);
+            let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
+            if logged.insert(content.digest) {
+                tracing::error!(digest = %content.digest, bytes = content.size, %error, "content not made");
+            }
+        })
+    }
+
+    fn try_ensure(&self, content: &Content) -> Result<File, StoreError> {
+        if let Some(file) = self.store.get(content)? {
+            return Ok(file);
+        }
+        // The way down: from the content to a base that is there or needs none.
+        let mut chain = vec![*content];
+        let (mut below, mut at) = (self.steps.len(), *content);
+        while let Way::Recipe(step, recipe) = self.way(&at, below) {
+            let Some(base) = recipe.base else { break };
+            if self.store.has(&base)? {
+                break;
+            }
+            (below, at) = (step, base);
+            chain.push(base);
+        }
+        for content in chain.iter().rev() {
+            self.make_one(content)?;
+        }
+        let made = self.store.get(content)?;
+        made.ok_or(StoreError::NotMade { digest: content.digest })
+    }
+
+    /// The earliest step that makes `content`, among the first `below` of them.
+    fn way(&self, content: &Content, below: usize) -> Way<'_> {
+        let steps = self.steps.iter().take(below).enumerate();
+        let mut found = steps.filter_map(|(number, step)| Some((number, step.recipes.get(&content.digest)?)));
+        found.next().map_or(Way::Source, |(number, recipe)| Way::Recipe(number, recipe))
+    }
+
+    fn make_one(&self, content: &Content) -> Result<(), StoreError> {
+        self.with_job(content, |job| self.store.make(&[job], NonZeroUsize::MIN))
+    }
+
+    fn with_job<T>(&self, content: &Content, run: impl FnOnce(&dyn Job) -> T) -> T {
+        match self.way(content, self.steps.len()) {
+            Way::Recipe(step, recipe) => {
+                run(&Make::new(&self.store, self.steps[step].file.dimg(), recipe, &self.sources))
+            }
+            Way::Source => run(&Copy::new(*content, &self.sources)),
+        }
+    }
+
+    /// Makes all of `wanted` that are not there, and the bases that they need, on `workers` threads.
+    ///
+    /// # Errors
+    /// The first failure; what was made before stays.
+    pub fn ensure_all(&self, wanted: &[Content], workers: NonZeroUsize) -> Result<(), StoreError> {
+        // By step, those copied from a source first.
+        let mut by_step: Vec<HashMap<Digest, Content>> = vec![HashMap::new(); self.steps.len() + 1];
+        let mut pending = wanted.to_vec();
+        while let Some(content) = pending.pop() {
+            if self.store.has(&content)? {
+                continue;
+            }
+            let (number, base) = match self.way(&content, self.steps.len()) {
+                Way::Recipe(step, recipe) => (step + 1, recipe.base),
+                Way::Source => (0, None),
+            };
+            if by_step[number].insert(content.digest, content).is_none() {
+                pending.extend(base);
+            }
+        }
+        let (copied, made) = by_step.split_first().expect("there is one more than there are steps");
+        let copies: Vec<_> = copied.values().map(|content| Copy::new(*content, &self.sources)).collect();
+        self.store.make(&copies.iter().map(|copy| copy as &dyn Job).collect::<Vec<_>>(), workers)?;
+        for (step, contents) in self.steps.iter().zip(made) {
+            let mut recipes: Vec<&Recipe> =
+                contents.keys().filter_map(|digest| step.recipes.get(digest)).collect();
+            // Along the file, so that a group of small ones is decoded once.
+            recipes
+                .sort_unstable_by_key(|recipe| recipe.stages.last().map(|stage| (stage.frame, stage.slot)));
+            let dimg = step.file.dimg();
+            let jobs = recipes.into_iter().map(|recipe| Make::new(&self.store, dimg, recipe, &self.sources));
+            let jobs: Vec<_> = jobs.collect();
+            self.store.make(&jobs.iter().map(|job| job as &dyn Job).collect::<Vec<_>>(), workers)?;
+        }
+        Ok(())
+    }
+}
+
+/// What [`Contents`] has as objects now, and what it can make: asking makes.
+impl ContentSource for Contents {
+    fn open(&self, content: &Content) -> io::Result<Option<dimg::content::Bytes>> {
+        if content.size == 0 {
+            return Ok(Some(dimg::content::Bytes::default()));
+        }
+        let file = self.ensure(content).map_err(io::Error::other)?;
+        Ok(Some(dimg::content::Bytes::new(d4c_sys::Map::file(&file)?)))
+    }
+
+    fn file(&self, content: &Content) -> io::Result<Option<File>> {
+        self.ensure(content).map(Some).map_err(io::Error::other)
+    }
+}
+
+#[cfg(test)]
+mod tests;

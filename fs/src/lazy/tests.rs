@@ -1,0 +1,110 @@
+use std::path::Path;
+
+use dimg::build::{BuildOptions, Codec, Side, SideLayer, build};
+use dimg::content::Bytes;
+use dimg::engine::compress::Level;
+use dimg::index::LayerIndex;
+
+use super::*;
+use crate::testing::{Members, Memory};
+
+/// A text that a patch of another one makes in few bytes.
+fn text(name: &str) -> String {
+    (0..400).map(|line| format!("line {} of {name}\n", line * line)).collect()
+}
+
+fn layer(memory: &Memory, names: &[&str]) -> Vec<SideLayer> {
+    let members =
+        names.iter().fold(Members::default(), |members, name| members.file("file", memory, &text(name)));
+    let members = names.iter().fold(members, |members, name| members.file(name, memory, &text(name)));
+    let index = members.index();
+    vec![SideLayer { diff_id: Digest::of(names.concat().as_bytes()), tar_bytes: 0, index }]
+}
+
+/// A chain of images, and what makes each from the one before.
+fn chain(dir: &Path, memory: &Memory, images: &[&[&str]]) -> Vec<Step> {
+    let options = BuildOptions {
+        level: Level::Fast,
+        codec: Codec::Auto,
+        threads: NonZeroUsize::MIN,
+        memory_bytes: 64 << 20,
+        name: String::new(),
+        dir: dir.to_owned(),
+    };
+    let mut steps = Vec::new();
+    let mut before: Option<(Vec<SideLayer>, Vec<Arc<LayerIndex>>)> = None;
+    for (number, names) in images.iter().enumerate() {
+        let layers = layer(memory, names);
+        let named = Digest::of(&[u8::try_from(number).unwrap()]);
+        let side = |layers| Side { manifest: named, config: named, layers, contents: memory };
+        let parent = before.as_ref().map(|(layers, _)| side(layers));
+        let mut bytes = Vec::new();
+        build(parent.as_ref(), &side(&layers), &options, &mut ()).unwrap().write_to(&mut bytes).unwrap();
+        let file = DeltaFile::open(Bytes::from(bytes)).unwrap();
+        let indexes = before.as_ref().map(|(_, indexes)| indexes.as_slice());
+        let image = file.dimg().resolve(indexes).unwrap();
+        steps.push(Step { file: Arc::new(file), recipes: image.recipes });
+        before = Some((layers, image.layers));
+    }
+    steps
+}
+
+fn content(name: &str) -> Content {
+    let text = text(name);
+    Content { digest: Digest::of(text.as_bytes()), size: text.len() as u64 }
+}
+
+fn read(contents: &Contents, name: &str) -> String {
+    io::read_to_string(contents.ensure(&content(name)).unwrap()).unwrap()
+}
+
+fn volatile(dir: &Path) -> Arc<ObjectStore> {
+    Arc::new(ObjectStore::open_volatile(&dir.join("store")).unwrap())
+}
+
+#[test]
+fn a_content_is_made_with_the_bases_on_its_way_and_no_others() {
+    let (dir, memory) = (tempfile::tempdir().unwrap(), Memory::default());
+    // "a" goes and comes back, so that each could seem to need the other.
+    let steps = chain(dir.path(), &memory, &[&["a", "other"], &["b"], &["a", "c"]]);
+    assert!(steps[1].recipes[&content("b").digest].base.is_some(), "b was to be a patch");
+    let contents = Contents::new(volatile(dir.path()), steps, Vec::new());
+    assert_eq!(read(&contents, "a"), text("a"));
+    assert_eq!(contents.store().counts().made, 1);
+    assert_eq!(read(&contents, "c"), text("c"));
+    assert!(!contents.store().has(&content("other")).unwrap());
+    assert_eq!(contents.failed(), 0);
+}
+
+#[test]
+fn all_are_made_at_once() {
+    let (dir, memory) = (tempfile::tempdir().unwrap(), Memory::default());
+    let steps = chain(dir.path(), &memory, &[&["a"], &["b", "d"], &["c", "e"]]);
+    let contents = Contents::new(volatile(dir.path()), steps, Vec::new());
+    let wanted = ["c", "e"].map(content);
+    contents.ensure_all(&wanted, NonZeroUsize::new(3).unwrap()).unwrap();
+    assert!(wanted.iter().all(|content| contents.store().has(content).unwrap()));
+    let made = contents.store().counts().made;
+    contents.ensure_all(&wanted, NonZeroUsize::MIN).unwrap();
+    assert_eq!(contents.store().counts().made, made);
+}
+
+#[test]
+fn bases_come_from_the_image_before_the_chain() {
+    let (dir, memory) = (tempfile::tempdir().unwrap(), Memory::default());
+    let steps = chain(dir.path(), &memory, &[&["a"], &["b"]]);
+    let later = |steps: Vec<Step>| steps.into_iter().skip(1).collect::<Vec<_>>();
+    let without = Contents::new(volatile(dir.path()), later(steps), Vec::new());
+    for times in 1..=2 {
+        let error = without.ensure(&content("b")).unwrap_err().to_string();
+        assert!(error.contains("is in no source"), "{error}");
+        assert_eq!(without.failed(), times);
+    }
+    drop(without);
+    let (memory, dir) = (Arc::new(memory), tempfile::tempdir().unwrap());
+    let steps = later(chain(dir.path(), &memory, &[&["a"], &["b"]]));
+    let source: Arc<dyn ContentSource> = memory;
+    let with = Contents::new(volatile(dir.path()), steps, vec![source]);
+    assert_eq!(read(&with, "b"), text("b"));
+    assert_eq!(read(&with, "a"), text("a"));
+}

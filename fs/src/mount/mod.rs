@@ -1,0 +1,267 @@
+//! An image as a mounted file system that makes contents when they are opened.
+//!
+//! [`Served::start`] makes ready, below a directory of its own, what an overlay mount needs ([`Served::lower`]), or the
+//! whole tree; [`Served::mount`] mounts it read-only where it is wanted. There are four [`Route`]s, which show the same
+//! tree; which of them this machine has is found out by trying.
+//!
+//! The process may die at any moment: what was mounted can be unmounted, and on the `erofs` route what was made can
+//! still be opened. Contents that are not made yet fail then.
+
+mod error;
+mod lower;
+mod probe;
+mod route;
+mod table;
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::num::NonZeroUsize;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use nix::mount::{MntFlags, MsFlags};
+
+use crate::checkout::{self, checkout_root};
+use crate::fuse::{ObjectFs, Session, TreeFs};
+use crate::lazy::Contents;
+use crate::table::Table;
+use crate::tree::Tree;
+use crate::{erofs, store};
+
+pub use error::MountError;
+pub use lower::Lower;
+pub use route::{ParseRouteError, Route};
+pub use table::{Ended, Mounted};
+
+/// An image to be served: what it looks like, and how its contents are made.
+#[derive(Debug, Clone)]
+pub struct Image {
+    /// The merged tree of its layers.
+    pub tree: Arc<Tree>,
+    /// Its contents.
+    pub contents: Arc<Contents>,
+}
+
+/// How an image is served.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The only route to try; none for the first that works.
+    pub route: Option<Route>,
+    /// Threads that answer the kernel, each of which may be making a content; the default is twice the number of
+    /// processors, but at least 4 and at most 16.
+    pub threads: NonZeroUsize,
+    /// Where the image of metadata is kept, or found when it was written before; within the state when none.
+    pub metadata: Option<PathBuf>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        let threads = NonZeroUsize::new((2 * cores).clamp(4, 16)).unwrap_or(NonZeroUsize::MIN);
+        Self { route: None, threads, metadata: None }
+    }
+}
+
+/// An image that is being served. What it mounted below its state is unmounted when it is dropped; mounts made of it stay.
+#[derive(Debug)]
+pub struct Served {
+    route: Route,
+    lower: Lower,
+    /// Mounts that are not FUSE's.
+    mounts: Vec<PathBuf>,
+    session: Option<Session>,
+}
+
+impl Served {
+    /// Serves `image` by the first route that works here, or the one that is asked for. `state` is a directory that is
+    /// the image's alone, on the file system of the object store; it is made when it is not there.
+    ///
+    /// # Errors
+    /// No route works, or not the one asked for; nothing stays mounted.
+    pub fn start(image: &Image, state: &Path, options: &Options) -> Result<Self, MountError> {
+        make_dir(state)?;
+        let state = fs::canonicalize(state).map_err(MountError::io("find directory", state))?;
+        let routes = options.route.as_ref().map_or(&Route::ALL[..], std::slice::from_ref);
+        let table = Arc::new(Table::new(Arc::clone(&image.tree)));
+        let mut failed = Vec::new();
+        for route in routes {
+            match Self::try_route(*route, image, &table, &state, options) {
+                Ok(served) => {
+                    tracing::info!(%route, rows = table.len(), "serving an image");
+                    return Ok(served);
+                }
+                Err(error) if options.route.is_some() => return Err(error),
+                Err(error) => {
+                    tracing::info!(%route, %error, "route does not work here");
+                    failed.push(format!("{route}: {error}"));
+                }
+            }
+        }
+        Err(MountError::NoRoute { why: failed.join("; ") })
+    }
+
+    fn try_route(
+        route: Route,
+        image: &Image,
+        table: &Arc<Table>,
+        state: &Path,
+        options: &Options,
+    ) -> Result<Self, MountError> {
+        match route {
+            Route::Erofs => {
+                probe::check(image.contents.store().root(), state)?;
+                Self::erofs(image, table, state, options)
+            }
+            Route::FusePassthrough => Self::fuse(image, table, state, options, true),
+            Route::Fuse => Self::fuse(image, table, state, options, false),
+            Route::Overlay => Self::overlay(image, state, options),
+        }
+    }
+
+    fn erofs(image: &Image, table: &Table, state: &Path, options: &Options) -> Result<Self, MountError> {
+        let within = state.join("metadata.erofs");
+        let file = options.metadata.as_deref().unwrap_or(&within);
+        if options.metadata.is_none() || !file.exists() {
+            write_metadata(table, file)?;
+        }
+        let (metadata, objects) = (state.join("metadata"), state.join("objects"));
+        make_dir(&metadata)?;
+        make_dir(&objects)?;
+        let flags = MsFlags::MS_RDONLY;
+        nix::mount::mount(Some(file), &metadata, Some("erofs"), flags, None::<&str>)
+            .map_err(|errno| MountError::io("mount erofs image", file)(errno.into()))?;
+        let lower = Lower {
+            layers: vec![metadata.clone()],
+            data_only: vec![image.contents.store().objects(), objects.clone()],
+        };
+        let mut served = Self { route: Route::Erofs, lower, mounts: vec![metadata], session: None };
+        let fs = Arc::new(ObjectFs::new(Arc::clone(&image.contents), &image.tree.contents()));
+        let session = Session::start(fs, &objects, false, options.threads);
+        served.session = Some(session.map_err(MountError::io("mount fuse", &objects))?);
+        Ok(served)
+    }
+
+    fn fuse(
+        image: &Image,
+        table: &Arc<Table>,
+        state: &Path,
+        options: &Options,
+        passthrough: bool,
+    ) -> Result<Self, MountError> {
+        let root = state.join("tree");
+        make_dir(&root)?;
+        let fs = Arc::new(TreeFs::new(Arc::clone(table), Arc::clone(&image.contents)));
+        let session = Session::start(fs, &root, passthrough, options.threads)
+            .map_err(MountError::io("mount fuse", &root))?;
+        if passthrough {
+            // The store's file system may be stacked too deep.
+            let try_one = || -> io::Result<()> {
+                let file = tempfile::tempfile_in(image.contents.store().root())?;
+                let id = d4c_sys::fuse_backing_open(session.device(), &file)?;
+                d4c_sys::fuse_backing_close(session.device(), id)
+            };
+            let on = image.contents.store().root();
+            try_one().map_err(MountError::io("register a file with fuse", on))?;
+        }
+        let route = if passthrough { Route::FusePassthrough } else { Route::Fuse };
+        let lower = Lower { layers: vec![root], data_only: Vec::new() };
+        Ok(Self { route, lower, mounts: Vec::new(), session: Some(session) })
+    }
+
+    fn overlay(image: &Image, state: &Path, options: &Options) -> Result<Self, MountError> {
+        let root = state.join("root");
+        image.contents.ensure_all(&image.tree.contents(), options.threads)?;
+        if !root.exists() {
+            let options = checkout::Options::default();
+            checkout_root(&image.tree, &*image.contents, &root, &options)?;
+        }
+        let lower = Lower { layers: vec![root], data_only: Vec::new() };
+        Ok(Self { route: Route::Overlay, lower, mounts: Vec::new(), session: None })
+    }
+
+    /// The route that is taken.
+    pub fn route(&self) -> Route {
+        self.route
+    }
+
+    /// What an overlay mount of the image takes as its lower layers, as long as this is served.
+    pub fn lower(&self) -> &Lower {
+        &self.lower
+    }
+
+    /// Mounts the image read-only at `dest`, a directory. The mounts below the state are given up: `dest` is the only one
+    /// that is left to be seen, and unmounting it ends all.
+    ///
+    /// # Errors
+    /// It cannot be mounted there.
+    pub fn mount(mut self, dest: &Path) -> Result<Mounted, MountError> {
+        let dest = fs::canonicalize(dest).map_err(MountError::io("find directory", dest))?;
+        let failed = |errno: nix::errno::Errno| MountError::io("mount image", &dest)(errno.into());
+        let none = None::<&str>;
+        if self.lower.data_only.is_empty() {
+            let root = self.lower.layers.first().map(PathBuf::as_path);
+            nix::mount::mount(root, &dest, none, MsFlags::MS_BIND, none).map_err(failed)?;
+            let mounted = Mounted::new(self.route, dest.clone())?;
+            let flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
+            nix::mount::mount(none, &dest, none, flags, none).map_err(failed)?;
+            self.detach();
+            return Ok(mounted.serving(self.session.take()));
+        }
+        let options = format!("lowerdir={},redirect_dir=on,metacopy=on", self.lower.option()?);
+        let (kind, flags) = (Some("overlay"), MsFlags::MS_RDONLY);
+        nix::mount::mount(Some("di3fs"), &dest, kind, flags, Some(options.as_str())).map_err(failed)?;
+        let mounted = Mounted::new(self.route, dest)?;
+        self.detach();
+        Ok(mounted.serving(self.session.take()))
+    }
+
+    /// Takes away what is mounted below the state; whatever uses it keeps it.
+    fn detach(&mut self) {
+        if let Some(session) = &mut self.session
+            && let Err(error) = session.detach()
+        {
+            tracing::warn!(%error, "fuse not unmounted");
+        }
+        for path in std::mem::take(&mut self.mounts) {
+            if let Err(error) = nix::mount::umount2(&path, MntFlags::MNT_DETACH) {
+                tracing::warn!(path = %path.display(), %error, "not unmounted");
+            }
+        }
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        self.detach();
+    }
+}
+
+/// Writes the image of metadata beside `path`, then gives it its name.
+fn write_metadata(table: &Table, path: &Path) -> Result<(), MountError> {
+    let aside = path.with_extension("part");
+    let write = || -> Result<(), erofs::ErofsError> {
+        let mut out = io::BufWriter::with_capacity(1 << 18, File::create(&aside)?);
+        erofs::write(table, &mut out)?;
+        out.flush()?;
+        Ok(fs::rename(&aside, path)?)
+    };
+    write().map_err(|error| {
+        drop(fs::remove_file(&aside));
+        error.into()
+    })
+}
+
+fn make_dir(path: &Path) -> Result<(), MountError> {
+    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
+    made.map_err(MountError::io("make directory", path))
+}
+
+impl From<store::StoreError> for MountError {
+    fn from(error: store::StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+#[cfg(test)]
+mod tests;
