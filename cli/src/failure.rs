@@ -7,6 +7,9 @@ use std::path::Path;
 use d4c_image::error::SourceError;
 use d4c_image::tar::{TarError, WriteError};
 use di3fs::checkout::CheckoutError;
+use di3fs::erofs::ErofsError;
+use di3fs::mount::MountError;
+use di3fs::store::StoreError;
 use di3fs_snapshotter::client::ClientError;
 use di3fs_snapshotter::control::ControlError;
 use dimg::format::DimgError;
@@ -163,6 +166,43 @@ impl From<SourceError> for Failure {
             return Self::io(what, &path)(source);
         }
         Self { kind, message: error.to_string(), path: Some(error.on()), offset: error.offset() }
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Io { action, path, source } => Self::io(action, &path)(source),
+            StoreError::Make { source } => match source.downcast::<DimgError>() {
+                Ok(error) => Self::delta(Path::new("recipe"))(*error),
+                Err(error) => Self::new(Kind::Failed, "make content", "recipe", plain(&error.to_string())),
+            },
+            error => {
+                let kind = match &error {
+                    StoreError::NoSpace { .. } => Kind::NoSpace,
+                    StoreError::Wrong { .. } | StoreError::NotMade { .. } => Kind::Corrupt,
+                    _ => Kind::Failed,
+                };
+                Self { kind, message: error.to_string(), path: None, offset: None }
+            }
+        }
+    }
+}
+
+impl From<MountError> for Failure {
+    fn from(error: MountError) -> Self {
+        match error {
+            MountError::Io { action, path, source } => Self::io(action, &path)(source),
+            MountError::Store(error) => error.into(),
+            MountError::Checkout(error) => error.into(),
+            MountError::Erofs(ErofsError::Output(error)) => {
+                Self::new(Kind::of_io(&error), "write erofs image", "temporary directory", Reason(&error))
+            }
+            error => {
+                let message = plain(&error.to_string());
+                Self { kind: Kind::Failed, message, path: None, offset: None }
+            }
+        }
     }
 }
 

@@ -5,6 +5,8 @@
 //! name need no care: the kernel frees them.
 
 use std::fs;
+use std::io::Write;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
@@ -15,6 +17,9 @@ use crate::failure::{Failure, Kind, Reason};
 
 /// The exit status of an interrupted command.
 const INTERRUPTED: i32 = 130;
+
+/// Told of the first signal, instead of the process ending.
+static INSTEAD: Mutex<Option<UnixStream>> = Mutex::new(None);
 
 static PENDING: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 
@@ -29,7 +34,11 @@ pub(crate) fn watch() -> Result<(), Failure> {
     std::thread::Builder::new()
         .name("signals".into())
         .spawn(move || {
-            if signals.forever().next().is_some() {
+            for _ in signals.forever() {
+                let instead = INSTEAD.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+                if instead.is_some_and(|mut told| told.write_all(&[1]).is_ok()) {
+                    continue;
+                }
                 // Kept locked until the end, so that nothing is added that nobody would remove.
                 let mut pending = PENDING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
                 for path in pending.drain(..).rev() {
@@ -40,6 +49,18 @@ pub(crate) fn watch() -> Result<(), Failure> {
         })
         .map(drop)
         .map_err(failed)
+}
+
+/// A stream that can be read from once a signal came. The first one does not end the process then; the second does.
+///
+/// # Errors
+/// The system has no more descriptors.
+pub(crate) fn stream() -> Result<UnixStream, Failure> {
+    let pair = UnixStream::pair();
+    let (told, stream) =
+        pair.map_err(|error| Failure::new(Kind::Failed, "start", "signal handler", Reason(&error)))?;
+    *INSTEAD.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(told);
+    Ok(stream)
 }
 
 /// Removes a file or a directory with all that is in it, also while another thread still adds to it.

@@ -8,6 +8,7 @@ mod images;
 mod load;
 mod man;
 mod merge;
+mod mount;
 mod pack;
 mod patch;
 mod prune;
@@ -43,6 +44,8 @@ pub(crate) enum Command {
     Stat(stat::Options),
     /// Check a file, and with its base every content and layer
     Verify(verify::Options),
+    /// Mount an image: contents are made when files are opened
+    Mount(mount::Options),
     /// Load images into containerd, without their layers' blobs
     Load(load::Options),
     /// List the images that the snapshotter has
@@ -74,6 +77,7 @@ pub(crate) fn run(command: Command, config: &Config) -> Result<(), Failure> {
         Command::Show(options) => show::run(&options, config),
         Command::Stat(options) => stat::run(&options, config),
         Command::Verify(options) => verify::run(options, config),
+        Command::Mount(options) => mount::run(options, config),
         Command::Load(options) => load::run(&options, config),
         Command::Images => images::run(config),
         Command::Prune => prune::run(config),

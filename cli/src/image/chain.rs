@@ -76,7 +76,10 @@ pub(crate) fn apply_all(
 }
 
 /// The image that each delta makes.
-fn resolve(base: Option<&Image>, deltas: &[Delta]) -> Result<Vec<format::Image>, Failure> {
+///
+/// # Errors
+/// A delta is damaged, or made against another image than the one before it.
+pub(crate) fn resolve(base: Option<&Image>, deltas: &[Delta]) -> Result<Vec<format::Image>, Failure> {
     let mut images = Vec::with_capacity(deltas.len());
     let mut before: Option<(Vec<Digest>, Vec<Arc<LayerIndex>>)> =
         base.map(|base| (base.diff_ids(), base.indexes()));

@@ -1,0 +1,123 @@
+//! `d4c mount FILE… DIR`: the image that delta files make, as a file system, without containerd.
+//!
+//! Nothing is made but what is opened. The command stays in the foreground until the image is unmounted, by a signal or
+//! by someone else; a mount that its process has left (`kill -9`) can be unmounted as any other.
+
+use std::fs;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use di3fs::lazy::{Contents, Step};
+use di3fs::mount::{Ended, Image, Options as ServeOptions, Route, Served};
+use di3fs::store::ObjectStore;
+use di3fs::tree::Tree;
+use serde_json::json;
+
+use crate::config::Config;
+use crate::failure::{Failure, Kind};
+use crate::files::aside;
+use crate::image::{Delta, ImageOptions, Opener, chain};
+use crate::interrupt::{self, Pending};
+use crate::progress::Progress;
+
+/// Options of `mount`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Options {
+    /// A base file and the deltas on it, in order, then the directory to mount at
+    #[arg(value_names = ["FILE", "DIR"], num_args = 2.., required = true)]
+    files_and_dir: Vec<String>,
+    /// The image that the first file starts from, when that is a delta: any source
+    #[arg(long, value_name = "SRC")]
+    base: Option<String>,
+    /// How to serve the image: auto (the first of the others that works), erofs, fuse-passthrough, fuse, overlay
+    #[arg(long, value_name = "ROUTE", default_value = "auto", value_parser = parse_route)]
+    route: Choice,
+    /// Keep made contents here for the next mount (default: removed at the end)
+    #[arg(long, value_name = "DIR")]
+    store: Option<PathBuf>,
+    #[command(flatten)]
+    image: ImageOptions,
+}
+
+/// A route, or the best.
+#[derive(Debug, Clone, Copy)]
+struct Choice(Option<Route>);
+
+fn parse_route(text: &str) -> Result<Choice, di3fs::mount::ParseRouteError> {
+    match text {
+        "auto" => Ok(Choice(None)),
+        name => name.parse().map(|route| Choice(Some(route))),
+    }
+}
+
+/// Mounts the image and waits until it is unmounted.
+///
+/// # Errors
+/// A file is damaged or does not follow the one before it, or no route works; nothing stays mounted.
+pub(crate) fn run(options: Options, config: &Config) -> Result<(), Failure> {
+    let started = Instant::now();
+    let mut files = options.files_and_dir;
+    let dir = PathBuf::from(files.pop().unwrap_or_default());
+    if !fs::metadata(&dir).map_err(Failure::io("mount image", &dir))?.is_dir() {
+        return Err(Failure::new(Kind::NotFound, "mount image", dir.display(), "not a directory"));
+    }
+    let deltas: Vec<Delta> =
+        files.iter().map(|path| Delta::open(Path::new(path), &config.tmpdir)).collect::<Result<_, _>>()?;
+    let progress = Progress::new(config.progress);
+    let opener = Opener::new(&options.image, config, &progress)?;
+    let base = options.base.as_deref().map(|base| opener.open(base)).transpose()?;
+    let images = chain::resolve(base.as_ref(), &deltas)?;
+    let (name, target) = match deltas.last() {
+        Some(last) => (last.path.display().to_string(), last.file.dimg().target().clone()),
+        None => return Err(Failure::usage("mount", "no file is given")),
+    };
+    let layers = images.last().map(|image| image.layers.clone()).unwrap_or_default();
+    let tree =
+        Tree::merge(&layers).map_err(|error| Failure::new(Kind::Corrupt, "lay out tree", &name, error))?;
+    let steps = deltas.into_iter().zip(images);
+    let steps = steps.map(|(delta, image)| Step { file: Arc::new(delta.file), recipes: image.recipes });
+    let steps = steps.collect();
+
+    let state = Pending::new(aside(&config.tmpdir.join("d4c-mount")));
+    fs::create_dir(state.path()).map_err(Failure::io("make directory", state.path()))?;
+    let store = match &options.store {
+        Some(dir) => ObjectStore::open(dir)?,
+        None => ObjectStore::open_volatile(&state.path().join("store"))?,
+    };
+    let contents = Contents::new(Arc::new(store), steps, base.map(|base| base.contents).unwrap_or_default());
+    let image = Image { tree: Arc::new(tree), contents: Arc::new(contents) };
+    let mut serve = ServeOptions { route: options.route.0, ..ServeOptions::default() };
+    if let Some(threads) = options.image.threads {
+        serve.threads = threads;
+    }
+    let signal = interrupt::stream()?;
+    let mounted = Served::start(&image, &state.path().join("mount"), &serve)?.mount(&dir)?;
+    drop(progress);
+    let (route, entries) = (mounted.route(), image.tree.walk().count());
+    let value = json!({
+        "mounted": dir.display().to_string(),
+        "route": route.name(),
+        "entries": entries,
+        "manifest": target.manifest.to_string(),
+        "config": target.config.to_string(),
+        "ms": u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+        "pid": std::process::id(),
+    });
+    let text = || format!("{}: {entries} entries of {}, by {route}\n", dir.display(), target.manifest);
+    config.output.report(&value, text)?;
+    let ended = mounted.wait(signal.as_fd())?;
+    let unused = mounted.unmount()?;
+    if ended == Ended::Woken && !unused {
+        tracing::warn!(path = %dir.display(), "still in use: open files end with this process");
+    }
+    let (counts, failed) = (image.contents.store().counts(), image.contents.failed());
+    let value = json!({
+        "unmounted": dir.display().to_string(),
+        "made": counts.made,
+        "made_bytes": counts.made_bytes,
+        "failed": failed,
+    });
+    config.output.report(&value, || format!("{}: unmounted, {} contents made\n", dir.display(), counts.made))
+}
