@@ -61,9 +61,8 @@ pub(super) fn make(
 ) -> Result<Made, Failure> {
     let mut chosen: Vec<&Recipe> =
         recipes.values().filter(|recipe| wanted.contains(&recipe.content.digest)).collect();
-    let place = |recipe: &Recipe| recipe.stages.first().map_or((0, 0), |stage| (stage.frame, stage.slot));
-    chosen.sort_by_key(|recipe| (place(recipe), recipe.content.digest));
-    let batches: Vec<&[&Recipe]> = chosen.chunk_by(|a, b| place(a).0 == place(b).0).collect();
+    chosen.sort_by_key(|recipe| (recipe.place(), recipe.content.digest));
+    let batches: Vec<&[&Recipe]> = chosen.chunk_by(|a, b| a.place().0 == b.place().0).collect();
     let bytes = chosen.iter().map(|recipe| recipe.content.size).sum();
     opener.progress.stage("make contents", Unit::Bytes, bytes);
 

@@ -26,6 +26,21 @@ pub struct Recipe {
     pub stages: Vec<Stage>,
 }
 
+impl Recipe {
+    /// The frame and slot that tell when to make it: contents made in the order of these read DATA from front to back, and decode a
+    /// group once. They are those of the first stage that is stored or a patch: frames of address maps and of parameters are few and
+    /// small, each serves very many contents, and they are kept decoded between those. Contents that share the frame go to one thread.
+    #[must_use]
+    pub fn place(&self) -> (u32, u64) {
+        let has_data = |stage: &&Stage| match stage.codec {
+            StageCodec::Stored | StageCodec::Program | StageCodec::Bsdiff => true,
+            StageCodec::Elf | StageCodec::Unpack | StageCodec::Pack => false,
+        };
+        let stage = self.stages.iter().find(has_data).or(self.stages.first());
+        stage.map_or((0, 0), |stage| (stage.frame, stage.slot))
+    }
+}
+
 /// A step of a recipe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stage {
@@ -41,4 +56,34 @@ pub struct Stage {
     pub slot: u64,
     /// Bytes that it makes.
     pub out_bytes: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn recipes_stand_where_their_data_are() {
+        use StageCodec::{Bsdiff, Elf, Pack, Program, Stored, Unpack};
+        let place = |codecs: &[StageCodec]| {
+            let stage = |(frame, codec): (u32, &StageCodec)| Stage {
+                codec: *codec,
+                version: codec.version(),
+                kind: FrameKind::ProgramGroup,
+                frame,
+                slot: u64::from(frame) * 2,
+                out_bytes: 1,
+            };
+            let stages = (10..).zip(codecs).map(stage).collect();
+            let content = Content { digest: Digest([1; 32]), size: 1 };
+            Recipe { content, base: None, stages }.place()
+        };
+        assert_eq!(place(&[Stored]), (10, 20));
+        assert_eq!(place(&[Stored, Program]), (10, 20));
+        assert_eq!(place(&[Elf, Program]), (11, 22));
+        assert_eq!(place(&[Program, Elf, Program]), (10, 20));
+        assert_eq!(place(&[Unpack, Bsdiff, Pack]), (11, 22));
+        assert_eq!(place(&[Elf]), (10, 20));
+        assert_eq!(place(&[]), (0, 0));
+    }
 }

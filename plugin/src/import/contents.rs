@@ -21,7 +21,7 @@ pub(super) fn make(
 ) -> Result<(), StoreError> {
     let mut recipes: Vec<&Recipe> = image.recipes.values().collect();
     // Along the file, so that a group of small ones is decoded once.
-    recipes.sort_unstable_by_key(|recipe| recipe.stages.last().map(|stage| (stage.frame, stage.slot)));
+    recipes.sort_unstable_by_key(|recipe| (recipe.place(), recipe.content.digest));
     let jobs: Vec<Make<'_>> =
         recipes.into_iter().map(|recipe| Make { objects, file, recipe, made: [recipe.content] }).collect();
     let jobs: Vec<&dyn Job> = jobs.iter().map(|job| job as &dyn Job).collect();
