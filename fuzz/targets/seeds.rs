@@ -10,12 +10,16 @@ use d4c_fuzz::tars;
 use dimg::build::Codec;
 use dimg::engine::bsdiff;
 use dimg::engine::compress::Level;
-use dimg::engine::frame::{BsdiffFrame, ProgramFrame, StoredFrame};
+use dimg::engine::elf::derive;
+use dimg::engine::elf::sample::Sample;
+use dimg::engine::frame::{BsdiffFrame, ParameterFrame, ProgramFrame, RelocationFrame, StoredFrame};
 use dimg::engine::matcher::{MatchOptions, diff};
+use dimg::engine::member::{MAX_OPENED_BYTES, Plan, find_parameters};
 use dimg::format::{Dimg, LayerSource};
 use dimg::index::encode_layers;
 use libfuzzer_sys::fuzz_target;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::{env, fs, io, process};
 
 fuzz_target!(init: end(), |_input: &[u8]| {});
@@ -80,6 +84,8 @@ fn write_all(dir: &Path) -> io::Result<()> {
     }
     merges(&Target::new(dir, "merge")?, &old, &new)?;
     frames(&program)?;
+    executables(&Target::new(dir, "elf")?)?;
+    members(&Target::new(dir, "pack")?, dir)?;
     for (name, bytes) in tars::all()? {
         tar.seed(&name, &[&bytes])?;
     }
@@ -121,6 +127,91 @@ fn claims(file: &[u8]) -> io::Result<Vec<u8>> {
         });
     }
     Ok(out)
+}
+
+/// Libraries of the machine that fit into an input; which of them there are differs.
+const LIBRARIES: [&str; 4] = ["libBrokenLocale.so.1", "libdl.so.2", "libutil.so.1", "libpthread.so.0"];
+
+/// Executables and maps to relocate them by, as the target `elf` reads them.
+fn executables(target: &Target) -> io::Result<()> {
+    let mut last = Vec::new();
+    for bits in 0u8..8 {
+        let (arm, fixed, sections) = (bits & 1 != 0, bits & 2 != 0, bits & 4 != 0);
+        let sample = Sample { arm, fixed, sections, functions: 40, ..Sample::default() };
+        let (old, new) = (sample.build(), Sample { longer: 7, ..sample }.build());
+        let options = MatchOptions::default();
+        let plain = diff(&old, &new, &options);
+        let relocated =
+            derive(&old, &new, &plain, 2, &options, &tempfile::tempfile).map_err(io::Error::other)?;
+        let relocated = relocated.ok_or_else(|| io::Error::other("nothing moved"))?;
+        let maps = [&relocated.map, &relocated.map];
+        for count in 1..3 {
+            last = RelocationFrame::encode(&maps[..count], Level::Fast).map_err(io::Error::other)?;
+            let flags = u8::try_from(count - 1).map_err(io::Error::other)?;
+            target.seed(&format!("{bits}-{count}"), &[&[flags], &short(last.len()), &last, &old])?;
+        }
+    }
+    for name in LIBRARIES {
+        for dir in ["x86_64-linux-gnu", "aarch64-linux-gnu"] {
+            let Ok(library) = fs::read(Path::new("/lib").join(dir).join(name)) else { continue };
+            if library.len() < 60_000 {
+                target.seed(&format!("{name}-{dir}"), &[&[0], &short(last.len()), &last, &library])?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Contents made by the machine's gzip, zip and python, their opened forms and parameters, as the target `pack` reads them.
+fn members(target: &Target, dir: &Path) -> io::Result<()> {
+    let texts = [text(0, 1), text(1, 4), Vec::new()];
+    let work = dir.join("members");
+    fs::create_dir_all(&work)?;
+    for (number, text) in texts.iter().enumerate() {
+        fs::write(work.join(format!("file-{number}")), text)?;
+    }
+    let commands: [(&str, &[&str]); 8] = [
+        ("gzip-1", &["gzip", "-1nc", "file-0"]),
+        ("gzip-6", &["gzip", "-6c", "file-1"]),
+        ("gzip-9", &["gzip", "-9nc", "file-0"]),
+        ("gzips", &["gzip", "-nc", "file-0", "file-2", "file-1"]),
+        ("zip-1", &["zip", "-q1X", "-", "file-0", "file-1", "file-2"]),
+        ("zip-6", &["zip", "-q", "-", "file-0", "file-1", "file-2"]),
+        ("zip-0", &["zip", "-q0", "-", "file-0"]),
+        (
+            "jar",
+            &[
+                "python3",
+                "-c",
+                "import zipfile,io,sys; out=io.BytesIO(); z=zipfile.ZipFile(out,'w',8); \
+                 [z.write('file-%d' % n) for n in range(3)]; z.close(); sys.stdout.buffer.write(out.getvalue())",
+            ],
+        ),
+    ];
+    for (name, command) in commands {
+        let made =
+            Command::new(command[0]).args(&command[1..]).current_dir(&work).stderr(Stdio::null()).output();
+        // A program that is not there leaves its seeds out.
+        let Some(content) = made.ok().filter(|made| made.status.success()).map(|made| made.stdout) else {
+            continue;
+        };
+        target.seed(&format!("{name}-content"), &[&[0, 0, 0], &content])?;
+        let Some(plan) = Plan::of(&content, MAX_OPENED_BYTES) else { continue };
+        let mut form = Vec::new();
+        plan.unpack(&content, &mut form).map_err(io::Error::other)?;
+        let parameters = find_parameters(&plan, &content).map_err(io::Error::other)?.encode();
+        target.seed(&format!("{name}-form"), &[&[1], &short(parameters.len()), &parameters, &form])?;
+        let frame =
+            ParameterFrame::encode(&[&parameters, &[1, 0x16]], Level::Fast).map_err(io::Error::other)?;
+        target.seed(&format!("{name}-frame"), &[&[2, 0, 0], &frame])?;
+    }
+    for (number, text) in texts.iter().enumerate() {
+        // GNU gzip 3, zlib 6 with its usual memory, zlib 9 with the least.
+        for code in [0x13u8, 0x96, 0x29] {
+            target.seed(&format!("encoder-{code:x}-{number}"), &[&[3, 1, 0, code], text])?;
+        }
+    }
+    fs::remove_dir_all(work)
 }
 
 /// Frames of all kinds that apply to what the target `program` has.

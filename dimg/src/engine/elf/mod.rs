@@ -19,8 +19,8 @@ mod derive;
 mod image;
 mod map;
 mod relocate;
-#[cfg(test)]
-pub(crate) mod sample;
+#[cfg(any(test, fuzzing))]
+pub mod sample;
 mod scan;
 mod tables;
 #[cfg(test)]

@@ -2,13 +2,17 @@
 
 /// What to build.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Sample {
-    pub(crate) arm: bool,
-    pub(crate) fixed: bool,
-    pub(crate) sections: bool,
-    pub(crate) functions: usize,
+pub struct Sample {
+    /// For aarch64, not x86-64.
+    pub arm: bool,
+    /// Loaded where it says.
+    pub fixed: bool,
+    /// With section headers.
+    pub sections: bool,
+    /// The functions that it has.
+    pub functions: usize,
     /// Functions whose number is a multiple of this are longer.
-    pub(crate) longer: usize,
+    pub longer: usize,
 }
 
 impl Default for Sample {
@@ -53,7 +57,11 @@ impl Sample {
     }
 
     /// The file.
-    pub(crate) fn build(&self) -> Vec<u8> {
+    ///
+    /// # Panics
+    /// It would be too large.
+    #[must_use]
+    pub fn build(&self) -> Vec<u8> {
         let base = if self.fixed { 0x40_0000 } else { 0 };
         let count = self.functions;
         let tables = [24 * count, 16 * count, 24 * count, 8 * count + 12, 32 * count + 24, 4 * count, 16 * 8];

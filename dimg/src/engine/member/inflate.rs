@@ -20,8 +20,8 @@ pub(super) enum Failure {
     Output(io::Error),
 }
 
-/// Inflates the stream that `input` begins with, at most `limit` bytes, to `out`. `spent` is told how many bytes came, also of
-/// a stream that turns out to be none.
+/// Inflates the stream that `input` begins with, at most `limit` bytes, to `out`. `spent` grows by how many bytes came, also of
+/// a stream that turns out to be none, and then by those that it took too: nothing may come of very many.
 pub(super) fn inflate(
     input: &[u8],
     limit: u64,
@@ -29,6 +29,15 @@ pub(super) fn inflate(
     out: &mut dyn Write,
 ) -> Result<Inflated, Failure> {
     let mut state = Decompress::new(false);
+    let result = run(&mut state, input, limit, out);
+    *spent = spent.saturating_add(state.total_out());
+    if result.is_err() {
+        *spent = spent.saturating_add(state.total_in());
+    }
+    result
+}
+
+fn run(state: &mut Decompress, input: &[u8], limit: u64, out: &mut dyn Write) -> Result<Inflated, Failure> {
     let mut crc = Crc::new();
     let mut buffer = vec![0u8; 64 << 10];
     loop {
@@ -37,7 +46,6 @@ pub(super) fn inflate(
         let before = state.total_out();
         let status = state.decompress(rest, &mut buffer, FlushDecompress::None);
         let count = state.total_out() - before;
-        *spent = spent.saturating_add(count);
         let (Ok(status), Ok(made)) = (status, usize::try_from(count)) else { return Err(Failure::NotOne) };
         if state.total_out() > limit {
             return Err(Failure::NotOne);

@@ -120,7 +120,8 @@ fn write_all(out: &mut dyn Write, parts: &[&[u8]]) -> io::Result<()> {
 struct Finder<'a> {
     content: &'a [u8],
     limit: u64,
-    /// Bytes inflated, those of streams that are none too.
+    /// Bytes inflated, those of streams that are none too; and bytes deflated of what did not become a member, which another
+    /// may go over again.
     spent: u64,
     /// Bytes of the members inflated.
     inflated: u64,
@@ -171,7 +172,12 @@ impl Finder<'_> {
             if !header.deflated {
                 continue;
             }
-            if let Some((member, end)) = self.zip_member(found, header) {
+            let Some(stream) = self.inflate(at, MAX_ZIP_MEMBER_BYTES) else { continue };
+            let member = self.zip_member(found, header, stream);
+            if member.is_none() {
+                self.spent = self.spent.saturating_add(stream.deflated);
+            }
+            if let Some((member, end)) = member {
                 self.inflated += member.stream.inflated;
                 self.members.push(member);
                 (self.rest, at) = (end, end);
@@ -190,9 +196,8 @@ impl Finder<'_> {
     }
 
     /// The member whose header stands at `found`, and where it ends; `None` when it has to stay as it is.
-    fn zip_member(&mut self, found: usize, header: LocalHeader) -> Option<(Member, usize)> {
+    fn zip_member(&self, found: usize, header: LocalHeader, stream: Inflated) -> Option<(Member, usize)> {
         let start = found + header.bytes;
-        let stream = self.inflate(start, MAX_ZIP_MEMBER_BYTES)?;
         // A piece has a length of 32 bits.
         u32::try_from(start - self.rest).ok()?;
         let fits = |at: usize| {

@@ -1,0 +1,57 @@
+//! A relocated ELF file: a hostile old file, and a hostile frame of address maps.
+//!
+//! Layout: 1 byte, 2 bytes of length of the frame, the frame, the old file. With an odd first byte a map is made too, from the old file to one
+//! that the seeds have.
+
+#![no_main]
+
+use d4c_fuzz::parts::Parts;
+use dimg::engine::elf::sample::Sample;
+use dimg::engine::elf::{AddressMap, derive, fits, relocate};
+use dimg::engine::frame::RelocationFrame;
+use dimg::engine::matcher::{MatchOptions, diff};
+use dimg::engine::program::apply;
+use libfuzzer_sys::fuzz_target;
+use std::sync::LazyLock;
+
+static NEW: LazyLock<[Vec<u8>; 2]> = LazyLock::new(|| {
+    [false, true].map(|arm| Sample { arm, functions: 40, longer: 7, ..Sample::default() }.build())
+});
+
+fuzz_target!(|input: &[u8]| {
+    let mut parts = Parts(input);
+    let (flags, length) = (parts.byte(), parts.short());
+    let (frame, old) = (parts.take(length.into()), parts.0);
+    if let Ok(maps) = RelocationFrame::parse(frame).and_then(|frame| frame.decode()) {
+        for map in maps.iter().take(2) {
+            let made = moved(old, map);
+            assert_eq!(made.len(), old.len());
+            assert_eq!(made, moved(old, map), "the same is made twice");
+        }
+    }
+    assert_eq!(moved(old, &AddressMap::default()), old, "nothing moves by an empty map");
+    if let Some(new) = NEW.iter().find(|new| flags & 1 == 1 && fits(old, new)) {
+        derived(old, new);
+    }
+});
+
+fn moved(old: &[u8], map: &AddressMap) -> Vec<u8> {
+    let mut made = Vec::new();
+    relocate(old, map, &mut made).expect("memory can be written");
+    made
+}
+
+/// A patch that is made from a hostile file makes the new one all the same.
+fn derived(old: &[u8], new: &[u8]) {
+    let options = MatchOptions::default();
+    let plain = diff(old, new, &options);
+    let Some(relocated) =
+        derive(old, new, &plain, 2, &options, &tempfile::tempfile).expect("a patch is made")
+    else {
+        return;
+    };
+    let (program, mut made) = (&relocated.program, Vec::new());
+    let base = moved(old, &relocated.map);
+    apply(&mut program.readers(), program.ops, &base, program.out_bytes, &mut made).expect("it is applied");
+    assert!(made == new, "something else is made");
+}
