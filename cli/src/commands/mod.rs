@@ -52,8 +52,8 @@ pub(crate) enum Command {
     Images,
     /// Remove images that containerd does not use
     Prune,
-    /// Show how the snapshotter is
-    Status,
+    /// Show how the snapshotter is, and how an image would be reached from what it has
+    Status(status::Options),
     /// Print a completion script
     #[command(hide = true)]
     Completions(completions::Options),
@@ -81,7 +81,7 @@ pub(crate) fn run(command: Command, config: &Config) -> Result<(), Failure> {
         Command::Load(options) => load::run(&options, config),
         Command::Images => images::run(config),
         Command::Prune => prune::run(config),
-        Command::Status => status::run(config),
+        Command::Status(options) => status::run(&options, config),
         Command::Completions(options) => completions::run(options, config),
         Command::Man(options) => man::run(&options),
     }
