@@ -22,6 +22,10 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::Parser;
+use tracing_subscriber::Layer;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 use config::Config;
 use failure::{Failure, Kind};
@@ -60,10 +64,14 @@ fn run(arguments: Vec<OsString>) -> Result<(), Failure> {
 
 /// Sends log lines to standard error.
 fn start_logging(config: &Config) {
-    tracing_subscriber::fmt()
-        .with_max_level(config.log_level)
+    // What a certificate is refused for is told by the command that fails with it.
+    let levels = Targets::new()
+        .with_default(config.log_level)
+        .with_target("rustls_platform_verifier", LevelFilter::OFF);
+    let lines = tracing_subscriber::fmt::layer()
         .with_target(false)
         .without_time()
         .with_writer(std::io::stderr)
-        .init();
+        .with_filter(levels);
+    tracing_subscriber::registry().with(lines).init();
 }

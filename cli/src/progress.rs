@@ -8,6 +8,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use d4c_image::registry::OnBytes;
 use indicatif::{ProgressBar, ProgressStyle as BarStyle};
 
 use crate::config::ProgressStyle;
@@ -80,6 +81,14 @@ impl Progress {
     /// Adds to what is done.
     pub(crate) fn add(&self, done: u64) {
         self.shared.done.fetch_add(done, Relaxed);
+    }
+
+    /// As [`Progress::add`], for whoever outlives a borrow.
+    pub(crate) fn on_bytes(&self) -> OnBytes {
+        let shared = Arc::clone(&self.shared);
+        Arc::new(move |bytes| {
+            shared.done.fetch_add(bytes, Relaxed);
+        })
     }
 }
 

@@ -5,10 +5,12 @@
 //! - [`manifest`]: manifests, indexes and configs; [`platform`]: the choice among them.
 //! - [`registry`]: a repository in a registry, by the distribution protocol.
 //! - [`tar`]: a layer's tar into an index of it and back, bit for bit.
+//! - [`delta`]: deltas in a registry, and which of them to take.
 //! - [`error`]: the one error of all that, with the class that decides the exit status.
 
 #![forbid(unsafe_code)]
 
+pub mod delta;
 pub mod error;
 pub mod manifest;
 pub mod platform;

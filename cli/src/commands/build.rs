@@ -1,7 +1,8 @@
 //! What `convert` and `diff` share: their options, and the file that they write.
 
+use std::fs::File;
 use std::io::{BufWriter, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 use d4c_image::source::Source;
@@ -81,35 +82,66 @@ pub(super) fn write(
     opener: &Opener<'_>,
     config: &Config,
 ) -> Result<(), Failure> {
-    let documents = target.documents()?;
     let mut file = OutFile::create(out, &config.tmpdir)?;
-    let level = options.level.level();
-    let build_options = BuildOptions {
-        level,
-        codec: match options.codec {
-            CodecChoice::Auto => build::Codec::Auto,
-            CodecChoice::Plain => build::Codec::Plain,
-            CodecChoice::Bsdiff => build::Codec::Bsdiff,
-            CodecChoice::Store => build::Codec::Store,
-        },
-        threads: opener.threads,
-        memory_bytes: options.memory,
-        name: match &options.name {
-            Some(name) => name.clone(),
-            None => Source::parse(source).ok().and_then(|source| source.image_name()).unwrap_or_default(),
-        },
-        dir: if file.is_file() { parent(out).to_owned() } else { config.tmpdir.clone() },
-    };
+    let dir = if file.is_file() { parent(out).to_owned() } else { config.tmpdir.clone() };
+    make(base, target, options.make(source, dir), (file.file(), out), opener)?;
+    finish(file, out, config)
+}
+
+impl MakeOptions {
+    /// How to make a file of the image that came from `source`, with what is too large for memory in `dir`.
+    pub(super) fn make(&self, source: &str, dir: PathBuf) -> Make {
+        Make {
+            level: self.level.level(),
+            codec: match self.codec {
+                CodecChoice::Auto => build::Codec::Auto,
+                CodecChoice::Plain => build::Codec::Plain,
+                CodecChoice::Bsdiff => build::Codec::Bsdiff,
+                CodecChoice::Store => build::Codec::Store,
+            },
+            memory_bytes: self.memory,
+            name: match &self.name {
+                Some(name) => name.clone(),
+                None => Source::parse(source).ok().and_then(|source| source.image_name()).unwrap_or_default(),
+            },
+            dir,
+        }
+    }
+}
+
+/// How to make a file, decided.
+pub(super) struct Make {
+    pub(super) level: Level,
+    pub(super) codec: build::Codec,
+    pub(super) memory_bytes: u64,
+    /// Suggested to whoever loads the image.
+    pub(super) name: String,
+    /// Where large temporary files go.
+    pub(super) dir: PathBuf,
+}
+
+/// Writes into `file`, which is at `out` or will be, what makes `target`, from `base` or from nothing.
+///
+/// # Errors
+/// A content cannot be read, or the file not be written.
+pub(super) fn make(
+    base: Option<&Image>,
+    target: &Image,
+    how: Make,
+    (file, out): (&mut File, &Path),
+    opener: &Opener<'_>,
+) -> Result<(), Failure> {
+    let documents = target.documents()?;
+    let Make { level, codec, memory_bytes, name, dir } = how;
+    let build_options = BuildOptions { level, codec, threads: opener.threads, memory_bytes, name, dir };
     let failed = Failure::delta(out);
     let base = base.map(Image::side);
     let mut told = Told(opener.progress);
     let mut made = build::build(base.as_ref(), &target.side(), &build_options, &mut told).map_err(&failed)?;
     opener.progress.stage("write file", Unit::Bytes, 0);
-    let mut writer = BufWriter::with_capacity(256 << 10, file.file());
+    let mut writer = BufWriter::with_capacity(256 << 10, file);
     write_cdimg(&documents.manifest, &documents.config, &mut made, level, &mut writer).map_err(&failed)?;
-    writer.flush().map_err(Failure::io("write file", out))?;
-    drop(writer);
-    finish(file, out, config)
+    writer.flush().map_err(Failure::io("write file", out))
 }
 
 /// Reads what was written once more, as every reader will, gives it its name and reports it.

@@ -4,13 +4,11 @@
 
 use std::path::PathBuf;
 
-use di3fs_snapshotter::client::{Containerd, NewImage};
-use di3fs_snapshotter::control::ControlClient;
-use dimg::Digest;
 use serde_json::json;
 
+use super::node::Node;
 use crate::config::Config;
-use crate::failure::{Failure, Kind};
+use crate::failure::Failure;
 use crate::files::STANDARD;
 use crate::image::Delta;
 use crate::progress::{Progress, Unit};
@@ -48,37 +46,20 @@ pub(crate) fn run(options: &Options, config: &Config) -> Result<(), Failure> {
         }
         names.push(delta.file.dimg().target().name.clone());
     }
-    let plugin = ControlClient::connect(&config.control)?;
-    let mut held = Held(Vec::new(), &plugin);
-    let containerd = Containerd::connect(&config.address, &config.namespace)?;
+    let mut node = Node::connect(config, &options.snapshotter)?;
     let progress = Progress::new(config.progress);
     let last = options.files.len() - 1;
     let mut results = Vec::with_capacity(options.files.len());
     let mut text = String::new();
     for (number, path) in options.files.iter().enumerate() {
         progress.stage(format!("import {}", path.display()), Unit::Bytes, 0);
-        let whole = std::path::absolute(path).map_err(Failure::io("read file", path))?;
-        let Some(whole) = whole.to_str() else {
-            return Err(Failure::usage(path.display(), "the plugin takes names in UTF-8 only"));
-        };
-        let made = plugin.import(whole)?;
-        held.0.push(made.manifest_digest.clone());
-        let layers = digests(&made.layer_digests)?;
-        let chain_ids = digests(&made.chain_ids)?;
+        let made = node.import(path)?;
         let name = match &options.name {
             Some(name) if number == last => name.clone(),
             _ if !names[number].is_empty() => names[number].clone(),
             _ => format!("d4c.local/image@{}", made.manifest_digest),
         };
-        let image = NewImage {
-            name: &name,
-            manifest: &made.manifest,
-            media_type: &made.media_type,
-            config: &made.config,
-            layers: &layers,
-            chain_ids: &chain_ids,
-        };
-        let loaded = containerd.load(&image, &options.snapshotter)?;
+        let loaded = node.load(&name, &made)?;
         let (contents, bytes) = (made.contents_made, Bytes(made.bytes_made));
         text.push_str(&format!("{}: {contents} contents made, {bytes}\n", loaded.name));
         results.push(json!({
@@ -92,23 +73,4 @@ pub(crate) fn run(options: &Options, config: &Config) -> Result<(), Failure> {
     }
     drop(progress);
     config.output.report(&json!({"images": results}), || text)
-}
-
-/// Images that the plugin keeps for us until we have told containerd of them, or failed to.
-struct Held<'a>(Vec<String>, &'a ControlClient);
-
-impl Drop for Held<'_> {
-    fn drop(&mut self) {
-        for image in &self.0 {
-            // Without an answer the hold runs out.
-            let _ = self.1.release(image);
-        }
-    }
-}
-
-fn digests(texts: &[String]) -> Result<Vec<Digest>, Failure> {
-    let parse = |text: &String| {
-        text.parse().map_err(|error| Failure::new(Kind::Failed, "import", "answer of the plugin", error))
-    };
-    texts.iter().map(parse).collect()
 }

@@ -9,9 +9,13 @@ mod load;
 mod man;
 mod merge;
 mod mount;
+mod node;
 mod pack;
 mod patch;
 mod prune;
+mod publish;
+mod pull;
+mod push;
 mod show;
 mod stat;
 mod status;
@@ -48,6 +52,10 @@ pub(crate) enum Command {
     Mount(mount::Options),
     /// Load images into containerd, without their layers' blobs
     Load(load::Options),
+    /// Get an image from a registry onto this node, by deltas where they lead there
+    Pull(pull::Options),
+    /// Put a delta into a registry, beside the image that it makes
+    Push(push::Options),
     /// List the images that the snapshotter has
     Images,
     /// Remove images that containerd does not use
@@ -79,6 +87,8 @@ pub(crate) fn run(command: Command, config: &Config) -> Result<(), Failure> {
         Command::Verify(options) => verify::run(options, config),
         Command::Mount(options) => mount::run(options, config),
         Command::Load(options) => load::run(&options, config),
+        Command::Pull(options) => pull::run(&options, config),
+        Command::Push(options) => push::run(&options, config),
         Command::Images => images::run(config),
         Command::Prune => prune::run(config),
         Command::Status(options) => status::run(&options, config),

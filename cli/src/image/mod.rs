@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 use d4c_image::platform::Platform;
 use d4c_image::registry::RegistryOptions;
-use d4c_image::source::{Options, Source};
+use d4c_image::source::{OpenImage, Options, RemoteImage, Source};
 use d4c_image::tar::{self, ParseOptions};
 use d4c_sys::Map;
 use di3fs_snapshotter::client::{Containerd, ContentBlobs};
@@ -138,7 +138,7 @@ impl Image {
 pub(crate) struct Opener<'a> {
     pub(crate) tmpdir: &'a Path,
     pub(crate) threads: NonZeroUsize,
-    options: Options,
+    pub(crate) options: Options,
     config: &'a Config,
     pub(crate) progress: &'a Progress,
 }
@@ -183,16 +183,40 @@ impl<'a> Opener<'a> {
         }
     }
 
-    fn open_source(&self, source: &Source) -> Result<Image, Failure> {
+    fn source_options(&self, source: &Source) -> Result<Options, Failure> {
         let mut options = self.options.clone();
         if let Source::Containerd(_) = source {
             let client = Containerd::connect(&self.config.address, &self.config.namespace)?;
             options.containerd = Some(Arc::new(ContentBlobs(client)));
         }
+        Ok(options)
+    }
+
+    fn open_source(&self, source: &Source) -> Result<Image, Failure> {
+        let options = self.source_options(source)?;
         self.progress.stage(format!("open {source}"), Unit::Layers, 0);
-        let open = source.open(&options)?;
+        self.read(&source.open(&options)?)
+    }
+
+    /// The digest of the manifest of the image that `text` names, without its layers where they are not needed for it.
+    ///
+    /// # Errors
+    /// As for [`Opener::open`].
+    pub(crate) fn manifest_digest(&self, text: &str) -> Result<Digest, Failure> {
+        match Source::parse(text)? {
+            Source::Delta(path) => Ok(Delta::open(&path, self.tmpdir)?.file.dimg().target().manifest),
+            Source::Registry(reference) => Ok(RemoteImage::resolve(&reference, &self.options)?.digest()),
+            source => Ok(source.open(&self.source_options(&source)?)?.manifest_digest()),
+        }
+    }
+
+    /// Reads the layers of an image.
+    ///
+    /// # Errors
+    /// One is damaged or cannot be fetched.
+    pub(crate) fn read(&self, open: &OpenImage) -> Result<Image, Failure> {
         let count = open.layers().len();
-        self.progress.stage(format!("read {source}"), Unit::Layers, count as u64);
+        self.progress.stage(format!("read {}", open.name()), Unit::Layers, count as u64);
         let mut image = Image {
             name: open.name().to_owned(),
             manifest_digest: open.manifest_digest(),

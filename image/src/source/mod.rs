@@ -1,7 +1,7 @@
 //! Image sources: where an image comes from, by skopeo's words, and the image once it is open.
 //!
 //! [`Source::parse`] reads the word, [`Source::open`] finds manifest and config, [`OpenImage::layer`] gives a
-//! layer's tar as mapped memory. One file per kind of store (`layout`, `archive`, `docker_archive`, `registry`,
+//! layer's tar as mapped memory. One file per kind of store (`layout`, `archive`, `docker_archive`, `remote`,
 //! `store`, `rootfs`); each only knows how to find blobs ([`Backend`]). Choosing, verifying and
 //! unpacking are the same for all, in `open` and `spool`.
 //!
@@ -16,7 +16,7 @@ mod hash;
 mod layout;
 mod open;
 mod parse;
-mod registry;
+mod remote;
 mod rootfs;
 mod spool;
 mod store;
@@ -29,6 +29,7 @@ use std::sync::Arc;
 pub use blob::MappedBytes;
 pub use open::{Layer, LayerFile, OpenImage};
 pub use parse::Source;
+pub use remote::RemoteImage;
 pub use store::BlobStore;
 
 use crate::error::SourceError;
@@ -96,7 +97,7 @@ impl Source {
             }
             Self::Containerd(reference) => store::open(reference, options, name),
             Self::Rootfs(path) => rootfs::open(path, options, name),
-            Self::Registry(reference) => registry::open(reference, options, name),
+            Self::Registry(reference) => RemoteImage::resolve(reference, options)?.open(options),
             Self::Delta(_) => {
                 Err(SourceError::usage(name, "is a delta file; an image (oci:, docker://, …) is needed here"))
             }

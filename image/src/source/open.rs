@@ -89,32 +89,23 @@ impl OpenImage {
         options: &Options,
         name: String,
     ) -> Result<Self, SourceError> {
-        let mut bytes = root;
-        let mut manifest = None;
-        for _ in 0..=MAX_INDEX_DEPTH {
-            match Document::parse(&bytes, &name)? {
-                Document::Image(found) => {
-                    manifest = Some(found);
-                    break;
-                }
-                Document::Index(entries) => {
-                    let chosen = choose(&entries, &options.platform(), &name)?;
-                    bytes = read_manifest(&*backend, chosen)?;
-                }
-            }
-        }
-        let manifest = manifest.ok_or_else(|| {
-            SourceError::corrupt(
-                "read manifest",
-                name.clone(),
-                format!("more than {MAX_INDEX_DEPTH} indexes in one another"),
-            )
-        })?;
+        let (bytes, manifest) = choose_image(&*backend, root, options, &name)?;
+        Self::of_manifest(backend, bytes, manifest, options, name)
+    }
+
+    /// Opens the image with this manifest, already verified.
+    pub(super) fn of_manifest(
+        backend: Box<dyn Backend>,
+        bytes: Vec<u8>,
+        manifest: Manifest,
+        options: &Options,
+        name: String,
+    ) -> Result<Self, SourceError> {
         let config = &manifest.config;
         let config_name = backend.blob_name(config);
         let config_bytes =
             read_small(backend.blob(config)?, config, MAX_CONFIG_BYTES, "read config", &config_name)?;
-        Self::from_parts(backend, bytes, *manifest, config_bytes, options, name)
+        Self::from_parts(backend, bytes, manifest, config_bytes, options, name)
     }
 
     /// An image whose manifest d4c made, because its source has none.
@@ -240,6 +231,27 @@ impl OpenImage {
     }
 }
 
+/// The manifest that `root`, a manifest or an index, leads to on the platform of `options`: its bytes, and what they say.
+pub(super) fn choose_image(
+    backend: &dyn Backend,
+    root: Vec<u8>,
+    options: &Options,
+    name: &str,
+) -> Result<(Vec<u8>, Manifest), SourceError> {
+    let mut bytes = root;
+    for _ in 0..=MAX_INDEX_DEPTH {
+        match Document::parse(&bytes, name)? {
+            Document::Image(found) => return Ok((bytes, *found)),
+            Document::Index(entries) => {
+                let chosen = choose(&entries, &options.platform(), name)?;
+                bytes = read_manifest(backend, chosen)?;
+            }
+        }
+    }
+    let why = format!("more than {MAX_INDEX_DEPTH} indexes in one another");
+    Err(SourceError::corrupt("read manifest", name, why))
+}
+
 /// The bytes of the manifest or index that `descriptor` names, verified.
 pub(super) fn read_manifest(backend: &dyn Backend, descriptor: &Descriptor) -> Result<Vec<u8>, SourceError> {
     let name = backend.blob_name(descriptor);
@@ -247,7 +259,7 @@ pub(super) fn read_manifest(backend: &dyn Backend, descriptor: &Descriptor) -> R
 }
 
 /// Reads a blob of at most `max_bytes` into memory and verifies it.
-fn read_small(
+pub(super) fn read_small(
     blob: Blob,
     descriptor: &Descriptor,
     max_bytes: u64,

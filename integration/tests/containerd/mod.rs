@@ -2,4 +2,5 @@
 
 mod load;
 mod reference;
+mod registry;
 mod source;

@@ -1,0 +1,226 @@
+//! The deltas that lead most cheaply from what a node has to an image.
+//!
+//! Lists are asked for backwards, from the image over the sources of its deltas, those in reach by the fewest bytes first; not beyond an
+//! image that is on the node, nor where the deltas together cost more than pulling. The choice itself is [`dimg::path::cheapest`]'s.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeSet, BinaryHeap, HashMap};
+use std::fmt;
+
+use dimg::Digest;
+use dimg::path::{Edge, Present as Start, Weights, cheapest};
+
+use super::Published;
+use crate::error::SourceError;
+
+/// Images whose lists are asked for.
+const MAX_IMAGES: usize = 64;
+/// What unpacking a byte of a layer costs beside copying one: it is decompressed, and more than one.
+const PULL_APPLY_FACTOR: u32 = 3;
+
+/// An image on the node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Present {
+    /// Digest of its manifest.
+    pub manifest: Digest,
+    /// Chain ID of its layers.
+    pub chain_id: Option<Digest>,
+    /// Bytes of it that are not there any more and would have to be fetched.
+    pub missing_bytes: u64,
+}
+
+/// How an image gets onto a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Choice {
+    /// It is there.
+    Present,
+    /// By these deltas, one after the other.
+    Deltas(Vec<Published>),
+    /// By pulling its layers.
+    Pull(Why),
+}
+
+/// Why no deltas are used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Why {
+    /// The registry has none that make the image.
+    NoDeltas,
+    /// None of them starts from what is on the node.
+    NoPath {
+        /// Images on the node.
+        present: usize,
+        /// Deltas that were looked at.
+        deltas: usize,
+    },
+    /// Pulling costs less.
+    Dearer {
+        /// Bytes of the cheapest deltas.
+        delta_bytes: u64,
+    },
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoDeltas => f.write_str("the registry has no deltas for this image"),
+            Self::NoPath { present, deltas } => {
+                write!(f, "none of {deltas} deltas leads here from the {present} images on this node")
+            }
+            Self::Dearer { delta_bytes } => {
+                write!(f, "the deltas, {delta_bytes} bytes, cost more than pulling")
+            }
+        }
+    }
+}
+
+/// Chooses how the image `target`, whose layers cost `pull_bytes` to pull, gets onto a node that has `present`. `list` gives the deltas
+/// that make an image.
+///
+/// # Errors
+/// Those of `list`.
+pub fn plan(
+    target: Digest,
+    pull_bytes: u64,
+    present: &[Present],
+    weights: &Weights,
+    mut list: impl FnMut(Digest) -> Result<Vec<Published>, SourceError>,
+) -> Result<Choice, SourceError> {
+    let mut starts: HashMap<Digest, u64> =
+        present.iter().map(|image| (image.manifest, image.missing_bytes)).collect();
+    if starts.contains_key(&target) {
+        return Ok(Choice::Present);
+    }
+    // The same layers under another manifest serve as well.
+    let by_chain: HashMap<Digest, u64> =
+        present.iter().filter_map(|image| Some((image.chain_id?, image.missing_bytes))).collect();
+
+    let mut deltas: Vec<Published> = Vec::new();
+    let mut asked = BTreeSet::new();
+    let mut queue = BinaryHeap::from([Reverse((0, target))]);
+    while let Some(Reverse((bytes, image))) = queue.pop() {
+        if asked.len() >= MAX_IMAGES || !asked.insert(image) {
+            continue;
+        }
+        for delta in list(image)? {
+            if let Some(source) = delta.source {
+                if let Some(&missing_bytes) = by_chain.get(&source.chain_id) {
+                    starts.entry(source.manifest).or_insert(missing_bytes);
+                }
+                let bytes = delta.bytes.saturating_add(bytes);
+                if !starts.contains_key(&source.manifest) && bytes < pull_bytes {
+                    queue.push(Reverse((bytes, source.manifest)));
+                }
+            }
+            deltas.push(delta);
+        }
+    }
+
+    let mut edges: Vec<Edge<Digest>> = deltas
+        .iter()
+        .map(|delta| Edge {
+            source: delta.source.map(|source| source.manifest),
+            target: delta.target,
+            fetch_bytes: delta.bytes,
+            made_bytes: delta.made_bytes,
+            apply_factor: 1,
+        })
+        .collect();
+    let starts: Vec<Start<Digest>> =
+        starts.iter().map(|(&image, &missing_bytes)| Start { image, missing_bytes }).collect();
+    let by_deltas = cheapest(target, &starts, &edges, weights);
+    let Some(by_deltas) = by_deltas else {
+        let why = if deltas.is_empty() {
+            Why::NoDeltas
+        } else {
+            Why::NoPath { present: present.len(), deltas: deltas.len() }
+        };
+        return Ok(Choice::Pull(why));
+    };
+    let pull = edges.len();
+    edges.push(Edge {
+        source: None,
+        target,
+        fetch_bytes: pull_bytes,
+        made_bytes: pull_bytes,
+        apply_factor: PULL_APPLY_FACTOR,
+    });
+    match cheapest(target, &starts, &edges, weights) {
+        Some(path) if path.edges != [pull] => {
+            Ok(Choice::Deltas(path.edges.iter().filter_map(|&number| deltas.get(number).cloned()).collect()))
+        }
+        _ => Ok(Choice::Pull(Why::Dearer { delta_bytes: by_deltas.fetch_bytes })),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::SourceImage;
+    use super::*;
+
+    const BYTES: Weights = Weights { fetch: 1, apply: 0 };
+
+    fn image(number: u8) -> Digest {
+        Digest([number; 32])
+    }
+
+    fn delta(source: Option<u8>, target: u8, bytes: u64) -> Published {
+        let source =
+            source.map(|number| SourceImage { manifest: image(number), chain_id: image(100 + number) });
+        let manifest = Digest::of(format!("{source:?} {target} {bytes}").as_bytes());
+        Published { manifest, target: image(target), source, bytes, made_bytes: 0 }
+    }
+
+    fn there(number: u8) -> Present {
+        Present { manifest: image(number), chain_id: Some(image(100 + number)), missing_bytes: 0 }
+    }
+
+    /// The choice for image 3, and the images whose deltas were asked for.
+    fn choose(pull_bytes: u64, present: &[Present], deltas: &[Published]) -> (Choice, Vec<Digest>) {
+        let mut asked = Vec::new();
+        let choice = plan(image(3), pull_bytes, present, &BYTES, |target| {
+            asked.push(target);
+            Ok(deltas.iter().filter(|delta| delta.target == target).cloned().collect())
+        });
+        (choice.unwrap(), asked)
+    }
+
+    #[test]
+    fn deltas_over_several_images() {
+        let deltas =
+            [delta(Some(0), 1, 10), delta(Some(1), 2, 10), delta(Some(2), 3, 10), delta(Some(0), 3, 50)];
+        let (choice, asked) = choose(100, &[there(0)], &deltas);
+        assert_eq!(choice, Choice::Deltas(deltas[..3].to_vec()));
+        assert_eq!(asked, [image(3), image(2), image(1)]);
+        // What is there is not asked about.
+        let (choice, asked) = choose(100, &[there(2)], &deltas);
+        assert_eq!((choice, asked.len()), (Choice::Deltas(vec![deltas[2].clone()]), 2));
+        assert_eq!(choose(100, &[there(3)], &deltas), (Choice::Present, vec![]));
+    }
+
+    #[test]
+    fn pulling_and_why() {
+        let deltas = [delta(Some(1), 2, 10), delta(Some(2), 3, 10)];
+        assert_eq!(choose(100, &[there(0)], &[]).0, Choice::Pull(Why::NoDeltas));
+        assert_eq!(choose(100, &[there(0)], &deltas).0, Choice::Pull(Why::NoPath { present: 1, deltas: 2 }));
+        assert_eq!(choose(15, &[there(1)], &deltas).0, Choice::Pull(Why::Dearer { delta_bytes: 20 }));
+        // Nothing leads to the costly end of the chain.
+        assert_eq!(choose(10, &[there(1)], &deltas).1, [image(3)]);
+    }
+
+    #[test]
+    fn base_files_and_other_manifests_of_the_same_layers() {
+        let base = [delta(None, 3, 40)];
+        assert_eq!(choose(100, &[], &base).0, Choice::Deltas(base.to_vec()));
+        let deltas = [delta(Some(1), 3, 10)];
+        let other = Present { manifest: image(9), ..there(1) };
+        assert_eq!(choose(100, &[other], &deltas).0, Choice::Deltas(deltas.to_vec()));
+        let partly = Present { missing_bytes: 95, ..there(1) };
+        assert_eq!(choose(100, &[partly], &deltas).0, Choice::Pull(Why::Dearer { delta_bytes: 105 }));
+    }
+
+    #[test]
+    fn loops_end() {
+        let deltas = [delta(Some(2), 3, 1), delta(Some(3), 2, 1), delta(Some(3), 3, 1)];
+        assert_eq!(choose(100, &[there(0)], &deltas).0, Choice::Pull(Why::NoPath { present: 1, deltas: 3 }));
+    }
+}

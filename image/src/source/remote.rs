@@ -1,0 +1,135 @@
+//! `docker://`: an image in a registry. The protocol is [`crate::registry`]'s.
+//!
+//! [`RemoteImage`] is what is known before a layer or the config is fetched: enough to look for deltas. A blob is downloaded into
+//! a file without a name and is then verified and unpacked like any other.
+
+use std::sync::Arc;
+
+use dimg::Digest;
+use oci_spec::distribution::Reference;
+
+use super::blob::Blob;
+use super::open::{OpenImage, choose_image};
+use super::spool::Spool;
+use super::{Backend, Options, Source};
+use crate::error::SourceError;
+use crate::manifest::{Config, Descriptor, MAX_CONFIG_BYTES, Manifest};
+use crate::registry::{Access, Repository};
+
+/// An image in a registry: its manifest, verified, and the repository that it is in.
+#[derive(Debug)]
+pub struct RemoteImage {
+    repository: Arc<Repository>,
+    name: String,
+    bytes: Vec<u8>,
+    manifest: Manifest,
+    digest: Digest,
+}
+
+impl RemoteImage {
+    /// Finds the image that `reference` names, by tag or digest; of an index the one for the platform.
+    ///
+    /// # Errors
+    /// [`SourceError::NotFound`] where there is none; the registry does not answer.
+    pub fn resolve(reference: &Reference, options: &Options) -> Result<Self, SourceError> {
+        let name = Source::Registry(reference.clone()).to_string();
+        let repository = Repository::open(reference, Access::Pull, &options.registry, name.clone())?;
+        let root = match reference.digest() {
+            Some(digest) => {
+                let digest: Digest =
+                    digest.parse().map_err(|error| SourceError::usage(name.clone(), format!("{error}")))?;
+                repository.manifest(digest)?
+            }
+            None => repository.tagged(reference.tag().unwrap_or("latest"))?,
+        };
+        let backend = Registry { repository: Arc::new(repository), spool: options.spool() };
+        let (bytes, manifest) = choose_image(&backend, root.bytes, options, &name)?;
+        let digest = Digest::of(&bytes);
+        Ok(Self { repository: backend.repository, name, bytes, manifest, digest })
+    }
+
+    /// The repository.
+    pub fn repository(&self) -> &Arc<Repository> {
+        &self.repository
+    }
+
+    /// The image's name, as a source.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The manifest, byte for byte.
+    pub fn manifest_bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// The manifest.
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// Its digest.
+    pub fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    /// Bytes of the layers' blobs: what pulling the image costs.
+    pub fn pull_bytes(&self) -> u64 {
+        self.manifest.layers.iter().fold(0, |sum, layer| sum.saturating_add(layer.size))
+    }
+
+    /// Fetches the config; its bytes, verified, and what they say.
+    ///
+    /// # Errors
+    /// It is not there, or not what the manifest names.
+    pub fn config(&self, options: &Options) -> Result<(Vec<u8>, Config), SourceError> {
+        let backend = self.backend(options);
+        let config = &self.manifest.config;
+        let name = backend.blob_name(config);
+        let blob = backend.blob(config)?;
+        let bytes = super::open::read_small(blob, config, MAX_CONFIG_BYTES, "read config", &name)?;
+        let config = Config::parse(&bytes, &name)?;
+        Ok((bytes, config))
+    }
+
+    /// Opens the image in full: its config now, its layers when they are asked for.
+    ///
+    /// # Errors
+    /// As for [`RemoteImage::config`]; the image is for another platform than the one asked for.
+    pub fn open(&self, options: &Options) -> Result<OpenImage, SourceError> {
+        let backend = Box::new(self.backend(options));
+        OpenImage::of_manifest(backend, self.bytes.clone(), self.manifest.clone(), options, self.name.clone())
+    }
+
+    fn backend(&self, options: &Options) -> Registry {
+        Registry { repository: Arc::clone(&self.repository), spool: options.spool() }
+    }
+}
+
+/// A repository as a backend.
+struct Registry {
+    repository: Arc<Repository>,
+    spool: Spool,
+}
+
+impl Backend for Registry {
+    fn blob(&self, descriptor: &Descriptor) -> Result<Blob, SourceError> {
+        let file = self.repository.fetch_blob(descriptor, self.spool.file()?, None)?;
+        self.spool.map(&file).map(Blob::Mapped)
+    }
+
+    fn blob_name(&self, descriptor: &Descriptor) -> String {
+        self.repository.blob_name(descriptor)
+    }
+
+    fn manifest(&self, descriptor: &Descriptor) -> Result<Blob, SourceError> {
+        let found = match self.repository.manifest(descriptor.digest) {
+            Err(SourceError::NotFound { .. }) => {
+                let on = self.blob_name(descriptor);
+                return Err(SourceError::corrupt("fetch manifest", on, "missing from the registry"));
+            }
+            other => other?,
+        };
+        Ok(Blob::Stream(Box::new(std::io::Cursor::new(found.bytes))))
+    }
+}
