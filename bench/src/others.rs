@@ -5,11 +5,12 @@ use std::num::NonZeroUsize;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 
 use crate::pair::{Pair, write_all};
+use crate::table::{BASELINE, Measure};
 
 /// Programs, and the packages that have them.
 const TOOLS: [&str; 3] = ["bzip2", "xdelta3", "zstd"];
@@ -32,17 +33,17 @@ pub fn check_tools() -> Result<()> {
 /// How to encode file `number` in `dir`, given whether there was one before; the size.
 type Encode = fn(&Pair, usize, &Path) -> Result<u64>;
 
-/// Name, bytes and time of each tool.
-pub fn measure(pair: &Pair, threads: NonZeroUsize) -> Result<Vec<(String, u64, Duration)>> {
+/// Each tool, or the baseline alone.
+pub fn measure(pair: &Pair, threads: NonZeroUsize, baseline: bool) -> Result<Vec<Measure>> {
     let dir = tempfile::tempdir()?;
     write_all(pair, dir.path())?;
     let tools: [(&str, Encode); 3] =
-        [("bsdiff + bzip2 -6", bsdiff), ("xdelta3 -9", xdelta), ("zstd -19 --patch-from", zstd)];
+        [(BASELINE, bsdiff), ("xdelta3 -9", xdelta), ("zstd -19 --patch-from", zstd)];
     let mut results = Vec::new();
-    for (name, encode) in tools {
+    for (name, encode) in tools.into_iter().filter(|(name, _)| !baseline || *name == BASELINE) {
         let start = Instant::now();
         let bytes = all(pair, dir.path(), threads, encode).with_context(|| format!("run {name}"))?;
-        results.push((name.to_owned(), bytes, start.elapsed()));
+        results.push(Measure { tool: name.to_owned(), bytes, time: start.elapsed(), memory: None });
     }
     Ok(results)
 }

@@ -86,3 +86,28 @@ import_base() {
     "$REPO/hack/images.sh" debian >/dev/null
     skopeo copy --quiet "oci:$CACHE/images/debian:$1" "oci:$LAYOUT:base"
 }
+
+# npm_package NAME@VERSION FOLDER: that package of npm, unpacked.
+npm_package() {
+    local archive
+    archive=$(cd "$WORK" && npm pack --silent --cache "$CACHE/npm" "$1")
+    mkdir -p "$2"
+    tar -C "$2" --strip-components=1 --no-same-owner -xzf "$WORK/$archive"
+    rm "$WORK/$archive"
+}
+
+# pip_install FOLDER REQUIREMENT…: those wheels of PyPI for Debian's Python, without what they depend on.
+pip_install() {
+    python3 -m pip install --quiet --no-deps --no-compile --cache-dir "$CACHE/pip" --root-user-action ignore --only-binary :all: \
+        --platform manylinux2014_x86_64 --platform manylinux_2_28_x86_64 --implementation cp --python-version 3.11 --target "$1" "${@:2}"
+}
+
+# add_layer TAG ROOT: TAG is the image `base` with a layer of the tree ROOT, by GNU tar as a Dockerfile's ADD of a release archive would leave
+# it; ROOT goes.
+add_layer() {
+    chmod -R go+rX,go-w "$2"
+    tar -C "$2" --format=gnu --numeric-owner --owner=0 --group=0 --sort=name -cf "$WORK/layer.tar" usr
+    umoci tag --image "$LAYOUT:base" "$1"
+    umoci raw add-layer --image "$LAYOUT:$1" "$WORK/layer.tar"
+    rm -rf "$2" "$WORK/layer.tar"
+}

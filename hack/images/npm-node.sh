@@ -4,15 +4,6 @@
 # shellcheck disable=SC2034
 recipe=1
 
-# npm_package NAME@VERSION FOLDER
-npm_package() {
-    local archive
-    archive=$(cd "$WORK" && npm pack --silent --cache "$CACHE/npm" "$1")
-    mkdir -p "$2"
-    tar -C "$2" --strip-components=1 --no-same-owner -xzf "$WORK/$archive"
-    rm "$WORK/$archive"
-}
-
 # make_node TAG NODE-VERSION NPM-VERSION
 make_node() {
     local tag=$1 root=$WORK/$1
@@ -20,13 +11,10 @@ make_node() {
     mkdir -p "$root/usr/local/bin"
     cp -a "$WORK/node/bin/node" "$root/usr/local/bin/node"
     npm_package "npm@$3" "$root/usr/local/lib/node_modules/npm"
-    chmod -R go+rX,go-w "$root"
     ln -s ../lib/node_modules/npm/bin/npm-cli.js "$root/usr/local/bin/npm"
-    tar -C "$root" --format=gnu --numeric-owner --owner=0 --group=0 --sort=name -cf "$WORK/layer.tar" usr
-    umoci tag --image "$LAYOUT:base" "$tag"
-    umoci raw add-layer --image "$LAYOUT:$tag" "$WORK/layer.tar"
+    add_layer "$tag" "$root"
     umoci config --image "$LAYOUT:$tag" --config.cmd node --config.env PATH=/usr/local/bin:/usr/bin:/bin
-    rm -rf "${WORK:?}/$tag" "$WORK/node" "$WORK/layer.tar"
+    rm -rf "$WORK/node"
 }
 
 need npm tar

@@ -16,9 +16,7 @@ rm -rf "$WORK/python"
 make_numpy() {
     local tag=$1
     open_image python "$tag" "$WORK/$tag"
-    python3 -m pip install --quiet --no-deps --no-compile --cache-dir "$CACHE/pip" --root-user-action ignore --only-binary :all: \
-        --platform manylinux2014_x86_64 --implementation cp --python-version 3.11 \
-        --target "$WORK/$tag/rootfs/usr/local/lib/python3.11/dist-packages" "${@:2}"
+    pip_install "$WORK/$tag/rootfs/usr/local/lib/python3.11/dist-packages" "${@:2}"
     end_layer "$tag" "$WORK/$tag"
     umoci config --image "$LAYOUT:$tag" --config.cmd python3
     rm -rf "${WORK:?}/$tag"
