@@ -6,8 +6,10 @@ mod common;
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpListener;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use common::server::*;
@@ -137,6 +139,26 @@ fn a_certificate_of_nobody_is_refused_but_by_flag() {
     let mut insecure = anonymous();
     insecure.registry.insecure = true;
     assert_eq!(open_with(&source, &insecure).unwrap().layers().len(), 1);
+
+    // Trusted as docker's manual has it: the very certificate as its own authority. Another one is not.
+    let trusting = |certificate: &str| {
+        let hosts = tempfile::tempdir().unwrap();
+        fs::create_dir(hosts.path().join(&server.address)).unwrap();
+        fs::copy(certificate, hosts.path().join(&server.address).join("ca.crt")).unwrap();
+        let mut options = anonymous();
+        options.registry.hosts_dirs = vec![hosts.path().to_owned()];
+        open_with(&source, &options).map(|image| image.layers().len())
+    };
+    assert_eq!(trusting(&certificate).unwrap(), 1);
+    let other = file("other");
+    let other_name: Vec<_> = new
+        .iter()
+        .map(|&word| if word == certificate { &other } else { word })
+        .chain(["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"])
+        .map(|word| if word == key { "/dev/null" } else { word })
+        .collect();
+    run("openssl", &other_name);
+    assert!(trusting(&other).unwrap_err().to_string().contains("certificate"));
 }
 
 #[test]
@@ -182,7 +204,7 @@ fn signed_token(dir: &Path, key: &str, certificate: &str) -> String {
 }
 
 /// A token server: the token for anyone who asks without a login, and for the identity token `good`.
-fn token_server(token: String) -> String {
+fn token_server(token: String, life_seconds: u64, asked: Arc<AtomicU64>) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
     std::thread::spawn(move || {
@@ -203,8 +225,10 @@ fn token_server(token: String) -> String {
             }
             let form = "grant_type=refresh_token&client_id=d4c&service=test&scope=repository%3Aapp%3Apull&refresh_token=good";
             let good = request.starts_with("GET") || request.ends_with(form);
+            asked.fetch_add(1, Ordering::Relaxed);
             let status = if good { "200 OK" } else { "401 Unauthorized" };
-            let body = format!(r#"{{"token":"{token}","access_token":"{token}"}}"#);
+            let body =
+                format!(r#"{{"token":"{token}","access_token":"{token}","expires_in":{life_seconds}}}"#);
             let length = body.len();
             let _ = write!(
                 client,
@@ -234,7 +258,8 @@ fn tokens_are_fetched_and_identity_tokens_exchanged() {
         &certificate,
     ];
     run("openssl", &[&new[..], &["-subj", "/CN=test"]].concat());
-    let tokens = token_server(signed_token(dir.path(), &key, &certificate));
+    let asked = Arc::new(AtomicU64::new(0));
+    let tokens = token_server(signed_token(dir.path(), &key, &certificate), 1, Arc::clone(&asked));
     let server = Server::start(
         "",
         &format!(
@@ -243,7 +268,16 @@ fn tokens_are_fetched_and_identity_tokens_exchanged() {
     );
     server.push("one", "app", &[]);
     let source = server.image("app");
-    assert_eq!(open_with(&source, &anonymous()).unwrap().layers().len(), 1);
+    let image = open_with(&source, &anonymous()).unwrap();
+    // The token runs out, and the layers need another.
+    let before = asked.load(Ordering::Relaxed);
+    std::thread::sleep(Duration::from_millis(1100));
+    assert_eq!(read_all(&image) % 512, 0);
+    assert_eq!(
+        (before, asked.load(Ordering::Relaxed)),
+        (2, 3),
+        "tokens of skopeo, of opening and of reading"
+    );
     let with_identity = |token: &str| {
         let path = dir.path().join("auth.json");
         let text = format!(r#"{{"auths":{{"{}":{{"identitytoken":"{token}"}}}}}}"#, server.address);

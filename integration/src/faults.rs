@@ -102,6 +102,7 @@ fn head(from: &mut TcpStream) -> Result<(String, Vec<u8>)> {
         }
         match from.read(&mut buffer)? {
             0 => bail!("ended within a head"),
+            _ if bytes.is_empty() && buffer[0] == 0x16 => bail!("TLS, which is not spoken here"),
             read => bytes.extend_from_slice(&buffer[..read]),
         }
     }

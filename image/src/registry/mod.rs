@@ -20,6 +20,7 @@ mod hosts;
 mod manifests;
 mod referrers;
 mod request;
+mod tls;
 mod upload;
 
 use std::net::IpAddr;

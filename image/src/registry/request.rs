@@ -1,19 +1,19 @@
 //! One host of a registry: requests to it with what it asks for, and how often and where they are tried.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
 use reqwest::redirect::Policy;
-use reqwest::{Certificate, Client, Identity, RequestBuilder, Response, StatusCode, Url};
+use reqwest::{Client, RequestBuilder, Response, StatusCode, Url};
 use tokio::sync::Mutex;
 
 use super::auth::Login;
 use super::credentials::Credential;
 use super::failed::Failed;
 use super::hosts::Host;
+use super::tls;
 use crate::error::SourceError;
 
 /// Pauses before the second and later attempts.
@@ -203,15 +203,6 @@ pub(super) async fn read_limited(
 /// A certificate or header of it cannot be used.
 pub(super) fn client(host: &Host, insecure: bool) -> Result<Client, SourceError> {
     const WHAT: &str = "start registry client";
-    let bad = |path: &Path| {
-        let on = path.display().to_string();
-        move |error: reqwest::Error| SourceError::corrupt(WHAT, on, super::failed::cause(&error))
-    };
-    let read = |path: &Path| std::fs::read(path).map_err(SourceError::io("read certificate", path));
-    let mut authorities = Vec::new();
-    for path in &host.authorities {
-        authorities.extend(Certificate::from_pem_bundle(&read(path)?).map_err(bad(path))?);
-    }
     let mut headers = HeaderMap::new();
     for (name, value) in &host.headers {
         let unusable = || SourceError::corrupt(WHAT, name.clone(), "a header that cannot be sent");
@@ -228,24 +219,19 @@ pub(super) fn client(host: &Host, insecure: bool) -> Result<Client, SourceError>
             attempt.follow()
         }
     });
-    let mut builder = Client::builder()
+    let builder = Client::builder()
         .connect_timeout(CONNECT_TIMEOUT)
         .read_timeout(READ_TIMEOUT)
         .user_agent(USER_AGENT)
         .default_headers(headers)
-        .redirect(redirects)
-        .tls_danger_accept_invalid_certs(insecure || host.skip_verify);
-    if !authorities.is_empty() {
-        builder = builder.tls_certs_merge(authorities);
-    }
-    if let Some((certificate, key)) = &host.identity {
-        let mut pem = read(certificate)?;
-        if let Some(key) = key {
-            pem.push(b'\n');
-            pem.extend(read(key)?);
-        }
-        builder = builder.identity(Identity::from_pem(&pem).map_err(bad(certificate))?);
-    }
+        .redirect(redirects);
+    let has_own = !host.authorities.is_empty() || host.identity.is_some();
+    let builder = match insecure || host.skip_verify {
+        // Certificates of a client are of no use where the server may be anyone.
+        true => builder.tls_danger_accept_invalid_certs(true),
+        false if has_own => builder.tls_backend_preconfigured(tls::config(host)?),
+        false => builder,
+    };
     builder.build().map_err(|error| SourceError::Remote {
         what: WHAT,
         on: host.url.clone().unwrap_or_else(|| "registry".into()),

@@ -1,0 +1,138 @@
+//! Tier 0: many random faults of a registry, at once and without privilege. What is fetched is right, or it is an error.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use anyhow::{Context, Result, bail, ensure};
+use d4c_image::delta;
+use d4c_image::error::{Class, SourceError};
+use d4c_image::registry::RegistryOptions;
+use d4c_image::source::{Options, RemoteImage, Source};
+use d4c_integration::Sandbox;
+use d4c_integration::faults::{Fault, Proxy};
+use d4c_integration::images::Series;
+use d4c_integration::program::d4c;
+use d4c_integration::registry::Registry;
+use dimg::Digest;
+use dimg::content::Bytes;
+use dimg::format::Cdimg;
+
+const FAULTS: u64 = 1000;
+const CLIENTS: usize = 24;
+
+/// The fault of a request, if any: three of ten have one. The same number always has the same.
+fn fault(number: u64) -> Option<Fault> {
+    // SplitMix64.
+    let mut mixed = number.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    mixed ^= mixed >> 31;
+    if mixed % 10 >= 3 {
+        return None;
+    }
+    let size = usize::try_from((mixed >> 16) % 2000).unwrap_or(0);
+    Some(match (mixed >> 8) % 11 {
+        0 => Fault::Status(401),
+        1 => Fault::Status(404),
+        2 => Fault::Status(429),
+        3 => Fault::Status(500),
+        4 => Fault::Status(503),
+        5..=7 => Fault::Cut(size),
+        8 => Fault::Longer(1 + size as u64),
+        9 => Fault::Flipped,
+        _ => Fault::Shorter,
+    })
+}
+
+/// How a client fared.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum End {
+    /// The delta is there.
+    Fetched,
+    /// No delta was seen: the layers would be pulled.
+    NoDelta,
+    /// An error of this class.
+    Failed(&'static str),
+}
+
+/// Resolves the image and fetches its delta, as `d4c pull` does.
+fn update(source: &Source, expected: &Digest, tag: &Digest) -> Result<End> {
+    let Source::Registry(reference) = source else { bail!("{source} is no registry's") };
+    let registry = RegistryOptions { auth_file: Some("/nonexistent".into()), ..RegistryOptions::default() };
+    let options = Options { registry, ..Options::default() };
+    let failed = |error: SourceError| -> Result<End> {
+        let text = error.to_string();
+        ensure!(!text.contains('\n') && error.class() != Class::Usage, "{text}");
+        Ok(End::Failed(error.class().name()))
+    };
+    let image = match RemoteImage::resolve(reference, &options) {
+        Ok(image) => image,
+        Err(error) => return failed(error),
+    };
+    ensure!(image.digest() == *tag, "the tag led to {}", image.digest());
+    let published = match delta::list(image.repository(), image.digest()) {
+        Ok(list) => list,
+        Err(error) => return failed(error),
+    };
+    let Some(published) = published.first() else { return Ok(End::NoDelta) };
+    let file: File = match delta::fetch(image.repository(), published, tempfile::tempfile()?, None) {
+        Ok(file) => file,
+        Err(error) => return failed(error),
+    };
+    let map = d4c_sys::Map::file(&file)?;
+    ensure!(Digest::of(&map) == *expected, "another delta");
+    let cdimg = Cdimg::open(Bytes::new(map))?;
+    ensure!(cdimg.dimg().target().manifest == *tag, "a delta of another image");
+    Ok(End::Fetched)
+}
+
+#[test]
+fn a_thousand_faults() -> Result<()> {
+    let sandbox = Sandbox::new()?;
+    let series = Series::named("tiny")?;
+    let registry = Registry::start(&sandbox)?;
+    for tag in ["v1", "v2"] {
+        registry.push(&series, tag, &format!("app:{tag}"))?;
+    }
+    let file = sandbox.path("delta.cdimg");
+    let path = file.to_string_lossy();
+    d4c(["diff", &series.source("v1"), &series.source("v2"), &path])?.success()?;
+    d4c(["push", &path, &registry.reference("app")])?.success()?;
+    let expected = Digest::of(&std::fs::read(&file)?);
+    let tag: Digest = series.image("v2")?.digest.parse()?;
+
+    let proxy = Proxy::start(&registry.address(), Box::new(|_, number| fault(number)))?;
+    let source = Source::parse(&format!("docker://{}", proxy.reference("app:v2")))?;
+    let ends: Mutex<BTreeMap<End, u64>> = Mutex::default();
+    let wrong: Mutex<Option<anyhow::Error>> = Mutex::default();
+    let updates = AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..CLIENTS {
+            scope.spawn(|| {
+                while proxy.faults() < FAULTS {
+                    updates.fetch_add(1, Ordering::Relaxed);
+                    match update(&source, &expected, &tag) {
+                        Ok(end) => *ends.lock().expect("no client panics").entry(end).or_default() += 1,
+                        Err(error) => {
+                            wrong.lock().expect("no client panics").get_or_insert(error);
+                            return;
+                        }
+                    }
+                }
+            });
+        }
+    });
+    if let Some(error) = wrong.into_inner()? {
+        return Err(error);
+    }
+    let ends = ends.into_inner()?;
+    let updates = updates.into_inner();
+    println!("{} faults in {updates} updates: {ends:?}", proxy.faults());
+    ensure!(ends.values().sum::<u64>() == updates, "updates were lost: {ends:?}");
+    let fetched = ends.get(&End::Fetched).context("none was fetched")?;
+    ensure!(fetched * 2 > updates, "few got through: {ends:?}");
+    registry.stop()?;
+    sandbox.close()
+}
