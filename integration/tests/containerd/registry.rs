@@ -22,7 +22,7 @@ fn json(output: Output) -> Result<Value> {
     serde_json::from_str(&output.stdout).with_context(|| format!("no JSON: {}", output.stdout))
 }
 
-fn with<'a>(registry: &Registry, words: &[&'a str]) -> Vec<String> {
+fn with(registry: &Registry, words: &[&str]) -> Vec<String> {
     let mut all: Vec<String> = words.iter().map(|&word| word.to_owned()).collect();
     all.push("--json".into());
     all.extend(registry.options());
@@ -190,7 +190,7 @@ fn faults_pass_or_lead_to_the_layers() -> Result<()> {
     ];
     let plan = move |_: &str, number: u64| {
         let at = usize::try_from(number / 2).ok()? % faults.len();
-        (number % 2 == 0).then(|| faults[at])
+        number.is_multiple_of(2).then(|| faults[at])
     };
     let proxy = Proxy::start(&registry.address(), Box::new(plan))?;
     let done = json(containerd.d4c(["pull", "--json", &proxy.reference(&name("v2"))])?)?;
