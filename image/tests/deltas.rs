@@ -39,7 +39,7 @@ fn digest(file: &File) -> Digest {
     Digest::of(&d4c_sys::Map::file(file).unwrap())
 }
 
-fn blob(digest: Digest, size: u64) -> Descriptor {
+fn described(digest: Digest, size: u64) -> Descriptor {
     let media_type = "application/octet-stream".into();
     Descriptor { media_type, digest, size, platform: None, annotations: BTreeMap::new() }
 }
@@ -70,19 +70,22 @@ fn large_blobs_come_in_pieces_and_go_on_where_they_broke_off() {
         let cut = open_repository(&cutting_proxy(server.address.clone(), 3_000_000));
         for repository in [&direct, &cut] {
             let (received, on_bytes) = counter();
-            let fetched =
-                repository.fetch_blob(&blob(expected, size), tempfile::tempfile().unwrap(), Some(on_bytes));
+            let fetched = repository.fetch_blob(
+                &described(expected, size),
+                tempfile::tempfile().unwrap(),
+                Some(on_bytes),
+            );
             let fetched = fetched.unwrap();
             assert_eq!((digest(&fetched), fetched.metadata().unwrap().len()), (expected, size));
             assert_eq!(received.load(Ordering::Relaxed), size);
         }
         for wrong in [size - 1, size + 1] {
-            let error = direct.fetch_blob(&blob(expected, wrong), tempfile::tempfile().unwrap(), None);
+            let error = direct.fetch_blob(&described(expected, wrong), tempfile::tempfile().unwrap(), None);
             assert_eq!(error.unwrap_err().class(), Class::Corrupt, "{wrong}");
         }
     }
     assert_eq!(direct.put_bytes(b"{}").ok(), Some(true));
-    let missing = direct.fetch_blob(&blob(Digest([7; 32]), 5), tempfile::tempfile().unwrap(), None);
+    let missing = direct.fetch_blob(&described(Digest([7; 32]), 5), tempfile::tempfile().unwrap(), None);
     assert!(missing.unwrap_err().to_string().contains("missing from the registry"));
 }
 
@@ -174,4 +177,52 @@ fn an_image_is_resolved_without_its_config_and_layers() {
     assert_eq!(open.layers().iter().map(|layer| layer.size).sum::<u64>(), image.pull_bytes());
     let (bytes, config) = image.config(&anonymous()).unwrap();
     assert_eq!((bytes.as_slice(), config.diff_ids.len()), (open.config_bytes(), 2));
+}
+
+#[test]
+fn an_index_leads_to_the_image_for_the_platform() {
+    let server = Server::start("", "");
+    let dir = tempfile::tempdir().unwrap();
+    let layout = damaged(dir.path());
+    let image = |tag: &str| open(&format!("oci:{layout}:{tag}"));
+    let entry = |tag: &str| {
+        let image = image(tag);
+        let (digest, size) = (image.manifest_digest(), image.manifest_bytes().len());
+        let architecture = &image.config().platform.architecture;
+        let kind = media::OCI_MANIFEST;
+        format!(
+            r#"{{"mediaType":"{kind}","digest":"{digest}","size":{size},"platform":{{"os":"linux","architecture":"{architecture}"}}}}"#
+        )
+    };
+    let kind = media::OCI_INDEX;
+    let index = format!(
+        r#"{{"schemaVersion":2,"mediaType":"{kind}","manifests":[{},{}]}}"#,
+        entry("arm"),
+        entry("two")
+    );
+    let digest = Digest::of(index.as_bytes());
+    fs::write(blob(&layout, digest), &index).unwrap();
+    let size = index.len();
+    let top = format!(
+        r#"{{"schemaVersion":2,"manifests":[{{"mediaType":"{kind}","digest":"{digest}","size":{size},"annotations":{{"org.opencontainers.image.ref.name":"all"}}}}]}}"#
+    );
+    let (arm, two) = (image("arm").manifest_digest(), image("two").manifest_digest());
+    fs::write(format!("{layout}/index.json"), top).unwrap();
+    copy(&format!("oci:{layout}:all"), &server.image("app"), &["--all", "--dest-tls-verify=false"]);
+    for (source, platform, expected) in [
+        (server.image("app"), "linux/arm64", arm),
+        (server.image("app"), "linux/amd64", two),
+        (format!("{}@{digest}", server.image("app")), "linux/arm64", arm),
+        (format!("{}@{two}", server.image("app")), "linux/amd64", two),
+    ] {
+        let Source::Registry(reference) = Source::parse(&source).unwrap() else { panic!("{source}") };
+        let mut options = anonymous();
+        options.platform = Some(platform.parse().unwrap());
+        let image = RemoteImage::resolve(&reference, &options).unwrap();
+        assert_eq!(image.digest(), expected, "{source} for {platform}");
+    }
+    let mut options = anonymous();
+    options.platform = Some("linux/s390x".parse().unwrap());
+    let error = open_with(&server.image("app"), &options).unwrap_err();
+    assert!(error.to_string().contains("present: linux/arm64, linux/amd64"), "{error}");
 }

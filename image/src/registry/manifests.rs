@@ -8,7 +8,7 @@ use reqwest::header::{ACCEPT, CONTENT_TYPE};
 use serde::Deserialize;
 
 use super::failed::{Failed, one_line};
-use super::request::{Endpoint, read_limited};
+use super::request::{Attempts, Endpoint, read_limited};
 use super::{Inner, Repository};
 use crate::error::SourceError;
 use crate::manifest::{MAX_MANIFEST_BYTES, media};
@@ -90,8 +90,18 @@ impl Repository {
 impl Inner {
     /// The manifest or index at a tag or a digest; bytes of another digest than the one asked for are refused.
     pub(super) async fn manifest(&self, target: &str) -> Result<Found, Failed> {
+        let is_digest = target.parse::<Digest>().is_ok();
+        let attempts = if is_digest { self.pulls()? } else { self.resolves()? };
+        self.manifest_of(attempts, target).await
+    }
+
+    /// The same from these hosts.
+    pub(super) async fn manifest_of(
+        &self,
+        mut attempts: Attempts<'_>,
+        target: &str,
+    ) -> Result<Found, Failed> {
         let wanted = target.parse::<Digest>().ok();
-        let mut attempts = if wanted.is_some() { self.pulls()? } else { self.resolves()? };
         loop {
             match self.manifest_once(attempts.endpoint(), target, wanted).await {
                 Ok(found) => return Ok(found),

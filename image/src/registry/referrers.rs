@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 use super::failed::Failed;
 use super::manifests::write_failed;
-use super::request::{Endpoint, read_limited};
+use super::request::{Attempts, Endpoint, read_limited};
 use super::{Inner, Repository};
 use crate::error::SourceError;
 use crate::manifest::{MAX_MANIFEST_BYTES, media};
@@ -81,7 +81,7 @@ impl Repository {
         let (inner, artifact_type) = (Arc::clone(&self.inner), artifact_type.to_owned());
         self.wait(async move {
             let found = async {
-                match inner.listed(subject, &artifact_type).await? {
+                match inner.listed(inner.resolves()?, subject, &artifact_type).await? {
                     Some(list) => Ok(list),
                     None => inner.tagged_list(subject).await,
                 }
@@ -119,7 +119,7 @@ impl Repository {
                     return Ok(());
                 }
                 // Some registries keep the list without saying so.
-                match inner.listed(subject, &artifact_type).await? {
+                match inner.listed(inner.pushes()?, subject, &artifact_type).await? {
                     Some(_) => Ok(()),
                     None => inner.add_to_tag(subject, &entry).await,
                 }
@@ -131,26 +131,39 @@ impl Repository {
 }
 
 impl Inner {
-    /// The list of the referrers API; `None` where the registry does not have it.
-    async fn listed(&self, subject: Digest, artifact_type: &str) -> Result<Option<Vec<Referrer>>, Failed> {
-        // Of the registry itself: mirrors know what was pulled through them.
-        let mut attempts = self.attempts(|host| host.resolves)?;
+    /// The list of the referrers API; `None` where the registry does not have it. What a mirror does not have is asked of the next host:
+    /// mirrors know what was pulled through them, few of them lists.
+    async fn listed(
+        &self,
+        mut attempts: Attempts<'_>,
+        subject: Digest,
+        artifact_type: &str,
+    ) -> Result<Option<Vec<Referrer>>, Failed> {
+        loop {
+            match self.all_pages(attempts.endpoint(), subject, artifact_type).await {
+                Ok(list) if list.as_ref().is_none_or(Vec::is_empty) && attempts.next_host() => {}
+                Ok(list) => return Ok(list),
+                Err(failed) => attempts.after(failed).await?,
+            }
+        }
+    }
+
+    async fn all_pages(
+        &self,
+        endpoint: &Endpoint,
+        subject: Digest,
+        artifact_type: &str,
+    ) -> Result<Option<Vec<Referrer>>, Failed> {
         let mut found = Vec::new();
-        let mut next: Option<reqwest::Url> = None;
+        let mut next = None;
         for _ in 0..MAX_PAGES {
-            let page = loop {
-                let endpoint = attempts.endpoint();
-                match self.page(endpoint, subject, artifact_type, next.as_ref()).await {
-                    Ok(page) => break page,
-                    Err(failed) => attempts.after(failed).await?,
-                }
-            };
+            let page = self.page(endpoint, subject, artifact_type, next.as_ref()).await?;
             let Some((list, more)) = page else { return Ok(None) };
             found.extend(list);
-            match more {
-                Some(url) => next = Some(url),
-                None => return Ok(Some(found)),
+            if more.is_none() {
+                break;
             }
+            next = more;
         }
         Ok(Some(found))
     }
@@ -214,7 +227,8 @@ impl Inner {
     async fn add_to_tag(&self, subject: Digest, entry: &Value) -> Result<(), Failed> {
         let tag = tag(subject);
         for write in 0..MAX_WRITES {
-            let index = match self.manifest(&tag).await {
+            // Not from a mirror, which may have an old one.
+            let index = match self.manifest_of(self.pushes()?, &tag).await {
                 Ok(found) => serde_json::from_slice(&found.bytes)
                     .map_err(|error| Failed::Local(self.no_list(subject, &error.to_string())))?,
                 Err(failed) if failed.is_missing() => Value::Null,

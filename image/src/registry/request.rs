@@ -260,6 +260,16 @@ impl<'a> Attempts<'a> {
         self.endpoints[self.at]
     }
 
+    /// Goes to the next host, if there is one.
+    pub(super) fn next_host(&mut self) -> bool {
+        let there_is = self.at + 1 < self.endpoints.len();
+        if there_is {
+            self.at += 1;
+            self.done = 0;
+        }
+        there_is
+    }
+
     /// What made progress deserves all its attempts again.
     pub(super) fn progress(&mut self) {
         self.done = 0;
@@ -271,9 +281,7 @@ impl<'a> Attempts<'a> {
     /// # Errors
     /// `error`, where there is no other attempt.
     pub(super) async fn after(&mut self, error: Failed) -> Result<(), Failed> {
-        if self.at + 1 < self.endpoints.len() && !matches!(error, Failed::Local(_)) {
-            self.at += 1;
-            self.done = 0;
+        if !matches!(error, Failed::Local(_)) && self.next_host() {
             return Ok(());
         }
         let allowed = error.attempts_left().min(PAUSES_MS.len());
