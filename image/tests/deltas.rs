@@ -6,7 +6,8 @@ mod common;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::Read;
+use std::io::{Read, Write};
+use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -225,4 +226,43 @@ fn an_index_leads_to_the_image_for_the_platform() {
     options.platform = Some("linux/s390x".parse().unwrap());
     let error = open_with(&server.image("app"), &options).unwrap_err();
     assert!(error.to_string().contains("present: linux/arm64, linux/amd64"), "{error}");
+}
+
+/// A registry of one answer: this head, then blanks for as long as someone reads them, or half a gigabyte; the bytes sent.
+fn endless(head: &'static str) -> (String, Arc<AtomicU64>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let (sent, on_bytes) = counter();
+    std::thread::spawn(move || {
+        for mut client in listener.incoming().flatten() {
+            let mut request = [0; 4096];
+            let read = client.read(&mut request).unwrap_or(0);
+            // No TLS here.
+            if !request[..read].starts_with(b"GET") || client.write_all(head.as_bytes()).is_err() {
+                continue;
+            }
+            let chunk = format!("10000\r\n{}\r\n", " ".repeat(0x10000));
+            for _ in 0..8192 {
+                if client.write_all(chunk.as_bytes()).is_err() {
+                    break;
+                }
+                on_bytes(chunk.len() as u64);
+            }
+        }
+    });
+    (address, sent)
+}
+
+#[test]
+fn manifests_without_an_end_are_not_read_to_it() {
+    for head in [
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Length: 536870912\r\n\r\n",
+    ] {
+        let (address, sent) = endless(head);
+        let error = open_repository(&address).tagged("latest").unwrap_err();
+        assert!(matches!(error, SourceError::Limit { .. }), "{error}");
+        let sent = sent.load(Ordering::Relaxed);
+        assert!(sent < 64 << 20, "{sent} bytes were sent");
+    }
 }

@@ -74,7 +74,10 @@ fn pushes_and_pulls(kind: Kind, secured: bool) -> Result<()> {
     let reason = first["reason"].as_str().unwrap_or_default();
     ensure!(first["how"] == "layers" && reason.contains("no deltas"), "{first}");
     let pushed = push_deltas(&sandbox, &registry)?;
-    let last = pull(TAGS[3])?;
+    // A proxy counts; it knows no TLS.
+    let proxy = Proxy::start(&registry.address(), Box::new(|_, _| None))?;
+    let last_name = if secured { name(TAGS[3]) } else { proxy.reference(&format!("app:{}", TAGS[3])) };
+    let last = json(containerd.d4c(with(&registry, &["pull", &last_name]))?)?;
     let deltas = last["deltas"].as_array().context("no deltas")?;
     ensure!(last["how"] == "deltas" && deltas.len() == 3, "{last}");
     ensure!(deltas.iter().zip(&pushed).all(|(used, made)| used["manifest"] == made["manifest"]), "{last}");
@@ -82,10 +85,17 @@ fn pushes_and_pulls(kind: Kind, secured: bool) -> Result<()> {
     let fetched = last["fetched_bytes"].as_u64().context("no count")?;
     ensure!(fetched >= bytes && fetched < bytes + DOCUMENT_BYTES, "{fetched} of {bytes}: {last}");
     let image = series.image(TAGS[3])?;
+    if !secured {
+        let passed = proxy.bytes();
+        ensure!(passed >= bytes && passed < bytes + DOCUMENT_BYTES, "{passed} passed: {last}");
+        let lines = proxy.lines();
+        let of_layers = |line: &String| image.layers().iter().any(|(layer, _)| line.contains(layer));
+        ensure!(!lines.iter().any(of_layers), "layers were asked for: {lines:?}");
+    }
     ensure!(last["manifest"] == image.digest.as_str(), "{last}");
     let known = containerd.ctr(["images", "ls"])?.success()?.stdout;
     ensure!(known.contains(&image.digest), "not {}: {known}", image.digest);
-    let seen = containerd.run("di3fs", &name(TAGS[3]), &["cat", "/etc/release"])?;
+    let seen = containerd.run("di3fs", &last_name, &["cat", "/etc/release"])?;
     ensure!(seen.starts_with('v'), "{seen}");
 
     let again = pull(TAGS[3])?;
