@@ -129,6 +129,24 @@ fn the_fallback_keeps_the_entries_of_others() {
 }
 
 #[test]
+fn writers_of_the_fallback_do_not_lose_each_others_entries() {
+    let server = Server::start("", "");
+    let subject = Digest([8; 32]);
+    open_repository(&server.address).put_bytes(b"{}").unwrap();
+    std::thread::scope(|scope| {
+        for number in 0..4 {
+            let repository = open_repository(&server.address);
+            scope.spawn(move || {
+                let bytes = artifact(number, subject);
+                repository.put_referrer(subject, &bytes, "application/x-test", &BTreeMap::new()).unwrap();
+            });
+        }
+    });
+    let list = open_repository(&server.address).referrers(subject, "application/x-test").unwrap();
+    assert_eq!(list.len(), 4, "{list:?}");
+}
+
+#[test]
 fn mirrors_come_first_and_the_registry_has_what_they_have_not() {
     let (mirror, upstream) = (Server::start("", ""), Server::start("", ""));
     upstream.push("one", "app:both", &[]);

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 use super::failed::Failed;
 use super::manifests::write_failed;
-use super::request::{Attempts, Endpoint, read_limited};
+use super::request::{Attempts, Endpoint, random_fraction, read_limited};
 use super::{Inner, Repository};
 use crate::error::SourceError;
 use crate::manifest::{MAX_MANIFEST_BYTES, media};
@@ -25,7 +25,9 @@ const LIST: &str = "list referrers";
 /// Pages of a list that are read.
 const MAX_PAGES: usize = 32;
 /// How often the fallback's index is written, because another writer was faster.
-const MAX_WRITES: u64 = 5;
+const MAX_WRITES: u64 = 12;
+/// What reading and writing it takes, generously.
+const SETTLE: Duration = Duration::from_millis(250);
 
 /// An artifact whose subject is a manifest, as the registry's list has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -238,12 +240,12 @@ impl Inner {
             else {
                 return Ok(());
             };
-            if write > 0 {
-                tokio::time::sleep(Duration::from_millis(100 * write)).await;
-            }
             let bytes = serde_json::to_vec(&index)
                 .map_err(|error| Failed::Local(self.no_list(subject, &error.to_string())))?;
             self.put_manifest(&tag, media::OCI_INDEX, &bytes).await?;
+            // Whoever read it before this write has written by then; writers that met once come back at different times.
+            let pause = SETTLE * u32::try_from(write + 1).unwrap_or(u32::MAX);
+            tokio::time::sleep(SETTLE + pause.mul_f64(random_fraction())).await;
         }
         let why = "others write to it all the time";
         Err(Failed::Local(self.no_list(subject, why)))

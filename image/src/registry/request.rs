@@ -301,7 +301,12 @@ impl<'a> Attempts<'a> {
 
 /// Up to a quarter of `pause`, so that many clients do not come back all at once.
 fn jitter(pause: Duration) -> Duration {
+    pause.mul_f64(random_fraction() / 4.0)
+}
+
+/// A random number from 0 to below 1.
+pub(super) fn random_fraction() -> f64 {
     use std::hash::{BuildHasher, Hasher, RandomState};
-    let random = RandomState::new().build_hasher().finish() % 256;
-    pause.mul_f64(f64::from(u32::try_from(random).unwrap_or(0)) / 1024.0)
+    let random = RandomState::new().build_hasher().finish() >> 32;
+    f64::from(u32::try_from(random).unwrap_or(0)) / (f64::from(u32::MAX) + 1.0)
 }
