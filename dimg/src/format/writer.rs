@@ -1,7 +1,7 @@
 //! Writing a dimg: frames first, into a file aside, then everything that names them.
 
 use super::header::{Sealed, assemble, check8};
-use super::tables::{check_uses, encode_frames, encode_recipes, number_slots};
+use super::tables::{check_uses, encode_frames, encode_recipes, frames_of, number_slots};
 use super::{DimgError, FrameKind, FrameRow, LayerSource, Meta, RecipeRow, StageCodec, StageRow};
 use crate::engine::compress::Level;
 use crate::index::Edit;
@@ -9,7 +9,8 @@ use crate::index::columns::Columns;
 use crate::index::edit::LayerEdit;
 use crate::limits::{MAX_FRAMES, MAX_IMAGE_NAME_BYTES, MAX_STAGES};
 use std::fs::File;
-use std::io::{self, BufWriter, Read, Seek, Write};
+use std::io::{self, BufWriter, Write};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 /// Takes frames as they are made. They wait in a file without a name, so memory stays small and nothing is left behind.
@@ -19,6 +20,15 @@ pub struct DimgWriter {
     data: BufWriter<File>,
     data_bytes: u64,
     frames: Vec<FrameRow>,
+    /// Where the frames are in the file aside, in the order in which they are written; empty if they are there in that order.
+    places: Vec<Extent>,
+}
+
+/// Bytes of the file aside.
+#[derive(Debug, Clone, Copy)]
+struct Extent {
+    offset: u64,
+    bytes: u64,
 }
 
 impl DimgWriter {
@@ -29,7 +39,7 @@ impl DimgWriter {
     pub fn new(dir: &Path) -> Result<Self, DimgError> {
         let data = tempfile::tempfile_in(dir).map_err(DimgError::io("make temporary file", dir))?;
         let data = BufWriter::with_capacity(256 << 10, data);
-        Ok(Self { dir: dir.to_path_buf(), data, data_bytes: 0, frames: Vec::new() })
+        Ok(Self { dir: dir.to_path_buf(), data, data_bytes: 0, frames: Vec::new(), places: Vec::new() })
     }
 
     /// Adds a frame; its number.
@@ -57,6 +67,44 @@ impl DimgWriter {
         number_slots(recipes, &self.frames);
     }
 
+    /// Puts the frames in the order in which `recipes` use them first, wherever they came from; no frame comes after that.
+    pub fn order_by_use(&mut self, recipes: &mut [RecipeRow]) {
+        let (mut numbers, mut order) = (vec![None; self.frames.len()], Vec::with_capacity(self.frames.len()));
+        let mut number = |numbers: &mut [Option<u32>], frame: usize| {
+            if let Some(new @ None) = numbers.get_mut(frame) {
+                // They are fewer than MAX_FRAMES.
+                *new = u32::try_from(order.len()).ok();
+                order.push(frame);
+            }
+        };
+        for stage in recipes.iter().flat_map(|recipe| &recipe.stages).filter(|stage| stage.codec.has_frame())
+        {
+            let first = stage.frame as usize;
+            let count = self.frames.get(first).map_or(1, |row| frames_of(row.kind, stage.out_bytes));
+            let end = first.saturating_add(usize::try_from(count).unwrap_or(usize::MAX));
+            (first..end.min(numbers.len())).for_each(|frame| number(&mut numbers, frame));
+        }
+        (0..numbers.len()).for_each(|frame| number(&mut numbers, frame));
+        let (old, mut offset) = (std::mem::take(&mut self.frames), 0);
+        self.places.clear();
+        for frame in order {
+            let Some(row) = old.get(frame) else { continue };
+            self.frames.push(FrameRow { offset, ..*row });
+            offset += row.bytes;
+            match self.places.last_mut().filter(|last| last.offset + last.bytes == row.offset) {
+                Some(last) => last.bytes += row.bytes,
+                None => self.places.push(Extent { offset: row.offset, bytes: row.bytes }),
+            }
+        }
+        for stage in recipes.iter_mut().flat_map(|recipe| &mut recipe.stages) {
+            if stage.codec.has_frame()
+                && let Some(Some(new)) = numbers.get(stage.frame as usize)
+            {
+                stage.frame = *new;
+            }
+        }
+    }
+
     /// The finished dimg: `recipes` make the new contents of `edit`, in their order.
     ///
     /// # Errors
@@ -82,7 +130,9 @@ impl DimgWriter {
         let head = assemble(meta.parent.is_some(), sections, self.data_bytes);
         let data = self.data.into_inner().map_err(io::IntoInnerError::into_error);
         let data = data.map_err(DimgError::io("write temporary file", &self.dir))?;
-        Ok(Assembled { head, data, data_bytes: self.data_bytes, dir: self.dir })
+        let all = Extent { offset: 0, bytes: self.data_bytes };
+        let places = if self.places.is_empty() { vec![all] } else { self.places };
+        Ok(Assembled { head, data, places, data_bytes: self.data_bytes, dir: self.dir })
     }
 }
 
@@ -132,6 +182,7 @@ fn check_fit(meta: &Meta, edit: &Edit, recipes: &[RecipeRow]) -> Result<(), Dimg
 pub struct Assembled {
     head: Vec<u8>,
     data: File,
+    places: Vec<Extent>,
     data_bytes: u64,
     dir: PathBuf,
 }
@@ -153,23 +204,19 @@ impl Assembled {
     /// Reading the file aside, or `out`, fails.
     pub fn write_to(&mut self, out: &mut dyn Write) -> Result<(), DimgError> {
         out.write_all(&self.head).map_err(DimgError::Output)?;
-        self.data.rewind().map_err(DimgError::io("read temporary file", &self.dir))?;
-        let mut data = (&self.data).take(self.data_bytes);
         let mut buffer = vec![0; 256 << 10];
-        loop {
-            let count = data.read(&mut buffer).map_err(DimgError::io("read temporary file", &self.dir))?;
-            if count == 0 {
-                break;
-            }
-            out.write_all(&buffer[..count]).map_err(DimgError::Output)?;
-        }
-        match data.limit() {
-            0 => Ok(()),
-            left => {
-                let error = io::Error::new(io::ErrorKind::UnexpectedEof, format!("{left} bytes are missing"));
-                Err(DimgError::io("read temporary file", &self.dir)(error))
+        for &Extent { mut offset, bytes } in &self.places {
+            let end = offset + bytes;
+            while offset < end {
+                let count = usize::try_from(end - offset).unwrap_or(usize::MAX).min(buffer.len());
+                self.data
+                    .read_exact_at(&mut buffer[..count], offset)
+                    .map_err(DimgError::io("read temporary file", &self.dir))?;
+                out.write_all(&buffer[..count]).map_err(DimgError::Output)?;
+                offset += count as u64;
             }
         }
+        Ok(())
     }
 
     /// Writes it to `path`, which appears whole or not at all.
