@@ -1,6 +1,5 @@
 //! The control calls of `/dev/fuse` (`include/uapi/linux/fuse.h`).
 
-use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 
@@ -17,21 +16,8 @@ mod call {
 
     const _: () = assert!(size_of::<Backing>() == 16);
 
-    nix::ioctl_read!(clone, 229, 0, u32);
     nix::ioctl_write_ptr!(backing_open, 229, 1, Backing);
     nix::ioctl_write_ptr!(backing_close, 229, 2, u32);
-}
-
-/// A further device of the mount that `device` serves: a thread of its own may read requests from it.
-///
-/// # Errors
-/// Those of opening `/dev/fuse` and of the call; `EINVAL` where `device` serves no mount.
-pub fn fuse_clone(device: impl AsFd) -> io::Result<File> {
-    let clone = OpenOptions::new().read(true).write(true).open("/dev/fuse")?;
-    let mut number = u32::try_from(device.as_fd().as_raw_fd()).map_err(|_| io::ErrorKind::InvalidInput)?;
-    // SAFETY: both descriptors are open for the length of the call, which reads one number that lives past it.
-    unsafe { call::clone(clone.as_raw_fd(), &raw mut number) }?;
-    Ok(clone)
 }
 
 /// Registers `file` with the mount that `device` serves, to be named in the reply to an open: the kernel then reads it
@@ -61,12 +47,13 @@ pub fn fuse_backing_close(device: impl AsFd, id: u32) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::OpenOptions;
+
     use super::*;
 
     #[test]
     fn a_device_without_a_mount_is_refused() {
         let Ok(device) = OpenOptions::new().read(true).write(true).open("/dev/fuse") else { return };
-        fuse_clone(&device).unwrap_err();
         fuse_backing_open(&device, &device).unwrap_err();
         fuse_backing_close(&device, 1).unwrap_err();
     }

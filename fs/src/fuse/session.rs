@@ -19,9 +19,12 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 /// Requests by number (`include/uapi/linux/fuse.h`).
 const INIT: u32 = 26;
 const OPEN: u32 = 14;
+/// A notification: hand out again what was read and not answered. Linux 6.9.
+const NOTIFY_RESEND: i32 = 7;
 /// Bits of INIT's first and second word of flags.
 const INIT_EXT: u32 = 1 << 30;
 const PASSTHROUGH: u32 = 1 << 5;
+const HAS_RESEND: u32 = 1 << 7;
 /// Bits of an open's reply.
 const FOPEN_KEEP_CACHE: u32 = 1 << 1;
 const FOPEN_NOFLUSH: u32 = 1 << 5;
@@ -49,12 +52,16 @@ pub(crate) trait Passthrough {
 }
 
 /// A mount and its threads.
+///
+/// All threads share one device: requests that were read from it are the device's until they are answered, and fail when
+/// it is closed. Whoever else has it open can go on after this process ([`Session::resume`]).
 #[derive(Debug)]
 pub(crate) struct Session {
     mountpoint: PathBuf,
     device: Arc<File>,
     threads: Vec<JoinHandle<()>>,
     mounted: bool,
+    resends: bool,
 }
 
 impl Session {
@@ -76,32 +83,76 @@ impl Session {
         let (flags, options) = (MsFlags::MS_RDONLY, Some(options.as_str()));
         nix::mount::mount(Some("di3fs"), mountpoint, Some("fuse.di3fs"), flags, options)?;
         let device = Arc::new(device);
-        let mut session =
-            Self { mountpoint: mountpoint.to_owned(), device, threads: Vec::new(), mounted: true };
+        let mut session = Self::of(device, mountpoint);
         let server = Arc::new(Server::new(Arc::clone(&fs)));
         session.introduce(&server, passthrough)?;
+        session.answer(&fs, &server, passthrough, threads)?;
+        Ok(session)
+    }
+
+    /// Goes on with the mount at `mountpoint`, which a process that has ended served by `device` with the same `fs`, without
+    /// passthrough. What it had taken and not answered is answered now.
+    ///
+    /// # Errors
+    /// The device serves no mount any more, or the kernel cannot ask again.
+    pub(crate) fn resume<F: Serve>(
+        fs: Arc<F>,
+        mountpoint: &Path,
+        device: File,
+        threads: NonZeroUsize,
+    ) -> io::Result<Self> {
+        let mut session = Self::of(Arc::new(device), mountpoint);
+        session.resends = true;
+        let mut notification = Vec::with_capacity(16);
+        notification.extend(16_u32.to_le_bytes());
+        notification.extend(NOTIFY_RESEND.to_le_bytes());
+        notification.extend(0_u64.to_le_bytes());
+        nix::unistd::write(&*session.device, &notification)?;
+        let server = Arc::new(Server::new(Arc::clone(&fs)));
+        session.answer(&fs, &server, false, threads)?;
+        Ok(session)
+    }
+
+    fn of(device: Arc<File>, mountpoint: &Path) -> Self {
+        Self { mountpoint: mountpoint.to_owned(), device, threads: Vec::new(), mounted: true, resends: false }
+    }
+
+    /// Starts the threads.
+    fn answer<F: Serve>(
+        &mut self,
+        fs: &Arc<F>,
+        server: &Arc<Server<Arc<F>>>,
+        passthrough: bool,
+        threads: NonZeroUsize,
+    ) -> io::Result<()> {
         if passthrough {
             let served = fs.passthrough().ok_or_else(|| io::Error::from(Errno::EOPNOTSUPP))?;
-            served.enable(Arc::clone(&session.device));
+            served.enable(Arc::clone(&self.device));
         }
         for number in 0..threads.get() {
-            let device = match number {
-                0 => Arc::clone(&session.device),
-                _ => Arc::new(d4c_sys::fuse_clone(&*session.device)?),
-            };
-            let (fs, server) = (Arc::clone(&fs), Arc::clone(&server));
+            let (fs, server, device) = (Arc::clone(fs), Arc::clone(server), Arc::clone(&self.device));
             let name = format!("fuse-{number}");
             let thread = std::thread::Builder::new()
                 .name(name)
                 .spawn(move || answer(&*fs, &server, &device, passthrough))?;
-            session.threads.push(thread);
+            self.threads.push(thread);
         }
-        Ok(session)
+        Ok(())
     }
 
-    /// The device, to register files with.
+    /// The device, to register files with, and to be kept by another process.
     pub(crate) fn device(&self) -> &File {
         &self.device
+    }
+
+    /// Whether [`Session::resume`] can work.
+    pub(crate) fn can_resume(&self) -> bool {
+        self.resends
+    }
+
+    /// Leaves the mount where it is when this is dropped.
+    pub(crate) fn leave(&mut self) {
+        self.mounted = false;
     }
 
     /// Takes the mount away from where it is: at once when nothing uses it, else when nothing does any more.
@@ -120,7 +171,7 @@ impl Session {
     }
 
     /// The first request: what the kernel can do, and what we want of it.
-    fn introduce<F: Serve>(&self, server: &Server<Arc<F>>, passthrough: bool) -> io::Result<()> {
+    fn introduce<F: Serve>(&mut self, server: &Server<Arc<F>>, passthrough: bool) -> io::Result<()> {
         let mut request = vec![0; BUFFER_BYTES];
         let bytes = loop {
             match nix::unistd::read(&*self.device, &mut request) {
@@ -132,9 +183,10 @@ impl Session {
         if word(request, 4) != Some(INIT) {
             return Err(Errno::EPROTO.into());
         }
-        let offered = word(request, 52).is_some_and(|flags| flags & INIT_EXT != 0)
-            && word(request, 56).is_some_and(|flags| flags & PASSTHROUGH != 0);
-        if passthrough && !offered {
+        let more = word(request, 52).filter(|flags| flags & INIT_EXT != 0).and_then(|_| word(request, 56));
+        // A file that is open is tied to its number of registration, which a successor does not know.
+        self.resends = !passthrough && more.is_some_and(|flags| flags & HAS_RESEND != 0);
+        if passthrough && more.is_none_or(|flags| flags & PASSTHROUGH == 0) {
             return Err(Errno::EOPNOTSUPP.into());
         }
         // The decoder writes its reply to a socket, where it can be completed.

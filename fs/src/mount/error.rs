@@ -30,8 +30,10 @@ pub enum MountError {
     #[error(transparent)]
     Checkout(#[from] CheckoutError),
     /// What the kernel does at an open is not what the route needs.
-    #[error("probe route: erofs: {why}")]
+    #[error("probe route: {route}: {why}")]
     Probe {
+        /// The route.
+        route: super::Route,
         /// What it did.
         why: String,
     },

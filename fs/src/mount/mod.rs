@@ -5,11 +5,13 @@
 //! tree; which of them this machine has is found out by trying.
 //!
 //! The process may die at any moment: what was mounted can be unmounted, and on the `erofs` route what was made can
-//! still be opened. Contents that are not made yet fail then.
+//! still be opened. Contents that are not made yet fail then, unless another process holds the [`Served::device`]: then
+//! those who ask wait until a successor takes over with [`Served::resume`].
 
 mod error;
 mod lower;
 mod probe;
+mod resume;
 mod route;
 mod table;
 
@@ -31,6 +33,8 @@ use crate::{erofs, store};
 
 pub use error::MountError;
 pub use lower::Lower;
+pub use probe::find_route;
+pub use resume::{clean, remove};
 pub use route::{ParseRouteError, Route};
 pub use table::{Ended, Mounted};
 
@@ -53,13 +57,15 @@ pub struct Options {
     pub threads: NonZeroUsize,
     /// Where the image of metadata is kept, or found when it was written before; within the state when none.
     pub metadata: Option<PathBuf>,
+    /// All contents are objects already: on the `erofs` route nothing is in user space then.
+    pub complete: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
         let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
         let threads = NonZeroUsize::new((2 * cores).clamp(4, 16)).unwrap_or(NonZeroUsize::MIN);
-        Self { route: None, threads, metadata: None }
+        Self { route: None, threads, metadata: None, complete: false }
     }
 }
 
@@ -131,11 +137,13 @@ impl Served {
         let flags = MsFlags::MS_RDONLY;
         nix::mount::mount(Some(file), &metadata, Some("erofs"), flags, None::<&str>)
             .map_err(|errno| MountError::io("mount erofs image", file)(errno.into()))?;
-        let lower = Lower {
-            layers: vec![metadata.clone()],
-            data_only: vec![image.contents.store().objects(), objects.clone()],
-        };
+        let lower =
+            Lower { layers: vec![metadata.clone()], data_only: vec![image.contents.store().objects()] };
         let mut served = Self { route: Route::Erofs, lower, mounts: vec![metadata], session: None };
+        if options.complete {
+            return Ok(served);
+        }
+        served.lower.data_only.push(objects.clone());
         let fs = Arc::new(ObjectFs::new(Arc::clone(&image.contents), &image.tree.contents()));
         let session = Session::start(fs, &objects, false, options.threads);
         served.session = Some(session.map_err(MountError::io("mount fuse", &objects))?);

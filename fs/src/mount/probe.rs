@@ -1,4 +1,4 @@
-//! Whether the `erofs` route works here, found out by taking it with an image of one file.
+//! Whether a route works here, found out by taking it with an image of one file.
 
 use std::collections::HashSet;
 use std::fs;
@@ -11,7 +11,7 @@ use dimg::Digest;
 use dimg::content::{Bytes, ContentSource};
 use dimg::index::{Content, Entry, Kind, LayerIndex, Shape};
 
-use super::{Image, MountError, Options, Served};
+use super::{Image, MountError, Options, Route, Served};
 use crate::lazy::Contents;
 use crate::store::ObjectStore;
 use crate::table::Table;
@@ -37,12 +37,69 @@ pub(super) fn check(store: &Path, state: &Path) -> Result<(), MountError> {
     Ok(())
 }
 
-fn take(dir: &Path) -> Result<(), MountError> {
-    let store = Arc::new(ObjectStore::open_volatile(&dir.join("store"))?);
+/// The first route by which lower layers of a container's mount can be served here so that a successor can go on with
+/// them, or [`Route::Overlay`], which needs nothing. `wanted` is the only one to be tried. What the check needs it makes
+/// below `dir`, on the file system of the objects, and removes.
+///
+/// # Errors
+/// The wanted one does not work, or `dir` cannot be written to.
+pub fn find_route(dir: &Path, wanted: Option<Route>) -> Result<Route, MountError> {
+    for route in wanted.as_ref().map_or(&Route::ALL[..], std::slice::from_ref) {
+        if *route == Route::Overlay {
+            break;
+        }
+        let temporary = tempfile::Builder::new().prefix("probe.").tempdir_in(dir);
+        let temporary = temporary.map_err(MountError::io("make directory", dir))?;
+        match contain(temporary.path(), *route) {
+            Ok(()) => return Ok(*route),
+            Err(error) if wanted.is_some() => return Err(error),
+            Err(error) => tracing::info!(%route, %error, "route does not work here"),
+        }
+    }
+    Ok(Route::Overlay)
+}
+
+/// Mounts as containerd would, without any option of ours.
+fn contain(dir: &Path, route: Route) -> Result<(), MountError> {
+    let image = image(&dir.join("store"))?;
+    let failed = |why: String| MountError::Probe { route, why };
+    let [root, state, upper, work] = ["root", "state", "upper", "work"].map(|name| dir.join(name));
+    for path in [&root, &state, &upper, &work] {
+        super::make_dir(path)?;
+    }
+    let options = Options { route: Some(route), ..Options::default() };
+    let served = Served::start(&image, &state, &options)?;
+    if !served.can_resume() {
+        return Err(failed("a successor of this process could not go on with it".to_owned()));
+    }
+    let lower = served.lower().option()?;
+    let options = format!("lowerdir={lower},upperdir={},workdir={}", upper.display(), work.display());
+    let (kind, flags) = (Some("overlay"), nix::mount::MsFlags::empty());
+    nix::mount::mount(kind, &root, kind, flags, Some(options.as_str()))
+        .map_err(|errno| MountError::io("mount overlay", &root)(errno.into()))?;
+    let read = fs::read(root.join("file"));
+    nix::mount::umount2(&root, nix::mount::MntFlags::MNT_DETACH)
+        .map_err(|errno| MountError::io("unmount", &root)(errno.into()))?;
+    match read {
+        Ok(bytes) if bytes == BYTES => Ok(()),
+        Ok(_) => Err(failed("other bytes came back".to_owned())),
+        Err(error) => Err(failed(format!("open of a missing file: {error}"))),
+    }
+}
+
+/// An image of one file that is not made yet.
+fn image(store: &Path) -> Result<Image, MountError> {
+    let store = Arc::new(ObjectStore::open_volatile(store)?);
     let contents = Arc::new(Contents::new(store, Vec::new(), vec![Arc::new(Probe)]));
-    let failed = |why: &dyn std::fmt::Display| MountError::Probe { why: why.to_string() };
-    let tree = Tree::merge(&[Arc::new(layer())]).map_err(|error| failed(&error))?;
-    let image = Image { tree: Arc::new(tree), contents };
+    let tree = Tree::merge(&[Arc::new(layer())])
+        .map_err(|error| MountError::Probe { route: Route::Erofs, why: error.to_string() })?;
+    Ok(Image { tree: Arc::new(tree), contents })
+}
+
+fn take(dir: &Path) -> Result<(), MountError> {
+    let image = image(&dir.join("store"))?;
+    let failed =
+        |why: &dyn std::fmt::Display| MountError::Probe { route: Route::Erofs, why: why.to_string() };
     let (root, state) = (dir.join("root"), dir.join("state"));
     super::make_dir(&root)?;
     super::make_dir(&state)?;

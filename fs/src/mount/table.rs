@@ -133,6 +133,11 @@ impl Drop for Mounted {
     }
 }
 
+/// Whether something is mounted at `path`.
+pub(super) fn is_mounted(path: &Path) -> io::Result<bool> {
+    Ok(mounts(&mut File::open(TABLE)?)?.iter().any(|(_, at)| at == path))
+}
+
 /// The mounts of this process's name space: number and place of each.
 fn mounts(table: &mut File) -> io::Result<Vec<(u64, PathBuf)>> {
     let mut text = Vec::new();

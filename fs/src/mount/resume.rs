@@ -1,0 +1,117 @@
+//! Going on with what a process that has ended served.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::sync::Arc;
+
+use nix::errno::Errno;
+use nix::mount::{MntFlags, umount2};
+
+use super::table::is_mounted;
+use super::{Image, Lower, MountError, Options, Route, Served};
+use crate::fuse::{ObjectFs, Session, TreeFs};
+use crate::table::Table;
+
+/// What is mounted below a state, the first unmounted first.
+const MOUNTS: [&str; 3] = ["objects", "metadata", "tree"];
+
+impl Served {
+    /// The device of the session in user space, if there is one. As long as someone has it open, those who ask for what is
+    /// not made wait when this process has ended, instead of failing.
+    pub fn device(&self) -> Option<BorrowedFd<'_>> {
+        self.session.as_ref().map(|session| session.device().as_fd())
+    }
+
+    /// Whether a successor can go on with the session.
+    pub fn can_resume(&self) -> bool {
+        self.session.as_ref().is_none_or(Session::can_resume)
+    }
+
+    /// Goes on with what was served from `state` by the route of `options`, by the [`Served::device`] of then, for an equal
+    /// `image`.
+    ///
+    /// # Errors
+    /// What was mounted below the state is not there any more, or the kernel refuses.
+    pub fn resume(
+        image: &Image,
+        state: &Path,
+        options: &Options,
+        device: OwnedFd,
+    ) -> Result<Self, MountError> {
+        let route = options.route.unwrap_or(Route::Erofs);
+        let state = fs::canonicalize(state).map_err(MountError::io("find directory", state))?;
+        let [objects, metadata, tree] = MOUNTS.map(|name| state.join(name));
+        let (session_at, lower, mounts) = match route {
+            Route::Erofs => {
+                let data_only = vec![image.contents.store().objects(), objects.clone()];
+                (objects, Lower { layers: vec![metadata.clone()], data_only }, vec![metadata])
+            }
+            Route::Fuse => (tree.clone(), Lower { layers: vec![tree], data_only: Vec::new() }, Vec::new()),
+            Route::FusePassthrough | Route::Overlay => {
+                return Err(MountError::Probe { route, why: "nothing to go on with".to_owned() });
+            }
+        };
+        for path in mounts.iter().chain([&session_at]) {
+            if !is_mounted(path).map_err(MountError::io("find mount", path))? {
+                return Err(MountError::io("find mount", path)(io::ErrorKind::NotFound.into()));
+            }
+        }
+        let device = File::from(device);
+        let contents = Arc::clone(&image.contents);
+        let session = match route {
+            Route::Erofs => {
+                let fs = Arc::new(ObjectFs::new(contents, &image.tree.contents()));
+                Session::resume(fs, &session_at, device, options.threads)
+            }
+            _ => {
+                let table = Arc::new(Table::new(Arc::clone(&image.tree)));
+                let fs = Arc::new(TreeFs::new(table, contents));
+                Session::resume(fs, &session_at, device, options.threads)
+            }
+        };
+        let session = session.map_err(MountError::io("go on with fuse", &session_at))?;
+        Ok(Self { route, lower, mounts, session: Some(session) })
+    }
+
+    /// Lets everything stay mounted, and served as long as this process lives.
+    pub fn leave(mut self) {
+        self.mounts.clear();
+        if let Some(session) = &mut self.session {
+            session.leave();
+        }
+    }
+}
+
+/// Unmounts what an earlier process left mounted below `state`; those who use it keep it.
+///
+/// # Errors
+/// It cannot be unmounted.
+pub fn clean(state: &Path) -> Result<(), MountError> {
+    for path in MOUNTS.map(|name| state.join(name)) {
+        // One may lie on another when processes were killed at bad moments.
+        loop {
+            match umount2(&path, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
+                Ok(()) => {}
+                Err(Errno::EINVAL | Errno::ENOENT | Errno::ENOTDIR) => break,
+                Err(errno) => return Err(MountError::io("unmount", &path)(errno.into())),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// As [`clean`], and removes `state` itself. Only when nothing lies on it.
+///
+/// # Errors
+/// It cannot be unmounted or removed.
+pub fn remove(state: &Path) -> Result<(), MountError> {
+    clean(state)?;
+    match fs::remove_dir_all(state) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(MountError::io("remove directory", state)(error))
+        }
+        _ => Ok(()),
+    }
+}

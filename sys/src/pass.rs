@@ -1,0 +1,70 @@
+//! Descriptors passed between processes over a Unix socket (unix(7), `SCM_RIGHTS`).
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
+
+/// Sends all of `bytes` by one call, and `fd` with their first one.
+///
+/// # Errors
+/// Those of the call; `EMSGSIZE` when the socket took only a part.
+pub fn send_with_fd(socket: impl AsFd, bytes: &[u8], fd: Option<BorrowedFd<'_>>) -> io::Result<()> {
+    let raw = fd.map(|fd| [fd.as_raw_fd()]);
+    let control: Vec<ControlMessage<'_>> = raw.iter().map(|fds| ControlMessage::ScmRights(fds)).collect();
+    let (socket, flags) = (socket.as_fd().as_raw_fd(), MsgFlags::MSG_NOSIGNAL);
+    let sent = sendmsg::<()>(socket, &[IoSlice::new(bytes)], &control, flags, None)?;
+    if sent == bytes.len() { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::EMSGSIZE)) }
+}
+
+/// Fills `buffer` with bytes that were sent by one call of [`send_with_fd`]: how many there were, less only at the end of a
+/// stream, and the descriptor that came with them, closed on exec. Further ones are closed.
+///
+/// # Errors
+/// Those of the call.
+pub fn receive_with_fd(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<(usize, Option<OwnedFd>)> {
+    let mut space = nix::cmsg_space!([RawFd; 1]);
+    let mut slices = [IoSliceMut::new(buffer)];
+    let flags = MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_WAITALL;
+    let message = recvmsg::<()>(socket.as_fd().as_raw_fd(), &mut slices, Some(&mut space), flags)?;
+    let mut received = None;
+    for control in message.cmsgs()? {
+        if let ControlMessageOwned::ScmRights(fds) = control {
+            for fd in fds {
+                // SAFETY: the kernel has just made this descriptor for this process, and nobody else knows it.
+                received = Some(unsafe { OwnedFd::from_raw_fd(fd) });
+            }
+        }
+    }
+    Ok((message.bytes, received))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Seek, Write};
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    #[test]
+    fn a_descriptor_arrives_with_its_bytes() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(b"content").unwrap();
+        send_with_fd(&ours, b"name", Some(file.as_fd())).unwrap();
+        send_with_fd(&ours, b"next", None).unwrap();
+        let mut buffer = [0; 4];
+        let (bytes, fd) = receive_with_fd(&theirs, &mut buffer).unwrap();
+        assert_eq!((bytes, &buffer), (4, b"name"));
+        drop(file);
+        let mut copy = std::fs::File::from(fd.unwrap());
+        copy.rewind().unwrap();
+        let mut text = String::new();
+        copy.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "content");
+        let (bytes, fd) = receive_with_fd(&theirs, &mut buffer).unwrap();
+        assert!(bytes == 4 && &buffer == b"next" && fd.is_none());
+        drop(ours);
+        assert_eq!(receive_with_fd(&theirs, &mut buffer).unwrap().0, 0);
+    }
+}
