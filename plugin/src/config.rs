@@ -3,6 +3,7 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 use serde::Deserialize;
@@ -28,9 +29,15 @@ pub struct Flags {
     /// Configuration file [default: /etc/di3fs/config.toml, if it exists]
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// How delta images are served
+    /// How delta images are served [default: overlay]
     #[arg(long, value_name = "ROUTE")]
     pub route: Option<Route>,
+    /// Seconds from a load until contents that nobody opened are made in the background [default: 2]
+    #[arg(long, value_name = "SECONDS")]
+    pub finish_after: Option<u32>,
+    /// Hold descriptors for the plugin at a socket; the plugin starts it
+    #[arg(long, value_name = "SOCK", hide = true)]
+    pub hold: Option<PathBuf>,
     /// containerd's socket, to which events are forwarded [default: /run/containerd/containerd.sock]
     #[arg(long, value_name = "SOCK")]
     pub containerd: Option<PathBuf>,
@@ -43,8 +50,7 @@ pub struct Flags {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Route {
-    /// The best one that this node can do.
-    #[default]
+    /// The first of the others that this node can do.
     Auto,
     /// EROFS metadata over data-only layers.
     Erofs,
@@ -53,7 +59,21 @@ pub enum Route {
     /// The whole tree over FUSE.
     Fuse,
     /// Everything made in advance, plain overlay.
+    #[default]
     Overlay,
+}
+
+impl Route {
+    /// The only route to try; none for the first that works.
+    pub(crate) fn wanted(self) -> Option<di3fs::mount::Route> {
+        match self {
+            Self::Auto => None,
+            Self::Erofs => Some(di3fs::mount::Route::Erofs),
+            Self::FusePassthrough => Some(di3fs::mount::Route::FusePassthrough),
+            Self::Fuse => Some(di3fs::mount::Route::Fuse),
+            Self::Overlay => Some(di3fs::mount::Route::Overlay),
+        }
+    }
 }
 
 /// The file as it is written.
@@ -64,6 +84,7 @@ struct File {
     address: Option<PathBuf>,
     control: Option<PathBuf>,
     route: Option<Route>,
+    finish_after: Option<u32>,
     containerd: Option<PathBuf>,
     log_level: Option<String>,
     overlay: OverlayTable,
@@ -84,6 +105,10 @@ pub struct Config {
     pub address: PathBuf,
     /// Socket for the command line.
     pub control: PathBuf,
+    /// How delta images are served.
+    pub route: Route,
+    /// How long after a load the rest is made.
+    pub finish_after: Duration,
     /// containerd's socket.
     pub containerd: PathBuf,
     /// What to log.
@@ -102,16 +127,12 @@ impl Config {
         let or = |flag: Option<PathBuf>, file: Option<PathBuf>, default: &str| {
             flag.or(file).unwrap_or_else(|| PathBuf::from(default))
         };
-        let route = flags.route.or(file.route).unwrap_or_default();
-        if !matches!(route, Route::Auto | Route::Overlay) {
-            let name = route.to_possible_value().map(|v| v.get_name().to_owned()).unwrap_or_default();
-            let what = format!("route: {name}: this version serves auto and overlay only");
-            return Err(Error::Config { what });
-        }
         let config = Self {
             root: or(flags.root, file.root, "/var/lib/di3fs"),
             address: or(flags.address, file.address, "/run/di3fs/snapshotter.sock"),
             control: or(flags.control, file.control, "/run/di3fs/control.sock"),
+            route: flags.route.or(file.route).unwrap_or_default(),
+            finish_after: Duration::from_secs(flags.finish_after.or(file.finish_after).unwrap_or(2).into()),
             containerd: or(flags.containerd, file.containerd, "/run/containerd/containerd.sock"),
             log_level: flags.log_level.or(file.log_level).unwrap_or_else(|| "info".to_owned()),
             redirect_dir: file.overlay.redirect_dir,
@@ -161,6 +182,9 @@ mod tests {
         assert_eq!(config.address, Path::new("/a"));
         assert_eq!(config.control, Path::new("/run/di3fs/control.sock"));
         assert!(config.redirect_dir && config.log_level == "info");
+        assert_eq!((config.route, config.finish_after), (Route::Overlay, Duration::from_secs(2)));
+        let flags = Flags { route: Some(Route::FusePassthrough), ..Flags::default() };
+        assert_eq!(load("route = \"erofs\"\nfinish_after = 9", flags).unwrap().route, Route::FusePassthrough);
     }
 
     #[test]
@@ -170,9 +194,7 @@ mod tests {
         assert!(error("rot = 1", none()).contains(" line 1: unknown field `rot`"));
         assert!(error("\n[overlay]\nx = 1", none()).contains("unknown field `x`"));
         assert!(error("root = [", none()).starts_with("config: "));
-        assert!(error("route = \"erofs\"", none()).starts_with("config: route: erofs: "));
-        let fuse = Flags { route: Some(Route::FusePassthrough), ..none() };
-        assert!(error("", fuse).starts_with("config: route: fuse-passthrough: "));
+        assert!(error("route = \"boat\"", none()).contains("unknown variant `boat`"));
         assert!(error("root = \"/a:b\"", none()).contains("mount options"));
         assert!(error("address = \"/s\"\ncontrol = \"/s\"", none()).contains("is the address too"));
         let missing = Flags { config: Some("/nowhere/config.toml".into()), ..none() };

@@ -6,7 +6,12 @@ use clap::Parser;
 use di3fs_snapshotter::config::Flags;
 
 fn main() -> ExitCode {
-    match di3fs_snapshotter::run(Flags::parse()) {
+    let flags = Flags::parse();
+    let ended = match &flags.hold {
+        Some(socket) => di3fs_snapshotter::holder::hold(socket),
+        None => di3fs_snapshotter::run(flags),
+    };
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("di3fs-snapshotter: {error}");

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use di3fs::mount::Lower;
+
 use crate::error::{Error, Result};
 use crate::snapshot::Kind;
 use crate::store::{Layers, Store};
@@ -35,21 +37,24 @@ impl OverlayOptions {
     }
 
     /// The mounts of a snapshot.
-    pub(crate) fn mounts(self, store: &Store, layers: &Layers) -> Vec<MountSpec> {
+    ///
+    /// # Errors
+    /// A path of `lower` cannot stand in mount options.
+    pub(crate) fn mounts(self, store: &Store, layers: &Layers, lower: &Lower) -> Result<Vec<MountSpec>> {
         let files = |number: u64| store.fs_path(number).display().to_string();
         let writable = layers.kind == Kind::Active;
-        let bound = match layers.parents.as_slice() {
-            [] => Some(layers.number),
-            [parent] if !writable => Some(*parent),
+        let bound = match lower.layers.as_slice() {
+            [] => Some(files(layers.number)),
+            [parent] if !writable && lower.data_only.is_empty() => Some(parent.display().to_string()),
             _ => None,
         };
-        if let Some(number) = bound {
+        if let Some(source) = bound {
             let mode = if writable { "rw" } else { "ro" };
-            return vec![MountSpec {
+            return Ok(vec![MountSpec {
                 kind: "bind",
-                source: files(number),
+                source,
                 options: vec![mode.to_owned(), "rbind".to_owned()],
-            }];
+            }]);
         }
         let mut options = Vec::new();
         if self.index_off {
@@ -63,9 +68,9 @@ impl OverlayOptions {
             options.push(format!("workdir={}", store.work_path(layers.number).display()));
             options.push(format!("upperdir={}", files(layers.number)));
         }
-        let lower: Vec<String> = layers.parents.iter().map(|n| files(*n)).collect();
-        options.push(format!("lowerdir={}", lower.join(":")));
-        vec![MountSpec { kind: "overlay", source: "overlay".to_owned(), options }]
+        let lower = lower.option().map_err(|error| Error::Internal { what: error.to_string() })?;
+        options.push(format!("lowerdir={lower}"));
+        Ok(vec![MountSpec { kind: "overlay", source: "overlay".to_owned(), options }])
     }
 }
 
@@ -93,14 +98,23 @@ mod tests {
         let tmp = tempfile::tempdir().unwrap();
         let store = Store::open(tmp.path()).unwrap();
         let root = store.root().display().to_string();
-        let mounts = |options: OverlayOptions, kind, parents: &[u64]| {
+        let over = |options: OverlayOptions, kind, parents: &[u64], lazy: &Lower| {
             let layers = Layers { kind, number: 9, parents: parents.to_vec(), labels: Labels::new() };
-            let mut all = options.mounts(&store, &layers);
+            let lower = Lower { layers: parents.iter().map(|n| store.fs_path(*n)).collect(), ..lazy.clone() };
+            let mut all = options.mounts(&store, &layers, &lower).unwrap();
             assert_eq!(all.len(), 1);
             let m = all.remove(0);
             format!("{} {} {}", m.kind, m.source, m.options.join(",")).replace(&root, "R")
         };
+        let mounts = |options, kind, parents: &[u64]| over(options, kind, parents, &Lower::default());
         let plain = OverlayOptions::default();
+        let lazy = Lower { data_only: vec!["/objects".into(), "/missing".into()], ..Lower::default() };
+        let lower = "lowerdir=R/snapshots/3/fs::/objects::/missing";
+        assert_eq!(over(plain, Kind::View, &[3], &lazy), format!("overlay overlay {lower}"));
+        assert_eq!(
+            over(plain, Kind::Active, &[3], &lazy),
+            format!("overlay overlay workdir=R/snapshots/9/work,upperdir=R/snapshots/9/fs,{lower}")
+        );
         assert_eq!(mounts(plain, Kind::Active, &[]), "bind R/snapshots/9/fs rw,rbind");
         assert_eq!(mounts(plain, Kind::View, &[]), "bind R/snapshots/9/fs ro,rbind");
         assert_eq!(mounts(plain, Kind::View, &[3]), "bind R/snapshots/3/fs ro,rbind");

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use containerd_shim_protos::events::snapshot::SnapshotCommit;
+use di3fs::mount::{MountError, Route, find_route};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -13,11 +14,13 @@ use crate::config::{Config, Flags};
 use crate::control::ControlServer;
 use crate::error::{Error, Result};
 use crate::events::Events;
-use crate::import::{Importer, Sweeper};
+use crate::holder::Holder;
+use crate::import::{Finisher, Importer, Sweeper};
 use crate::mounts::OverlayOptions;
 use crate::notify::notify;
 use crate::server::{Socket, serve};
 use crate::service::Service;
+use crate::serving::{LowerProvider, Serving};
 use crate::snapshotter::{Hooks, Snapshotter};
 use crate::store::Store;
 
@@ -43,15 +46,25 @@ pub fn run(flags: Flags) -> Result<()> {
 
 async fn serve_all(config: &Config) -> Result<()> {
     let store = Arc::new(Store::open(&config.root)?);
-    tracing::info!(root = %store.root().display(), route = "overlay", "store open");
-    let importer = Arc::new(Importer::open(store.clone())?);
+    let (route, holder) = choose_route(config, store.root())?;
+    tracing::info!(root = %store.root().display(), %route, "store open");
+    let open = if route == Route::Overlay { Importer::open } else { Importer::open_lazy };
+    let importer = Arc::new(open(store.clone())?);
+    let serving = Arc::new(Serving::open(importer.clone(), holder, route)?);
+    let (swept, finished) = ((importer.clone(), serving.clone()), serving.clone());
+    let sweep = move || {
+        swept.0.sweep_unused();
+        swept.1.sweep();
+    };
+    let finisher = Finisher::start(importer.clone(), config.finish_after, move || finished.sweep())?;
     let hooks = Arc::new(Told {
-        sweeper: Sweeper::start(importer.clone())?,
+        sweeper: Sweeper::start(sweep)?,
         importer: importer.clone(),
         events: Events::start(&config.containerd),
     });
     let overlay = OverlayOptions::probe(config.redirect_dir);
-    let snapshotter = Arc::new(Snapshotter::new(store.clone(), store, hooks, overlay));
+    let lower: Arc<dyn LowerProvider> = serving.clone();
+    let snapshotter = Arc::new(Snapshotter::new(store.clone(), store, lower, hooks, overlay));
     let mut terminate = signal(SignalKind::terminate()).map_err(Error::io("catch signal", "SIGTERM"))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(Error::io("catch signal", "SIGINT"))?;
     let stop = async move {
@@ -62,15 +75,39 @@ async fn serve_all(config: &Config) -> Result<()> {
         notify("STOPPING=1");
     };
     let socket = Socket::bind(&config.address)?;
-    let control = start_control(&config.control, importer).await?;
+    let control = start_control(&config.control, importer, route).await?;
     notify("READY=1");
     let served = serve(socket, Service::new(snapshotter), stop).await;
     control.shutdown().await;
+    drop(finisher);
+    serving.close();
     served
 }
 
-async fn start_control(socket: &Path, importer: Arc<Importer>) -> Result<ControlServer> {
-    let control = ControlServer::start(socket, importer).await?;
+/// How images are served, and the holder of what serves them. A route that is not asked for by its name is taken only
+/// where a successor can go on with it.
+fn choose_route(config: &Config, root: &Path) -> Result<(Route, Holder)> {
+    let program = std::env::current_exe().map_err(Error::io("find program", "/proc/self/exe"))?;
+    let holder = Holder::new(program, root);
+    let wanted = config.route.wanted();
+    if wanted == Some(Route::Overlay) {
+        return Ok((Route::Overlay, holder));
+    }
+    let failed = |error: MountError| Error::Unavailable { what: error.to_string() };
+    match holder.check() {
+        Ok(()) => Ok((find_route(root, wanted).map_err(failed)?, holder)),
+        Err(error) if wanted.is_some() => {
+            Err(Error::Unavailable { what: format!("start holder: {}: {error}", root.display()) })
+        }
+        Err(error) => {
+            tracing::warn!(%error, "no holder: all is made in advance");
+            Ok((Route::Overlay, holder))
+        }
+    }
+}
+
+async fn start_control(socket: &Path, importer: Arc<Importer>, route: Route) -> Result<ControlServer> {
+    let control = ControlServer::start(socket, importer, route.name()).await?;
     tracing::info!(socket = %socket.display(), "serving the command line");
     Ok(control)
 }
@@ -78,6 +115,11 @@ async fn start_control(socket: &Path, importer: Arc<Importer>) -> Result<Control
 fn log_to_stderr(level: &str) -> Result<()> {
     let filter =
         EnvFilter::try_new(level).map_err(|e| Error::Config { what: format!("log_level: {level}: {e}") })?;
+    // It tells of every mount what the kernel can do.
+    let filter = match "fuse_backend_rs=warn".parse() {
+        Ok(directive) => filter.add_directive(directive),
+        Err(_) => filter,
+    };
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

@@ -2,13 +2,15 @@
 
 use std::sync::Arc;
 
+use di3fs::mount::Lower;
 use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
 use crate::filter::Filters;
 use crate::mounts::{MountSpec, OverlayOptions};
+use crate::serving::LowerProvider;
 use crate::snapshot::{Info, Kind, LABEL_SNAPSHOT_REF, Labels, Usage};
-use crate::store::{Store, disk_usage};
+use crate::store::{Layers, Store, disk_usage};
 
 /// The snapshot that a new one is to stand on.
 #[derive(Clone, Copy, Debug)]
@@ -60,19 +62,21 @@ impl Hooks for () {
 pub struct Snapshotter {
     store: Arc<Store>,
     layers: Arc<dyn LayerProvider>,
+    served: Arc<dyn LowerProvider>,
     hooks: Arc<dyn Hooks>,
     overlay: OverlayOptions,
 }
 
 impl Snapshotter {
-    /// A snapshotter that serves the layers of `layers` and tells `hooks`.
+    /// A snapshotter that serves the layers of `layers`, those without files through `served`, and tells `hooks`.
     pub fn new(
         store: Arc<Store>,
         layers: Arc<dyn LayerProvider>,
+        served: Arc<dyn LowerProvider>,
         hooks: Arc<dyn Hooks>,
         overlay: OverlayOptions,
     ) -> Self {
-        Self { store, layers, hooks, overlay }
+        Self { store, layers, served, hooks, overlay }
     }
 
     /// Makes an active snapshot and returns its mounts, or commits a layer that is ready.
@@ -101,7 +105,27 @@ impl Snapshotter {
     fn create(&self, kind: Kind, key: &str, parent: &str, labels: Labels) -> Result<Vec<MountSpec>> {
         let made = self.store.create(kind, key, parent, labels)?;
         tracing::debug!(key, parent, kind = kind.as_str(), number = made.number, "snapshot made");
-        Ok(self.overlay.mounts(&self.store, &made))
+        self.mounts_of(&made).inspect_err(|error| {
+            tracing::error!(key, parent, %error, "snapshot cannot be mounted");
+            if let Err(error) = self.store.remove(key) {
+                tracing::warn!(key, %error, "it stays");
+            }
+        })
+    }
+
+    fn mounts_of(&self, layers: &Layers) -> Result<Vec<MountSpec>> {
+        let mut lower = Lower::default();
+        for number in &layers.parents {
+            if let Some(chain_id) = self.store.lazy_chain(*number)? {
+                // All below it is in it.
+                let served = self.served.lower(&chain_id)?;
+                lower.layers.extend(served.layers);
+                lower.data_only = served.data_only;
+                break;
+            }
+            lower.layers.push(self.store.fs_path(*number));
+        }
+        self.overlay.mounts(&self.store, layers, &lower)
     }
 
     /// Commits the layer of `chain_id` on `parent`, if it is ready or was committed before; returns its name.
@@ -132,7 +156,7 @@ impl Snapshotter {
     /// # Errors
     /// Those of [`Store::layers`].
     pub fn mounts(&self, key: &str) -> Result<Vec<MountSpec>> {
-        Ok(self.overlay.mounts(&self.store, &self.store.layers(key)?))
+        self.mounts_of(&self.store.layers(key)?)
     }
 
     /// Commits an active snapshot and records its usage.

@@ -26,11 +26,11 @@ pub struct ControlServer {
 }
 
 impl ControlServer {
-    /// Serves `importer` at `socket`; a socket that nobody listens at any more is replaced. Needs a tokio runtime.
+    /// Serves `importer`, whose images are served by `route`, at `socket`; a socket that nobody listens at any more is replaced. Needs a tokio runtime.
     ///
     /// # Errors
     /// `InUse` when another process listens there, or the socket cannot be made.
-    pub async fn start(socket: &Path, importer: Arc<Importer>) -> Result<Self> {
+    pub async fn start(socket: &Path, importer: Arc<Importer>, route: &'static str) -> Result<Self> {
         if std::os::unix::net::UnixStream::connect(socket).is_ok() {
             return Err(Error::InUse { what: "socket", path: socket.to_owned() });
         }
@@ -50,7 +50,7 @@ impl ControlServer {
         listener.set_nonblocking(true).map_err(Error::io("listen at", socket))?;
         let listener =
             tokio::net::UnixListener::from_std(listener).map_err(Error::io("listen at", socket))?;
-        let service = create_control(Arc::new(Service { importer }));
+        let service = create_control(Arc::new(Service { importer, route }));
         let failed = |error: ttrpc::Error| Error::Unavailable {
             what: format!("serve control socket: {}: {error}", socket.display()),
         };
@@ -80,6 +80,7 @@ impl std::fmt::Debug for ControlServer {
 
 struct Service {
     importer: Arc<Importer>,
+    route: &'static str,
 }
 
 impl Service {
@@ -174,11 +175,12 @@ impl Control for Service {
     }
 
     async fn status(&self, _: &TtrpcContext, _: StatusRequest) -> ttrpc::Result<StatusResponse> {
-        self.run(|importer| -> Result<_> {
+        let route = self.route;
+        self.run(move |importer| -> Result<_> {
             let counts = importer.counts();
             Ok(StatusResponse {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
-                route: "overlay".to_owned(),
+                route: route.to_owned(),
                 images: importer.images()?.len() as u64,
                 trees: importer.store().trees()?.len() as u64,
                 contents_made: counts.made,

@@ -78,6 +78,15 @@ impl ImportError {
         Self::File { file: file.to_owned(), source }
     }
 
+    /// The file cannot be copied.
+    pub(super) fn copy(file: &Path, source: io::Error) -> Self {
+        let (why, file) = (format!("keep a copy: {source}"), file.to_owned());
+        match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::NoSpace { file, why },
+            _ => Self::Make { file, why, corrupt: false },
+        }
+    }
+
     pub(super) fn layer(file: &Path, error: impl std::fmt::Display) -> Self {
         Self::Layer { file: file.to_owned(), why: error.to_string() }
     }

@@ -5,16 +5,21 @@
 //! registers it by chain ID, and at last keeps a record of the image. Each step is durable before the next and harmless
 //! to do again: whatever moment the process dies at, the next import of the same file goes on from there.
 //!
+//! Where contents are made when they are opened (`lazy`), an import only keeps the file, records the image and registers
+//! its layers; all else is done later.
+//!
 //! An image that containerd has had and has no snapshot of any more is forgotten ([`Importer::sweep`]): its trees and the
 //! objects that no other image needs are removed.
 
 mod contents;
 mod error;
+mod finisher;
 mod holds;
+mod lazy;
 mod record;
 mod sweeper;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -29,7 +34,11 @@ use dimg::format::{Cdimg, DimgError, Image};
 use dimg::index::LayerIndex;
 
 pub use error::ImportError;
+pub use finisher::Finisher;
+use finisher::Work;
 use holds::Holds;
+use lazy::Pending;
+pub use lazy::ServedImage;
 use record::Records;
 pub use record::{ImageRecord, chain_ids};
 pub use sweeper::Sweeper;
@@ -41,13 +50,23 @@ use crate::store::Store;
 #[derive(Debug)]
 pub struct Importer {
     store: Arc<Store>,
-    objects: ObjectStore,
+    objects: Arc<ObjectStore>,
     records: Records,
     holds: Holds,
     workers: NonZeroUsize,
     /// One import at a time: two would make the same things.
     turn: Mutex<()>,
+    /// Whether contents are made when they are opened.
+    lazy: bool,
+    /// Of pending images that were asked for, how they are made.
+    pending: Mutex<HashMap<Digest, Arc<Pending>>>,
+    /// One image is completed at a time.
+    finishing: Mutex<()>,
+    work: Work,
 }
+
+/// Indexes of an image's layers, the lowest first.
+type Layers = Vec<Arc<LayerIndex>>;
 
 /// What an import did.
 #[derive(Debug, Clone)]
@@ -88,7 +107,31 @@ impl Importer {
             .map_err(|error| Error::Unavailable { what: format!("open object store: {error}") })?;
         let records = Records::open(root.join("images"))?;
         let workers = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
-        Ok(Self { store, objects, records, holds: Holds::default(), workers, turn: Mutex::new(()) })
+        Ok(Self {
+            store,
+            objects: Arc::new(objects),
+            records,
+            holds: Holds::default(),
+            workers,
+            turn: Mutex::new(()),
+            lazy: false,
+            pending: Mutex::default(),
+            finishing: Mutex::default(),
+            work: Work::default(),
+        })
+    }
+
+    /// As [`Importer::open`], of an importer that makes nothing in advance: a [`Finisher`] does later.
+    ///
+    /// # Errors
+    /// As for [`Importer::open`].
+    pub fn open_lazy(store: Arc<Store>) -> Result<Self> {
+        Ok(Self { lazy: true, ..Self::open(store)? })
+    }
+
+    /// Where objects and what is being made of them are.
+    pub fn objects(&self) -> &ObjectStore {
+        &self.objects
     }
 
     /// Imports the cdimg at `path`. The image stays at least until it is released.
@@ -99,6 +142,9 @@ impl Importer {
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         let map = Map::path(path).map_err(|error| ImportError::read(path, error))?;
         let file = Cdimg::open(Bytes::new(map)).map_err(|source| ImportError::file(path, source))?;
+        if self.lazy {
+            return self.import_lazily(path, &file);
+        }
         // Objects made or found from here on are needed by the record written at the end.
         let _hold = self.objects.hold();
         let before = self.objects.counts();
@@ -108,8 +154,11 @@ impl Importer {
             // Its parent may be gone.
             Image { layers: self.records.layers(target.manifest)?, ..Default::default() }
         } else {
-            self.resolve(path, &file)?
+            self.resolve(path, &file)?.0
         };
+        if known {
+            self.finish(target.manifest, self.workers)?;
+        }
         contents::make(&self.objects, &file, &image, self.workers)
             .map_err(|error| ImportError::store(path, error))?;
 
@@ -127,7 +176,7 @@ impl Importer {
         let layers = self.write_layers(path, &image.layers, &chain_ids, &holder)?;
         if !known {
             self.objects.sync().map_err(|error| ImportError::store(path, error))?;
-            self.records.put(&record, &image.layers)?;
+            self.records.put(&record, &image.layers, None)?;
         }
         self.holds.take(record.digest);
         let after = self.objects.counts();
@@ -140,10 +189,11 @@ impl Importer {
         })
     }
 
-    /// The image that `file` makes, its parent found here.
-    fn resolve(&self, path: &Path, file: &Cdimg) -> Result<Image, ImportError> {
+    /// The image that `file` makes, and the layers of its parent, which is found here and completed.
+    fn resolve(&self, path: &Path, file: &Cdimg) -> Result<(Image, Option<Layers>), ImportError> {
         let Some(parent) = file.dimg().parent() else {
-            return file.dimg().resolve(None).map_err(|source| ImportError::file(path, source));
+            let image = file.dimg().resolve(None).map_err(|source| ImportError::file(path, source))?;
+            return Ok((image, None));
         };
         let found = match self.records.get(parent.manifest)? {
             Some(found) => Some(found),
@@ -153,10 +203,13 @@ impl Importer {
         let Some(found) = found else {
             return Err(ImportError::NoParent { file: path.to_owned(), parent: parent.manifest });
         };
-        let resolve = || -> Result<Image, DimgError> {
+        if !self.finish(found.digest, self.workers)? {
+            return Err(ImportError::NoParent { file: path.to_owned(), parent: parent.manifest });
+        }
+        let resolve = || -> Result<_, DimgError> {
             let layers =
                 self.records.layers(found.digest).map_err(|error| DimgError::Refused(error.to_string()))?;
-            file.dimg().resolve(Some(&layers))
+            Ok((file.dimg().resolve(Some(&layers))?, Some(layers)))
         };
         resolve().map_err(|source| ImportError::file(path, source))
     }
@@ -277,7 +330,7 @@ impl Importer {
         let mut forgotten = 0;
         for digest in self.records.list()? {
             let wanted = self.holds.has(digest) || !(all || self.records.is_used(digest));
-            if !wanted && self.refs(&self.chain(digest)?)? == 0 {
+            if !wanted && self.refs(&self.chain(digest)?)? == 0 && !self.is_needed_below(digest)? {
                 self.store.release_trees(&digest.to_string())?;
                 self.records.remove(digest)?;
                 forgotten += 1;
@@ -286,16 +339,24 @@ impl Importer {
         if forgotten == 0 && !all {
             return Ok((0, Removed::default()));
         }
+        Ok((forgotten, self.remove_unneeded()?))
+    }
+
+    /// Removes objects that no image needs.
+    fn remove_unneeded(&self) -> Result<Removed> {
         let removed = self.objects.remove_unreferenced(|| -> Result<_, SweepError> {
             let mut needed = HashSet::new();
             for digest in self.records.list()? {
                 for layer in self.records.layers(digest)? {
                     needed.extend(layer.contents().map(|content| content.digest));
                 }
+                if let Some(pending) = self.pending(digest)? {
+                    needed.extend(&pending.bases);
+                }
             }
             Ok(needed)
         });
-        Ok((forgotten, removed.map_err(|SweepError(error)| error)?.unwrap_or_default()))
+        Ok(removed.map_err(|SweepError(error)| error)?.unwrap_or_default())
     }
 
     /// [`Importer::sweep`] of what containerd has no more, for those who cannot do anything about a failure.

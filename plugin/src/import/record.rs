@@ -2,10 +2,13 @@
 //!
 //! `<root>/images/<hex of the manifest digest>/{manifest,config,layers}`: written aside, flushed, renamed. A record needs no
 //! other: the image that a delta was made from may go. `used` in it marks that containerd has had the image.
+//!
+//! A pending image (`lazy`) has `delta` as well, the file that it came from, and `parent`, the indexes of its parent's
+//! layers unless it has none; it is complete when `delta` is gone. `rejected` says why nothing new is served from it.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use d4c_image::manifest::{Config, Document, Manifest};
@@ -76,7 +79,8 @@ impl Records {
         for name in records.names()? {
             if name.starts_with('.') {
                 let path = records.dir.join(name);
-                fs::remove_dir_all(&path).map_err(Error::io("remove what was half written", &path))?;
+                let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+                removed.map_err(Error::io("remove what was half written", &path))?;
             }
         }
         Ok(records)
@@ -122,20 +126,33 @@ impl Records {
         decode_layers(&bytes).map_err(|error| Error::Corrupt { what: format!("{}: {error}", path.display()) })
     }
 
-    /// Keeps an image, durably.
-    pub(super) fn put(&self, image: &ImageRecord, layers: &[Arc<LayerIndex>]) -> Result<()> {
-        let index = encode_layers(layers)
-            .map_err(|error| Error::Corrupt { what: format!("write layers of {}: {error}", image.digest) })?;
+    /// Keeps an image, durably; a pending one with `delta`, a file that is moved, and the layers of its parent.
+    pub(super) fn put(
+        &self,
+        image: &ImageRecord,
+        layers: &[Arc<LayerIndex>],
+        pending: Option<(&Path, Option<&[Arc<LayerIndex>]>)>,
+    ) -> Result<()> {
+        let encode = |layers: &[Arc<LayerIndex>]| {
+            encode_layers(layers).map_err(|error| Error::Corrupt {
+                what: format!("write layers of {}: {error}", image.digest),
+            })
+        };
+        let index = encode(layers)?;
+        let parent = pending.and_then(|(_, parent)| parent).map(encode).transpose()?;
         let aside = self.dir.join(format!(".{}", image.digest.hex()));
         let target = self.path(image.digest);
         let write = || -> io::Result<()> {
             fs::create_dir(&aside)?;
-            for (name, bytes) in
-                [("layers", &index), ("config", &image.config), ("manifest", &image.manifest)]
-            {
+            let files = [("layers", &index), ("config", &image.config), ("manifest", &image.manifest)];
+            for (name, bytes) in files.into_iter().chain(parent.as_ref().map(|parent| ("parent", parent))) {
                 let mut file = File::create_new(aside.join(name))?;
                 file.write_all(bytes)?;
                 file.sync_all()?;
+            }
+            if let Some((delta, _)) = pending {
+                File::open(delta)?.sync_all()?;
+                fs::rename(delta, aside.join("delta"))?;
             }
             File::open(&aside)?.sync_all()?;
             fs::rename(&aside, &target)?;
@@ -146,6 +163,66 @@ impl Records {
             drop(fs::remove_dir_all(&aside));
             Error::io("write image", &target)(error)
         })
+    }
+
+    /// Where a file may be put that [`Records::put`] moves; removed at the next start when it is not.
+    pub(super) fn incoming(&self) -> Result<tempfile::NamedTempFile> {
+        let made = tempfile::Builder::new().prefix(".incoming-").tempfile_in(&self.dir);
+        made.map_err(Error::io("make file in", &self.dir))
+    }
+
+    /// The file that a pending image came from.
+    pub(super) fn delta(&self, digest: Digest) -> PathBuf {
+        self.path(digest).join("delta")
+    }
+
+    /// Whether contents of the image may be missing.
+    pub(super) fn is_pending(&self, digest: Digest) -> bool {
+        self.delta(digest).exists()
+    }
+
+    /// The indexes of the layers of a pending image's parent; none for one that has no parent.
+    pub(super) fn parent_layers(&self, digest: Digest) -> Result<Option<Vec<Arc<LayerIndex>>>> {
+        let path = self.path(digest).join("parent");
+        match fs::read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            read => {
+                let bytes = read.map_err(Error::io("read layers", &path))?;
+                let layers = decode_layers(&bytes);
+                let failed = |error| Error::Corrupt { what: format!("{}: {error}", path.display()) };
+                layers.map(Some).map_err(failed)
+            }
+        }
+    }
+
+    /// Notes that all contents of an image are there, flushed, and its layers what they are said to be.
+    pub(super) fn complete(&self, digest: Digest) -> Result<()> {
+        let path = self.path(digest);
+        let complete = || -> io::Result<()> {
+            // First what decides.
+            fs::remove_file(path.join("delta"))?;
+            File::open(&path)?.sync_all()?;
+            match fs::remove_file(path.join("parent")) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+                _ => Ok(()),
+            }
+        };
+        complete().map_err(Error::io("complete image", &path))
+    }
+
+    /// Notes that an image is not what it is said to be.
+    pub(super) fn reject(&self, digest: Digest, why: &str) -> Result<()> {
+        let path = self.path(digest).join("rejected");
+        let write = File::create(&path).and_then(|mut file| {
+            file.write_all(why.as_bytes())?;
+            file.sync_all()
+        });
+        write.map_err(Error::io("mark image", &path))
+    }
+
+    /// Why an image was rejected, if it was.
+    pub(super) fn rejected(&self, digest: Digest) -> Option<String> {
+        fs::read_to_string(self.path(digest).join("rejected")).ok()
     }
 
     /// Whether containerd has had the image.
@@ -184,8 +261,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let records = Records::open(dir.path().join("images")).unwrap();
         let image = ImageRecord { digest: Digest::of(b"m"), manifest: b"m".to_vec(), config: b"c".to_vec() };
-        records.put(&image, &[Arc::new(LayerIndex::default())]).unwrap();
+        records.put(&image, &[Arc::new(LayerIndex::default())], None).unwrap();
         fs::create_dir(dir.path().join("images/.half")).unwrap();
+        fs::write(dir.path().join("images/.incoming-x"), "").unwrap();
         let records = Records::open(dir.path().join("images")).unwrap();
         assert_eq!(records.list().unwrap(), [image.digest]);
         assert_eq!(records.get(image.digest).unwrap().unwrap().config, b"c");
@@ -195,5 +273,24 @@ mod tests {
         assert!(records.is_used(image.digest));
         records.remove(image.digest).unwrap();
         assert!(records.list().unwrap().is_empty() && records.get(image.digest).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_pending_image_becomes_complete_or_is_rejected() {
+        let dir = tempfile::tempdir().unwrap();
+        let records = Records::open(dir.path().join("images")).unwrap();
+        let image = ImageRecord { digest: Digest::of(b"m"), manifest: b"m".to_vec(), config: b"c".to_vec() };
+        let file = records.incoming().unwrap().into_temp_path().keep().unwrap();
+        fs::write(&file, "delta").unwrap();
+        let parent = [Arc::new(LayerIndex::default()), Arc::new(LayerIndex::default())];
+        records.put(&image, &[], Some((&file, Some(&parent)))).unwrap();
+        assert!(records.is_pending(image.digest) && !file.exists());
+        assert_eq!(fs::read(records.delta(image.digest)).unwrap(), b"delta");
+        assert_eq!(records.parent_layers(image.digest).unwrap().unwrap().len(), 2);
+        assert!(records.rejected(image.digest).is_none());
+        records.reject(image.digest, "no").unwrap();
+        assert_eq!(records.rejected(image.digest).unwrap(), "no");
+        records.complete(image.digest).unwrap();
+        assert!(!records.is_pending(image.digest) && records.parent_layers(image.digest).unwrap().is_none());
     }
 }

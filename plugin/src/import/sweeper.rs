@@ -1,10 +1,8 @@
 //! Forgets unused images on a thread of its own: containerd removes snapshots with a lock held.
 
-use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
 
-use super::Importer;
 use crate::error::{Error, Result};
 
 /// The thread and the way to it. Dropping it lets the sweep under way end.
@@ -15,16 +13,16 @@ pub struct Sweeper {
 }
 
 impl Sweeper {
-    /// Starts the thread.
+    /// Starts the thread, which calls `sweep`.
     ///
     /// # Errors
     /// The system has no more threads.
-    pub fn start(importer: Arc<Importer>) -> Result<Self> {
+    pub fn start(sweep: impl Fn() + Send + 'static) -> Result<Self> {
         // One waiting request stands for any number.
         let (wake, asked) = sync_channel(1);
         let thread = thread::Builder::new()
             .name("sweeper".into())
-            .spawn(move || asked.iter().for_each(|()| importer.sweep_unused()))
+            .spawn(move || asked.iter().for_each(|()| sweep()))
             .map_err(Error::io("start thread", "sweeper"))?;
         Ok(Self { wake: Some(wake), thread: Some(thread) })
     }

@@ -41,7 +41,8 @@ fn fixture() -> Fixture {
     let tmp = tempfile::tempdir().unwrap();
     let store = Arc::new(Store::open(&tmp.path().join("root")).unwrap());
     let seen = Arc::new(Seen::default());
-    let snapshotter = Snapshotter::new(store.clone(), store.clone(), seen.clone(), OverlayOptions::default());
+    let snapshotter =
+        Snapshotter::new(store.clone(), store.clone(), Arc::new(()), seen.clone(), OverlayOptions::default());
     Fixture { _tmp: tmp, store, seen, snapshotter }
 }
 
@@ -95,7 +96,13 @@ fn a_ready_layer_is_committed_per_parent_and_found_by_its_label() {
 #[test]
 fn a_provider_that_fails_leaves_the_layer_to_containerd() {
     let f = fixture();
-    let s = Snapshotter::new(f.store.clone(), Arc::new(Fails), Arc::new(()), OverlayOptions::default());
+    let s = Snapshotter::new(
+        f.store.clone(),
+        Arc::new(Fails),
+        Arc::new(()),
+        Arc::new(()),
+        OverlayOptions::default(),
+    );
     assert_eq!(s.prepare("k", "", labels(&[(LABEL_SNAPSHOT_REF, "sha256:1")])).unwrap().len(), 1);
     s.cleanup().unwrap();
 }

@@ -82,6 +82,9 @@ pub(super) struct TreeRecord {
     pub holders: BTreeSet<String>,
     /// Known when ready.
     pub usage: Option<Usage>,
+    /// Its directory is empty: it is served merged with all below it.
+    #[serde(default)]
+    pub lazy: bool,
 }
 
 pub(super) fn encode<T: Serialize>(record: &T) -> Result<Vec<u8>> {

@@ -87,6 +87,42 @@ impl Store {
         Ok(kept)
     }
 
+    /// Declares a layer that is served lazily, kept for `holder`, unless it is there already. Whether it is new.
+    ///
+    /// # Errors
+    /// If the disk or the metadata does not take it.
+    pub fn register_lazy(&self, chain_id: &str, holder: &str) -> Result<bool> {
+        self.write("register lazy tree", |tx| {
+            if let Some((number, mut tree)) = ready(tx, chain_id)? {
+                tree.holders.insert(holder.to_owned());
+                put(tx, number, &tree)?;
+                return Ok(false);
+            }
+            let number = self.make_dir(tx)?;
+            let mut tree = TreeRecord::empty(TreeState::Ready, 0);
+            tree.chain_id = Some(chain_id.to_owned());
+            tree.holders.insert(holder.to_owned());
+            tree.usage = Some(super::disk_usage(&self.fs_path(number))?);
+            tree.lazy = true;
+            put(tx, number, &tree)?;
+            let mut chains = tx.open_table(CHAINS).map_err(Error::metadata("open table"))?;
+            chains.insert(chain_id, number).map_err(Error::metadata("write chain id"))?;
+            Ok(true)
+        })
+    }
+
+    /// The chain ID of a directory that is empty because its layer is served lazily; none for any other.
+    ///
+    /// # Errors
+    /// If the metadata cannot be read.
+    pub fn lazy_chain(&self, number: u64) -> Result<Option<String>> {
+        let tx = self.read("read tree")?;
+        let trees = tx.open_table(TREES).map_err(Error::metadata("open table"))?;
+        let Some(raw) = trees.get(number).map_err(Error::metadata("read tree"))? else { return Ok(None) };
+        let tree: TreeRecord = decode("tree", number, raw.value())?;
+        Ok(tree.chain_id.filter(|_| tree.lazy))
+    }
+
     /// Gives up a directory that was being filled.
     ///
     /// # Errors
@@ -186,7 +222,7 @@ impl Store {
 
 impl TreeRecord {
     fn empty(state: TreeState, refs: u64) -> Self {
-        Self { state, refs, chain_id: None, holders: BTreeSet::new(), usage: None }
+        Self { state, refs, chain_id: None, holders: BTreeSet::new(), usage: None, lazy: false }
     }
 
     /// The directory of one snapshot.

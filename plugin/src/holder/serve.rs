@@ -1,0 +1,78 @@
+//! The holder's side.
+
+use std::collections::BTreeMap;
+use std::fs::{self, Permissions};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::{PATIENCE, receive, send};
+use crate::error::{Error, Result};
+
+/// Holds what it is given at `socket` until that is nothing. At once when another process listens there.
+///
+/// # Errors
+/// The socket cannot be made.
+pub fn hold(socket: &Path) -> Result<()> {
+    // Signals of the plugin's terminal are not meant for us. Refused when we lead a group, which has the same effect.
+    let _ = nix::unistd::setsid();
+    if UnixStream::connect(socket).is_ok() {
+        return Ok(());
+    }
+    match fs::remove_file(socket) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(Error::io("remove stale socket", socket)(error));
+        }
+        _ => {}
+    }
+    let listener = UnixListener::bind(socket).map_err(Error::io("listen at", socket))?;
+    fs::set_permissions(socket, Permissions::from_mode(0o600)).map_err(Error::io("set mode", socket))?;
+    let served = serve(&listener);
+    // Before the listener: a successor's socket must not be taken away.
+    drop(fs::remove_file(socket));
+    served.map_err(Error::io("serve", socket))
+}
+
+fn serve(listener: &UnixListener) -> io::Result<()> {
+    let patience = PollTimeout::try_from(PATIENCE).unwrap_or(PollTimeout::MAX);
+    let mut held = BTreeMap::new();
+    loop {
+        let timeout = if held.is_empty() { patience } else { PollTimeout::NONE };
+        match poll(&mut [PollFd::new(listener.as_fd(), PollFlags::POLLIN)], timeout) {
+            Ok(0) => return Ok(()),
+            Ok(_) => {}
+            Err(Errno::EINTR) => continue,
+            Err(errno) => return Err(errno.into()),
+        }
+        let (stream, _) = listener.accept()?;
+        // Whoever talks nonsense, or breaks off, is left.
+        let talked = talk(&stream, &mut held);
+        if held.is_empty() && talked.is_ok() {
+            return Ok(());
+        }
+    }
+}
+
+fn talk(stream: &UnixStream, held: &mut BTreeMap<String, OwnedFd>) -> io::Result<()> {
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    while let Some((word, name, fd)) = receive(stream)? {
+        match (word.as_str(), fd) {
+            ("keep", Some(fd)) => drop(held.insert(name, fd)),
+            ("drop", None) => drop(held.remove(&name)),
+            ("give", None) => {
+                for (name, fd) in held.iter() {
+                    send(stream, "fd", name, Some(fd.as_fd()))?;
+                }
+            }
+            _ => return Err(io::ErrorKind::InvalidData.into()),
+        }
+        send(stream, "ok", "", None)?;
+    }
+    Ok(())
+}

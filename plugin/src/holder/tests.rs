@@ -1,0 +1,50 @@
+use std::io::{Read, Seek, Write};
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use super::*;
+
+#[test]
+fn what_is_kept_comes_back_and_the_holder_ends_with_it() {
+    let root = tempfile::tempdir().unwrap();
+    // Started here: the program of a test is no holder.
+    let holder = Holder::new("/bin/false".into(), root.path());
+    assert!(holder.held().unwrap().is_empty(), "nobody is asked");
+    holder.forget("a").unwrap();
+    let socket = root.path().join("holder.sock");
+    std::fs::write(&socket, "stale").unwrap();
+    std::fs::remove_file(&socket).unwrap();
+    let thread = std::thread::spawn({
+        let socket = socket.clone();
+        move || hold(&socket)
+    });
+    let until = Instant::now() + Duration::from_secs(5);
+    while !socket.exists() && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(b"content").unwrap();
+    holder.keep("a", file.as_fd()).unwrap();
+    holder.keep("b", file.as_fd()).unwrap();
+    drop(file);
+    hold(&socket).unwrap();
+    let names = || holder.held().unwrap().into_iter().map(|(name, _)| name).collect::<Vec<_>>();
+    assert_eq!(names(), ["a", "b"]);
+    holder.forget("b").unwrap();
+    holder.forget("never was").unwrap();
+    let mut held = holder.held().unwrap();
+    let mut copy = std::fs::File::from(held.pop().unwrap().1);
+    assert!(held.is_empty());
+    let mut text = String::new();
+    copy.rewind().unwrap();
+    copy.read_to_string(&mut text).unwrap();
+    assert_eq!(text, "content");
+    // Nonsense ends a conversation and nothing else.
+    let stream = UnixStream::connect(&socket).unwrap();
+    send(&stream, "sing", "", None).unwrap();
+    assert!(receive(&stream).unwrap().is_none());
+    assert_eq!(names(), ["a"]);
+    holder.forget("a").unwrap();
+    thread.join().unwrap().unwrap();
+    assert!(!socket.exists());
+}

@@ -1,0 +1,98 @@
+//! Completes pending images on a thread of its own, at low priority.
+
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use super::Importer;
+use crate::error::{Error, Result};
+
+#[derive(Debug)]
+struct State {
+    asked: bool,
+    stopped: bool,
+}
+
+/// Whether there is something to complete.
+#[derive(Debug)]
+pub(super) struct Work {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+impl Default for Work {
+    fn default() -> Self {
+        // An earlier process may have left something.
+        Self { state: Mutex::new(State { asked: true, stopped: false }), changed: Condvar::new() }
+    }
+}
+
+impl Work {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Asks for all pending images to be completed.
+    pub(super) fn ask(&self) {
+        self.lock().asked = true;
+        self.changed.notify_all();
+    }
+
+    /// Ends all work, for good.
+    fn stop(&self) {
+        self.lock().stopped = true;
+        self.changed.notify_all();
+    }
+
+    pub(super) fn is_stopped(&self) -> bool {
+        self.lock().stopped
+    }
+
+    /// Waits until it is asked for, and `after` that; `false` when it was stopped.
+    fn wait(&self, after: Duration) -> bool {
+        let state = self.changed.wait_while(self.lock(), |state| !state.asked && !state.stopped);
+        let state = state.unwrap_or_else(PoisonError::into_inner);
+        let waited = self.changed.wait_timeout_while(state, after, |state| !state.stopped);
+        let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        state.asked = false;
+        !state.stopped
+    }
+}
+
+/// The thread. Dropping it stops it soon, for good.
+#[derive(Debug)]
+pub struct Finisher {
+    importer: Arc<Importer>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Finisher {
+    /// Starts the thread, which begins `after` an import: a container's start goes first. It calls `then` each time that
+    /// it has nothing more to do.
+    ///
+    /// # Errors
+    /// The system has no more threads.
+    pub fn start(importer: Arc<Importer>, after: Duration, then: impl Fn() + Send + 'static) -> Result<Self> {
+        let work = importer.clone();
+        let run = move || {
+            if let Err(error) = d4c_sys::lower_priority() {
+                tracing::warn!(%error, "images are completed at the priority of all else");
+            }
+            while work.work.wait(after) {
+                work.finish_all();
+                then();
+            }
+        };
+        let thread = thread::Builder::new().name("finisher".into()).spawn(run);
+        Ok(Self { importer, thread: Some(thread.map_err(Error::io("start thread", "finisher"))?) })
+    }
+}
+
+impl Drop for Finisher {
+    fn drop(&mut self) {
+        self.importer.work.stop();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}

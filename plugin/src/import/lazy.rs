@@ -1,0 +1,239 @@
+//! Images whose contents are made when they are opened, and all of them in the background.
+//!
+//! An image that was imported so is *pending*: its record keeps the file that it came from and the layers of its parent.
+//! Its contents are made by whoever opens them first and, one after the other, by [`Importer::finish`], which then checks
+//! that its layers' tars come back with their diff IDs. After that it is complete and needs neither any more. An image that
+//! does not come back as it says is *rejected*: nothing new is served from it.
+//!
+//! The parent of a pending image is always complete, so what its recipes start from are objects.
+
+use std::collections::{HashMap, HashSet};
+use std::fs::File;
+use std::num::NonZeroUsize;
+use std::path::Path;
+use std::sync::{Arc, MutexGuard, PoisonError};
+
+use d4c_sys::Map;
+use di3fs::lazy::{Contents, Step};
+use di3fs::tree::Tree;
+use dimg::Digest;
+use dimg::content::Bytes;
+use dimg::format::{Cdimg, DeltaFile, DimgError};
+use dimg::index::{Content, LayerIndex};
+
+use super::{ImageRecord, ImportError, Imported, Importer, chain_ids, contents};
+use crate::error::{Error, Result};
+
+/// Contents made between two looks at whether they are still wanted.
+const BATCH: usize = 128;
+
+/// What a pending image's contents are made from.
+#[derive(Debug)]
+pub(super) struct Pending {
+    contents: Arc<Contents>,
+    layers: Vec<Arc<LayerIndex>>,
+    /// Whether each layer is one that its parent has not.
+    new_layers: Vec<bool>,
+    /// What its recipes make, along the file: a group of small ones is then decoded once.
+    order: Vec<Content>,
+    /// What its recipes start from.
+    pub(super) bases: HashSet<Digest>,
+}
+
+/// An image as it is served up to one of its layers.
+#[derive(Debug)]
+pub struct ServedImage {
+    /// Its tree and contents.
+    pub image: di3fs::mount::Image,
+    /// Whether all contents are there.
+    pub complete: bool,
+}
+
+impl Importer {
+    /// Imports `file`, read from `path`, without making anything: it is checked and kept.
+    pub(super) fn import_lazily(&self, path: &Path, file: &Cdimg) -> Result<Imported, ImportError> {
+        let target = file.dimg().target();
+        let record = ImageRecord {
+            digest: target.manifest,
+            manifest: file.manifest().to_vec(),
+            config: file.config().to_vec(),
+        };
+        let corrupt = |source| ImportError::file(path, source);
+        if self.records.get(record.digest)?.is_none() {
+            let frames = u32::try_from(file.dimg().frames().map_err(corrupt)?.len()).unwrap_or(u32::MAX);
+            for number in 0..frames {
+                file.dimg().frame(number).map_err(corrupt)?;
+            }
+            // The parent's objects are needed by the record written at the end.
+            let _hold = self.objects.hold();
+            let (image, parent) = self.resolve(path, file)?;
+            let kept = self.records.incoming()?;
+            let source = File::open(path).map_err(|error| ImportError::read(path, error))?;
+            d4c_sys::clone_file(&source, kept.as_file()).map_err(|error| ImportError::copy(path, error))?;
+            self.records.put(&record, &image.layers, Some((kept.path(), parent.as_deref())))?;
+            // Moved.
+            drop(kept.into_temp_path().keep());
+        } else if let Some(why) = self.records.rejected(record.digest) {
+            return Err(ImportError::layer(path, why));
+        }
+        let diff_ids: Vec<Digest> = target.diff_ids().collect();
+        let (chain_ids, holder, mut layers) = (chain_ids(&diff_ids), record.digest.to_string(), 0);
+        for chain_id in &chain_ids {
+            layers += u64::from(self.store.register_lazy(&chain_id.to_string(), &holder)?);
+        }
+        self.holds.take(record.digest);
+        self.work.ask();
+        Ok(Imported { image: record, chain_ids, contents: 0, bytes: 0, layers })
+    }
+
+    /// The image that ends with the layer of `chain_id`, if that layer was imported to be served; none when it has gone.
+    ///
+    /// # Errors
+    /// It was rejected, or a record cannot be read.
+    pub fn served_image(&self, chain_id: &str) -> Result<Option<ServedImage>> {
+        let Some(tree) = self.store.tree(chain_id)? else { return Ok(None) };
+        let mut found = None;
+        for digest in tree.holders.iter().filter_map(|holder| holder.parse::<Digest>().ok()) {
+            let position = self.chain(digest)?.iter().position(|id| id.to_string() == chain_id);
+            let Some(top) = position else { continue };
+            let complete = !self.records.is_pending(digest);
+            found = Some((digest, top));
+            if complete && self.records.rejected(digest).is_none() {
+                break;
+            }
+        }
+        let Some((digest, top)) = found else { return Ok(None) };
+        if let Some(why) = self.records.rejected(digest) {
+            return Err(Error::Corrupt { what: format!("image {digest}: {why}") });
+        }
+        let pending = self.pending(digest)?;
+        let complete = pending.is_none();
+        let (layers, contents) = match pending {
+            Some(pending) => (pending.layers.clone(), Arc::clone(&pending.contents)),
+            None => {
+                let contents = Contents::new(Arc::clone(&self.objects), Vec::new(), Vec::new());
+                (self.records.layers(digest)?, Arc::new(contents))
+            }
+        };
+        let layers = layers.get(..=top).unwrap_or(&layers);
+        let tree = Tree::merge(layers)
+            .map_err(|error| Error::Corrupt { what: format!("lay out image {digest}: {error}") })?;
+        let image = di3fs::mount::Image { tree: Arc::new(tree), contents };
+        Ok(Some(ServedImage { image, complete }))
+    }
+
+    /// What a pending image is made from; none for one that is complete.
+    pub(super) fn pending(&self, digest: Digest) -> Result<Option<Arc<Pending>>> {
+        let mut known = self.pending_lock();
+        if !self.records.is_pending(digest) {
+            known.remove(&digest);
+            return Ok(None);
+        }
+        if let Some(pending) = known.get(&digest) {
+            return Ok(Some(Arc::clone(pending)));
+        }
+        let pending = Arc::new(self.load_pending(digest)?);
+        known.insert(digest, Arc::clone(&pending));
+        Ok(Some(pending))
+    }
+
+    fn load_pending(&self, digest: Digest) -> Result<Pending> {
+        let path = self.records.delta(digest);
+        let failed = |error: DimgError| Error::Corrupt { what: format!("{}: {error}", path.display()) };
+        let map = Map::path(&path).map_err(Error::io("read file", &path))?;
+        let file = DeltaFile::open(Bytes::new(map)).map_err(failed)?;
+        let parent = self.records.parent_layers(digest)?;
+        let image = file.dimg().resolve(parent.as_deref()).map_err(failed)?;
+        let is_new =
+            |layer: &Arc<LayerIndex>| !parent.iter().flatten().any(|other| Arc::ptr_eq(layer, other));
+        let mut recipes: Vec<_> = image.recipes.values().collect();
+        recipes.sort_unstable_by_key(|recipe| recipe.stages.last().map(|stage| (stage.frame, stage.slot)));
+        Ok(Pending {
+            new_layers: image.layers.iter().map(is_new).collect(),
+            order: recipes.iter().map(|recipe| recipe.content).collect(),
+            bases: recipes.iter().filter_map(|recipe| Some(recipe.base?.digest)).collect(),
+            layers: image.layers,
+            contents: Arc::new(Contents::new(
+                Arc::clone(&self.objects),
+                vec![Step { file: Arc::new(file), recipes: image.recipes }],
+                Vec::new(),
+            )),
+        })
+    }
+
+    fn pending_lock(&self) -> MutexGuard<'_, HashMap<Digest, Arc<Pending>>> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes what is missing of an image, checks its layers and declares it complete. Whether it is now.
+    ///
+    /// # Errors
+    /// A content cannot be made, or a layer is not what its image says.
+    pub fn finish(&self, digest: Digest, workers: NonZeroUsize) -> Result<bool> {
+        let _one = self.finishing.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(pending) = self.pending(digest)? else { return Ok(self.records.get(digest)?.is_some()) };
+        let started = std::time::Instant::now();
+        for batch in pending.order.chunks(BATCH) {
+            if !self.records.is_pending(digest) {
+                // Forgotten meanwhile, and swept: not all that was made was there to be seen then.
+                self.remove_unneeded()?;
+                return Ok(false);
+            }
+            if self.work.is_stopped() {
+                return Ok(false);
+            }
+            let made = pending.contents.ensure_all(batch, workers);
+            made.map_err(|error| Error::Unavailable { what: format!("complete image {digest}: {error}") })?;
+        }
+        let Some(record) = self.records.get(digest)? else { return Ok(false) };
+        let diff_ids = record.diff_ids()?;
+        let (objects, layers) = (&*self.objects, &pending.layers);
+        let checked = contents::check_diff_ids(objects, layers, &diff_ids, &pending.new_layers, workers);
+        if let Err(why) = checked {
+            self.records.reject(digest, &why)?;
+            return Err(Error::Corrupt { what: format!("image {digest} is rejected: {why}") });
+        }
+        let synced = self.objects.sync();
+        synced.map_err(|error| Error::Unavailable { what: format!("complete image {digest}: {error}") })?;
+        self.records.complete(digest)?;
+        self.pending_lock().remove(&digest);
+        let ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        tracing::info!(%digest, contents = pending.order.len(), ms, "image is complete");
+        Ok(true)
+    }
+
+    /// [`Importer::finish`] of every pending image, one after the other, on one thread.
+    pub fn finish_all(&self) {
+        let images = self.records.list().unwrap_or_else(|error| {
+            tracing::warn!(%error, "cannot list images");
+            Vec::new()
+        });
+        for digest in images {
+            if self.work.is_stopped() {
+                return;
+            }
+            if self.records.is_pending(digest)
+                && self.records.rejected(digest).is_none()
+                && let Err(error) = self.finish(digest, NonZeroUsize::MIN)
+            {
+                tracing::error!(%error, "image is not complete");
+            }
+        }
+    }
+
+    /// Whether snapshots lie on a lazy layer of this image that no other image has.
+    pub(super) fn is_needed_below(&self, digest: Digest) -> Result<bool> {
+        let record = self.records.get(digest)?;
+        let chain = record.map_or(Ok(Vec::new()), |image| Ok::<_, Error>(chain_ids(&image.diff_ids()?)))?;
+        for chain_id in chain {
+            if let Some(tree) = self.store.tree(&chain_id.to_string())?
+                && tree.refs > 0
+                && tree.holders.len() == 1
+                && self.store.lazy_chain(tree.number)?.is_some()
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}

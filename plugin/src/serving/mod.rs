@@ -1,0 +1,284 @@
+//! Delta layers whose contents are made when they are opened.
+//!
+//! A layer that was imported so has no directory of files. When a container or view is to stand on it, its tree merged
+//! with those below is served by [`di3fs::mount`], below `<root>/served/<hex of the chain ID>`, and the container's overlay
+//! lies on that. As long as contents are missing, a FUSE session answers; the kernel's end of it is with the
+//! [`Holder`] too, so that the next plugin goes on where this one ended, however that was.
+//!
+//! Once an image is complete (`Importer::finish`), the route `erofs` needs no session any more: it is ended when no
+//! container or view lies on the layer. As long as one does, what it lies on stays mounted where it was: containerd asks
+//! for mounts and mounts them later, and again when it starts a container anew.
+
+use std::collections::{BTreeMap, HashSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use di3fs::mount::{Lower, Options, Route, Served};
+
+use crate::error::{Error, Result};
+use crate::holder::Holder;
+use crate::import::Importer;
+use crate::snapshot::Kind;
+
+/// What a snapshot that stands on a lazily made layer lies on.
+pub trait LowerProvider: Send + Sync {
+    /// The lower layers that are the tree of `chain_id` merged with all below it. containerd waits with a lock held.
+    ///
+    /// # Errors
+    /// It cannot be served.
+    fn lower(&self, chain_id: &str) -> Result<Lower>;
+}
+
+/// For snapshotters that never have such layers.
+impl LowerProvider for () {
+    fn lower(&self, chain_id: &str) -> Result<Lower> {
+        Err(Error::Unavailable { what: format!("serve layer {chain_id}: layers are made in advance here") })
+    }
+}
+
+/// All that is served from one root.
+#[derive(Debug)]
+pub struct Serving {
+    dir: PathBuf,
+    route: Route,
+    importer: Arc<Importer>,
+    holder: Holder,
+    served: Mutex<BTreeMap<String, Served>>,
+}
+
+impl Serving {
+    /// Takes over what an earlier plugin served, and serves from now on by `route`.
+    ///
+    /// # Errors
+    /// The directory cannot be made. What cannot be taken over is told in the log.
+    pub fn open(importer: Arc<Importer>, holder: Holder, route: Route) -> Result<Self> {
+        let dir = importer.store().root().join("served");
+        fs::create_dir_all(&dir).map_err(Error::io("make directory", &dir))?;
+        let serving = Self { dir, route, importer, holder, served: Mutex::default() };
+        serving.take_over();
+        serving.tidy()?;
+        Ok(serving)
+    }
+
+    /// The route of what is served from now on.
+    pub fn route(&self) -> Route {
+        self.route
+    }
+
+    /// How many trees are served.
+    pub fn count(&self) -> usize {
+        self.lock().len()
+    }
+
+    fn take_over(&self) {
+        let held = self.holder.held().unwrap_or_else(|error| {
+            tracing::error!(%error, "the holder gives nothing back");
+            Vec::new()
+        });
+        let used = self.used();
+        let mut served = self.lock();
+        for (name, device) in held {
+            let Some((route, chain_id)) = parse_name(&name) else {
+                self.forget(&name);
+                continue;
+            };
+            let needed =
+                |complete: bool| !complete || route != Route::Erofs || is_used(used.as_ref(), &chain_id);
+            let resumed = self.importer.served_image(&chain_id).and_then(|found| {
+                let Some(found) = found.filter(|found| needed(found.complete)) else { return Ok(None) };
+                let options = Options { route: Some(route), ..Options::default() };
+                let resumed = Served::resume(&found.image, &self.state(&chain_id), &options, device);
+                resumed.map(Some).map_err(failed(&chain_id))
+            });
+            match resumed {
+                Ok(Some(resumed)) => {
+                    tracing::info!(chain_id, %route, "goes on serving");
+                    served.insert(chain_id, resumed);
+                }
+                Ok(None) => self.forget(&name),
+                Err(error) => {
+                    tracing::error!(chain_id, %error, "cannot go on serving");
+                    self.forget(&name);
+                }
+            }
+        }
+    }
+
+    /// Removes directories that nothing is served in.
+    fn tidy(&self) -> Result<()> {
+        let used = self.used();
+        let served = self.lock();
+        for entry in fs::read_dir(&self.dir).map_err(Error::io("read directory", &self.dir))? {
+            let path = entry.map_err(Error::io("read directory", &self.dir))?.path();
+            if served.keys().any(|chain_id| self.state(chain_id) == path) {
+                continue;
+            }
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            let chain_id = format!("sha256:{name}");
+            match self.importer.store().tree(&chain_id)? {
+                None => remove(&path),
+                Some(_) if is_used(used.as_ref(), &chain_id) => {}
+                Some(_) => clean(&path),
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends what no layer or no content needs any more.
+    pub fn sweep(&self) {
+        let mut served = self.lock();
+        // Whoever comes later waits for us, and is given something new.
+        let used = self.used();
+        let chains: Vec<String> = served.keys().cloned().collect();
+        for chain_id in chains {
+            let wanted = match self.importer.served_image(&chain_id) {
+                Ok(None) => false,
+                Ok(Some(found)) => {
+                    let session = served.get(&chain_id).is_some_and(|one| one.device().is_some());
+                    let erofs = served.get(&chain_id).is_some_and(|one| one.route() == Route::Erofs);
+                    !(found.complete && erofs && session) || is_used(used.as_ref(), &chain_id)
+                }
+                Err(error) => {
+                    tracing::warn!(chain_id, %error, "cannot tell whether a layer is needed");
+                    true
+                }
+            };
+            if !wanted && let Some(one) = served.remove(&chain_id) {
+                self.end(&chain_id, one);
+            }
+        }
+    }
+
+    /// Ends all but what a container may be using: that goes on with the next plugin.
+    pub fn close(&self) {
+        let used = self.used();
+        for (chain_id, one) in std::mem::take(&mut *self.lock()) {
+            if is_used(used.as_ref(), &chain_id) {
+                tracing::info!(chain_id, "left to the next plugin");
+                one.leave();
+            } else {
+                self.end(&chain_id, one);
+            }
+        }
+    }
+
+    /// The chain IDs that active snapshots and views lie on; none when that cannot be told.
+    fn used(&self) -> Option<HashSet<String>> {
+        let store = self.importer.store();
+        let find = || -> Result<_> {
+            let mut used = HashSet::new();
+            for info in store.list(|info| info.kind != Kind::Committed)? {
+                let parents = match store.layers(&info.name) {
+                    // Removed or committed meanwhile.
+                    Err(Error::NotFound { .. } | Error::FailedPrecondition { .. }) => continue,
+                    layers => layers?.parents,
+                };
+                for number in parents {
+                    if let Some(chain_id) = store.lazy_chain(number)? {
+                        used.insert(chain_id);
+                        break;
+                    }
+                }
+            }
+            Ok(used)
+        };
+        let found = find();
+        found.inspect_err(|error| tracing::warn!(%error, "cannot tell which layers are in use: all are")).ok()
+    }
+
+    fn end(&self, chain_id: &str, one: Served) {
+        let (route, session) = (one.route(), one.device().is_some());
+        drop(one);
+        if session {
+            self.forget(&name(route, chain_id));
+        }
+        match self.importer.store().tree(chain_id) {
+            Ok(None) => remove(&self.state(chain_id)),
+            _ => clean(&self.state(chain_id)),
+        }
+        tracing::info!(chain_id, "no longer served");
+    }
+
+    fn forget(&self, name: &str) {
+        if let Err(error) = self.holder.forget(name) {
+            tracing::warn!(name, %error, "the holder does not let go");
+        }
+    }
+
+    /// The directory in which a chain's tree is served.
+    fn state(&self, chain_id: &str) -> PathBuf {
+        self.dir.join(chain_id.rsplit(':').next().unwrap_or(chain_id))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Served>> {
+        self.served.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl LowerProvider for Serving {
+    fn lower(&self, chain_id: &str) -> Result<Lower> {
+        let mut served = self.lock();
+        if let Some(one) = served.get(chain_id) {
+            return Ok(one.lower().clone());
+        }
+        let started = std::time::Instant::now();
+        let found = self
+            .importer
+            .served_image(chain_id)?
+            .ok_or_else(|| Error::Unavailable { what: format!("serve layer {chain_id}: no image has it") })?;
+        let state = self.state(chain_id);
+        if !(found.complete && self.route == Route::Erofs) {
+            clean(&state);
+        }
+        // Else the same is mounted on what was left there, and who was told of that finds this.
+        let options = Options { route: Some(self.route), complete: found.complete, ..Options::default() };
+        let one = Served::start(&found.image, &state, &options).map_err(failed(chain_id))?;
+        if let Some(device) = one.device() {
+            let kept = self.holder.keep(&name(one.route(), chain_id), device);
+            kept.map_err(|error| Error::Unavailable {
+                what: format!("serve layer {chain_id}: give its session to the holder: {error}"),
+            })?;
+        }
+        let ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        tracing::info!(chain_id, route = %one.route(), complete = found.complete, ms, "serving");
+        let lower = one.lower().clone();
+        served.insert(chain_id.to_owned(), one);
+        Ok(lower)
+    }
+}
+
+/// Unmounts what is mounted in the state of a served tree, and removes it.
+fn remove(state: &Path) {
+    if let Err(error) = di3fs::mount::remove(state) {
+        tracing::warn!(%error, "not removed");
+    }
+}
+
+/// Unmounts what is mounted in the state of a served tree.
+fn clean(state: &Path) {
+    if let Err(error) = di3fs::mount::clean(state) {
+        tracing::warn!(%error, "not cleaned");
+    }
+}
+
+fn failed(chain_id: &str) -> impl Fn(di3fs::mount::MountError) -> Error {
+    let chain_id = chain_id.to_owned();
+    move |error| Error::Unavailable { what: format!("serve layer {chain_id}: {error}") }
+}
+
+/// What cannot be told is taken for used.
+fn is_used(used: Option<&HashSet<String>>, chain_id: &str) -> bool {
+    used.is_none_or(|used| used.contains(chain_id))
+}
+
+/// What the holder knows a session by.
+fn name(route: Route, chain_id: &str) -> String {
+    format!("{route}/{chain_id}")
+}
+
+fn parse_name(name: &str) -> Option<(Route, String)> {
+    let (route, chain_id) = name.split_once('/')?;
+    Some((Route::from_str(route).ok()?, chain_id.to_owned()))
+}
