@@ -33,11 +33,11 @@ fn files(sandbox: &Sandbox, series: &Series) -> Result<Vec<String>> {
 
 /// A base, then two deltas in a row: each runs, with the original manifest and no layer blobs; a kill -9 of the plugin leaves
 /// its container running and a new plugin serves it; removed images give their space back.
-#[test]
-fn base_and_deltas_run_survive_and_go() -> Result<()> {
+fn base_and_deltas_run_survive_and_go(route: &str) -> Result<()> {
     let sandbox = Sandbox::new()?;
     let series = Series::named("tiny")?;
-    let plugin = Snapshotter::start(&sandbox, &[])?;
+    let options = ["--route", route];
+    let plugin = Snapshotter::start(&sandbox, &options)?;
     let mut containerd = Containerd::start(&sandbox, VERSION)?;
     for ((file, tag), expected) in files(&sandbox, &series)?.iter().zip(TAGS).zip(&RELEASES) {
         containerd.d4c(["load", file, "--name", NAME])?.success()?;
@@ -56,8 +56,11 @@ fn base_and_deltas_run_survive_and_go() -> Result<()> {
     containerd.run_detached("di3fs", NAME, "survivor", &["sleep", "1000"])?;
     containerd.exec("survivor", &["sh", "-c", "echo kept > /kept"])?;
     plugin.kill()?;
-    ensure!(containerd.exec("survivor", &["cat", "/kept"])?.trim() == "kept", "lost with the plugin");
-    let plugin = Snapshotter::start(&sandbox, &[])?;
+    // Over FUSE it would wait for the next plugin.
+    if !route.starts_with("fuse") {
+        ensure!(containerd.exec("survivor", &["cat", "/kept"])?.trim() == "kept", "lost with the plugin");
+    }
+    let plugin = Snapshotter::start(&sandbox, &options)?;
     containerd.restart()?;
     ensure!(
         containerd.exec("survivor", &["cat", "/kept", "/etc/release"])?.contains("v3"),
@@ -84,6 +87,82 @@ fn base_and_deltas_run_survive_and_go() -> Result<()> {
     containerd.stop()?;
     ensure!(plugin.terminate()?.success(), "the plugin did not end well");
     sandbox.close()
+}
+
+#[test]
+fn made_in_advance() -> Result<()> {
+    base_and_deltas_run_survive_and_go("overlay")
+}
+
+#[test]
+fn made_when_opened_on_erofs() -> Result<()> {
+    base_and_deltas_run_survive_and_go("erofs")
+}
+
+#[test]
+fn made_when_opened_over_fuse() -> Result<()> {
+    base_and_deltas_run_survive_and_go("fuse")
+}
+
+/// Nothing is made but what is opened; who opens a content while there is no plugin waits for the next one; and at last
+/// all is made, after which nothing needs a plugin.
+fn nothing_is_made_before_it_is_opened(route: &str) -> Result<()> {
+    let sandbox = Sandbox::new()?;
+    let series = Series::named("tiny")?;
+    let late = ["--route", route, "--finish-after", "1000"];
+    let plugin = Snapshotter::start(&sandbox, &late)?;
+    let mut containerd = Containerd::start(&sandbox, VERSION)?;
+    // The base is completed when the delta comes.
+    for file in &files(&sandbox, &series)?[..2] {
+        containerd.d4c(["load", file, "--name", NAME])?.success()?;
+    }
+    let record = series.image(TAGS[1])?.digest.replace("sha256:", "");
+    let delta = Snapshotter::root(&sandbox).join("images").join(record).join("delta");
+    containerd.run_detached("di3fs", NAME, "reader", &["sleep", "1000"])?;
+    ensure!(delta.exists(), "the image is complete before it was read");
+
+    plugin.kill()?;
+    let read = std::thread::scope(|scope| -> Result<String> {
+        let reader =
+            scope.spawn(|| containerd.exec("reader", &["cat", "/app/release", "/odd/opaque-later/on-top"]));
+        std::thread::sleep(std::time::Duration::from_millis(500));
+        ensure!(!reader.is_finished(), "did not wait for the plugin: {:?}", reader.join());
+        let plugin = Snapshotter::start(&sandbox, &late)?;
+        let read = reader.join().map_err(|_| anyhow::anyhow!("the reader panicked"))??;
+        plugin.terminate()?;
+        Ok(read)
+    })?;
+    ensure!(read == "version 2\non top\n", "{read}");
+    ensure!(delta.exists(), "the image was completed");
+
+    let plugin = Snapshotter::start(&sandbox, &["--route", route, "--finish-after", "0"])?;
+    wait_for("the image to be complete", || Ok(!delta.exists()))?;
+    containerd.restart()?;
+    ensure!(release(&containerd)? == RELEASES[1], "a new container sees something else");
+    if route == "erofs" {
+        plugin.kill()?;
+        containerd.exec("reader", &["sh", "-c", "cat /app/* > /dev/null && cat /etc/passwd"])?;
+    } else {
+        plugin.terminate()?;
+    }
+    let plugin = Snapshotter::start(&sandbox, &late)?;
+    containerd.restart()?;
+    containerd.remove("reader")?;
+    containerd.ctr(["images", "rm", "--sync", NAME])?.success()?;
+    wait_for("the snapshots to be collected", || Ok(containerd.snapshots("di3fs")?.is_empty()))?;
+    containerd.stop()?;
+    ensure!(plugin.terminate()?.success(), "the plugin did not end well");
+    sandbox.close()
+}
+
+#[test]
+fn nothing_is_made_before_it_is_opened_on_erofs() -> Result<()> {
+    nothing_is_made_before_it_is_opened("erofs")
+}
+
+#[test]
+fn nothing_is_made_before_it_is_opened_over_fuse() -> Result<()> {
+    nothing_is_made_before_it_is_opened("fuse")
 }
 
 /// A container's snapshot is committed, and a new one on it has what the container wrote.
