@@ -98,7 +98,8 @@ fn an_image_being_loaded_stays() -> Result<()> {
     d4c(["convert", &series.source("v1"), &file.to_string_lossy()])?.success()?;
     let store = Arc::new(Store::open(&sandbox.path("root"))?);
     let importer = Importer::open(store.clone())?;
-    let snapshotter = Snapshotter::new(store.clone(), store, Arc::new(()), OverlayOptions::default());
+    let snapshotter =
+        Snapshotter::new(store.clone(), store, Arc::new(()), Arc::new(()), OverlayOptions::default());
     let used_and_removed = |chain_ids: &[dimg::Digest]| -> Result<()> {
         let mut names = vec![String::new()];
         for id in chain_ids.iter().map(ToString::to_string) {

@@ -163,8 +163,7 @@ impl Contents {
             let mut recipes: Vec<&Recipe> =
                 contents.keys().filter_map(|digest| step.recipes.get(digest)).collect();
             // Along the file, so that a group of small ones is decoded once.
-            recipes
-                .sort_unstable_by_key(|recipe| recipe.stages.last().map(|stage| (stage.frame, stage.slot)));
+            recipes.sort_unstable_by_key(|recipe| (recipe.place(), recipe.content.digest));
             let dimg = step.file.dimg();
             let jobs = recipes.into_iter().map(|recipe| Make::new(&self.store, dimg, recipe, &self.sources));
             let jobs: Vec<_> = jobs.collect();

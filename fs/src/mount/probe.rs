@@ -68,7 +68,8 @@ fn contain(dir: &Path, route: Route) -> Result<(), MountError> {
         super::make_dir(path)?;
     }
     let options = Options { route: Some(route), ..Options::default() };
-    let served = Served::start(&image, &state, &options)?;
+    let mut served = Served::start(&image, &state, &options)?;
+    served.merge(&state)?;
     if !served.can_resume() {
         return Err(failed("a successor of this process could not go on with it".to_owned()));
     }

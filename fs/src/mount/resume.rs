@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use nix::errno::Errno;
-use nix::mount::{MntFlags, umount2};
+use nix::mount::{MntFlags, MsFlags, umount2};
 
 use super::table::is_mounted;
 use super::{Image, Lower, MountError, Options, Route, Served};
@@ -15,7 +15,7 @@ use crate::fuse::{ObjectFs, Session, TreeFs};
 use crate::table::Table;
 
 /// What is mounted below a state, the first unmounted first.
-const MOUNTS: [&str; 3] = ["objects", "metadata", "tree"];
+const MOUNTS: [&str; 4] = ["merged", "objects", "metadata", "tree"];
 
 impl Served {
     /// The device of the session in user space, if there is one. As long as someone has it open, those who ask for what is
@@ -42,7 +42,7 @@ impl Served {
     ) -> Result<Self, MountError> {
         let route = options.route.unwrap_or(Route::Erofs);
         let state = fs::canonicalize(state).map_err(MountError::io("find directory", state))?;
-        let [objects, metadata, tree] = MOUNTS.map(|name| state.join(name));
+        let [merged, objects, metadata, tree] = MOUNTS.map(|name| state.join(name));
         let (session_at, lower, mounts) = match route {
             Route::Erofs => {
                 let data_only = vec![image.contents.store().objects(), objects.clone()];
@@ -72,7 +72,33 @@ impl Served {
             }
         };
         let session = session.map_err(MountError::io("go on with fuse", &session_at))?;
-        Ok(Self { route, lower, mounts, session: Some(session) })
+        let mut served = Self { route, lower, mounts, session: Some(session) };
+        if is_mounted(&merged).map_err(MountError::io("find mount", &merged))? {
+            served.lower = Lower { layers: vec![merged.clone()], data_only: Vec::new() };
+            served.mounts.insert(0, merged);
+        }
+        Ok(served)
+    }
+
+    /// Mounts what is served below its `state` as one lower layer without data-only ones: containerd 2 takes the colons
+    /// between those apart and looks for an empty path.
+    ///
+    /// # Errors
+    /// It cannot be mounted.
+    pub fn merge(&mut self, state: &Path) -> Result<(), MountError> {
+        if self.lower.data_only.is_empty() {
+            return Ok(());
+        }
+        let merged =
+            fs::canonicalize(state).map_err(MountError::io("find directory", state))?.join(MOUNTS[0]);
+        super::make_dir(&merged)?;
+        let options = format!("lowerdir={}", self.lower.option()?);
+        let (kind, flags) = (Some("overlay"), MsFlags::MS_RDONLY);
+        nix::mount::mount(Some("di3fs"), &merged, kind, flags, Some(options.as_str()))
+            .map_err(|errno| MountError::io("mount overlay", &merged)(errno.into()))?;
+        self.lower = Lower { layers: vec![merged.clone()], data_only: Vec::new() };
+        self.mounts.insert(0, merged);
+        Ok(())
     }
 
     /// Lets everything stay mounted, and served as long as this process lives.

@@ -147,7 +147,7 @@ impl Importer {
         let is_new =
             |layer: &Arc<LayerIndex>| !parent.iter().flatten().any(|other| Arc::ptr_eq(layer, other));
         let mut recipes: Vec<_> = image.recipes.values().collect();
-        recipes.sort_unstable_by_key(|recipe| recipe.stages.last().map(|stage| (stage.frame, stage.slot)));
+        recipes.sort_unstable_by_key(|recipe| (recipe.place(), recipe.content.digest));
         Ok(Pending {
             new_layers: image.layers.iter().map(is_new).collect(),
             order: recipes.iter().map(|recipe| recipe.content).collect(),

@@ -234,7 +234,8 @@ impl LowerProvider for Serving {
         }
         // Else the same is mounted on what was left there, and who was told of that finds this.
         let options = Options { route: Some(self.route), complete: found.complete, ..Options::default() };
-        let one = Served::start(&found.image, &state, &options).map_err(failed(chain_id))?;
+        let mut one = Served::start(&found.image, &state, &options).map_err(failed(chain_id))?;
+        one.merge(&state).map_err(failed(chain_id))?;
         if let Some(device) = one.device() {
             let kept = self.holder.keep(&name(one.route(), chain_id), device);
             kept.map_err(|error| Error::Unavailable {
