@@ -231,7 +231,8 @@ impl Sample {
 
     /// The offset of a place in code.
     fn begun(&self, _: &[u8], place: u64) -> usize {
-        usize::try_from(place - if self.fixed { 0x40_0000 } else { 0 }).unwrap()
+        usize::try_from(place - if self.fixed { 0x40_0000 } else { 0 })
+            .expect("places of code are from the base on, and small")
     }
 
     fn section_table(&self, file: &mut Vec<u8>, sections: &[Section]) -> usize {
