@@ -21,6 +21,8 @@ use crate::index::edit::Place;
 pub(super) const SMALL_CONTENT_BYTES: u64 = 512 << 10;
 /// Programs up to this size, their streams together, are kept in groups.
 pub(super) const SMALL_PROGRAM_BYTES: u64 = 96 << 10;
+/// Storing takes at least this part of what the fast level leaves.
+const STORED_AT_LEAST: (u64, u64) = (3, 5);
 /// A patch of this part of the content, or less, is not held against storing it.
 const CLEARLY_SMALLER: u64 = 24;
 /// Up to this size storing is tried at the level asked for; beyond, the fast level tells enough.
@@ -176,6 +178,16 @@ pub(super) fn stored(content: &Content, new: &[u8], rival: u64, level: Level) ->
     if content.size <= SMALL_CONTENT_BYTES {
         let bytes = StoredFrame::encode(&[new], Level::Fast)?.len() as u64;
         return Ok(Way { bytes, kept: Kept::Stored });
+    }
+    if level != Level::Fast {
+        let (part, whole) = STORED_AT_LEAST;
+        let (limit, mut bytes) = (rival.saturating_mul(whole) / part, 0);
+        for chunk in chunks(new) {
+            bytes += StoredFrame::encode(&[chunk], Level::Fast)?.len() as u64;
+            if bytes > limit {
+                return Ok(Way { bytes: content.size, kept: Kept::Stored });
+            }
+        }
     }
     let exact = content.size <= STORED_TRIAL_BYTES;
     let (mut frames, mut bytes) = (Vec::new(), 0);

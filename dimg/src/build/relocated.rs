@@ -4,6 +4,8 @@ use super::encode::{self, Way};
 use super::names::Candidate;
 use super::{BuildOptions, Codec};
 use crate::engine::compress::Level;
+use crate::engine::elf::AddressMap;
+use crate::engine::frame::{ProgramFrame, RelocationFrame};
 use crate::engine::matcher::MatchOptions;
 use crate::engine::program::{Program, StreamKind};
 use crate::engine::{EngineError, elf};
@@ -49,10 +51,24 @@ pub(super) fn smallest(
     };
     let segments = 4 * relocated.map.segments() as u64;
     let clear = (weight(&relocated.program) + segments) * CLEARLY_SMALLER <= weight(&plain);
-    let moved = encode::program(place, Some(Box::new(relocated.map)), relocated.program, level)?;
-    if clear {
-        return Ok(moved);
+    let map = Some(Box::new(relocated.map));
+    // Compressing both is most of the time that a patch takes; which one is smaller the fast level tells nearly as well.
+    if clear
+        || level == Level::Default
+            && fast_bytes(map.as_deref(), &relocated.program)? < fast_bytes(None, &plain)?
+    {
+        return encode::program(place, map, relocated.program, level);
     }
     let plain = encode::program(place, None, plain, level)?;
+    if level == Level::Default {
+        return Ok(plain);
+    }
+    let moved = encode::program(place, map, relocated.program, level)?;
     Ok(if moved.bytes < plain.bytes { moved } else { plain })
+}
+
+/// What the fast level makes of a patch.
+fn fast_bytes(map: Option<&AddressMap>, program: &Program) -> Result<usize, EngineError> {
+    let map = map.map(|map| RelocationFrame::encode(&[map], Level::Fast)).transpose()?;
+    Ok(map.map_or(0, |map| map.len()) + ProgramFrame::encode(&[program], Level::Fast)?.len())
 }

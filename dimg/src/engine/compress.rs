@@ -21,7 +21,7 @@ pub const MAX_WINDOW_LOG: u32 = 24;
 const MIN_WINDOW_LOG: u32 = 12;
 
 /// Up to this length the default level tries both zstd and LZMA2.
-const TRY_BOTH_BYTES: u64 = 256 << 10;
+const TRY_BOTH_BYTES: u64 = 16 << 10;
 
 /// How hard to try.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
