@@ -7,7 +7,7 @@
 use d4c_fuzz::images::text;
 use d4c_fuzz::parts::Parts;
 use dimg::engine::EngineError;
-use dimg::engine::frame::{BsdiffFrame, PROGRAM_GROUP_BYTES, ProgramFrame, StoredFrame};
+use dimg::engine::frame::{BsdiffFrame, PROGRAM_GROUP_BYTES, ProgramFrame, ReferenceFrame, StoredFrame};
 use dimg::engine::matcher::{MatchOptions, diff};
 use dimg::engine::program::{Program, apply, compose};
 use libfuzzer_sys::fuzz_target;
@@ -26,10 +26,11 @@ fuzz_target!(|input: &[u8]| {
     let mut parts = Parts(input);
     let (kind, slot, out_bytes, frame) = (parts.byte(), parts.byte(), u64::from(parts.short()), parts.0);
     // Errors are what most inputs give.
-    let _ = match kind % 3 {
+    let _ = match kind % 4 {
         0 => program(frame, slot.into(), out_bytes),
         1 => stored(frame),
-        _ => patch(frame, out_bytes),
+        2 => patch(frame, out_bytes),
+        _ => reference(frame, out_bytes),
     };
 });
 
@@ -78,6 +79,14 @@ fn stored(frame: &[u8]) -> Result<(), EngineError> {
 fn patch(frame: &[u8], out_bytes: u64) -> Result<(), EngineError> {
     let mut made = Vec::new();
     let result = BsdiffFrame::parse(frame)?.apply(&OLD, out_bytes, &mut made);
+    assert!(made.len() as u64 <= out_bytes, "more was written than asked for");
+    assert!(result.is_err() || made.len() as u64 == out_bytes);
+    result
+}
+
+fn reference(frame: &[u8], out_bytes: u64) -> Result<(), EngineError> {
+    let mut made = Vec::new();
+    let result = ReferenceFrame::parse(frame)?.apply(&OLD, out_bytes, &mut made);
     assert!(made.len() as u64 <= out_bytes, "more was written than asked for");
     assert!(result.is_err() || made.len() as u64 == out_bytes);
     result

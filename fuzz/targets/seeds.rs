@@ -12,7 +12,7 @@ use dimg::engine::bsdiff;
 use dimg::engine::compress::Level;
 use dimg::engine::elf::derive;
 use dimg::engine::elf::sample::Sample;
-use dimg::engine::frame::{BsdiffFrame, ParameterFrame, ProgramFrame, RelocationFrame, StoredFrame};
+use dimg::engine::frame::{BsdiffFrame, ParameterFrame, ProgramFrame, ReferenceFrame, RelocationFrame, StoredFrame};
 use dimg::engine::matcher::{MatchOptions, diff};
 use dimg::engine::member::{MAX_OPENED_BYTES, Plan, find_parameters};
 use dimg::format::{Dimg, LayerSource};
@@ -229,6 +229,9 @@ fn frames(target: &Target) -> io::Result<()> {
             let patch = bsdiff::diff(&old, new).map_err(io::Error::other)?;
             let frame = BsdiffFrame::encode(&patch, level).map_err(io::Error::other)?;
             target.seed(&format!("bsdiff-{name}-{number}"), &[&[2, 0], &length, &frame])?;
+            if let Some(frame) = ReferenceFrame::encode(&old, new, level).map_err(io::Error::other)? {
+                target.seed(&format!("reference-{name}-{number}"), &[&[3, 0], &length, &frame])?;
+            }
         }
         let group: Vec<_> = programs.iter().collect();
         let frame = ProgramFrame::encode(&group, level).map_err(io::Error::other)?;

@@ -1,6 +1,6 @@
 //! One new content: the patches that could make it, and the smallest way to keep it.
 
-use super::names::Candidate;
+use super::names::{Candidate, Found};
 use super::opened;
 use super::relocated;
 use super::{BuildOptions, Codec};
@@ -8,7 +8,8 @@ use crate::content::{Bytes, ContentSource, open_exact};
 use crate::engine::compress::{Level, pack_memory};
 use crate::engine::elf::AddressMap;
 use crate::engine::frame::{
-    BSDIFF_WINDOW_LOG, BsdiffFrame, ProgramFrame, RelocationFrame, STORED_CHUNK_BYTES, StoredFrame,
+    BSDIFF_WINDOW_LOG, BsdiffFrame, MAX_REFERENCE_BYTES, ProgramFrame, ReferenceFrame, RelocationFrame,
+    STORED_CHUNK_BYTES, StoredFrame,
 };
 use crate::engine::matcher::{self, MatchOptions};
 use crate::engine::program::Program;
@@ -29,6 +30,15 @@ const CLEARLY_SMALLER: u64 = 24;
 pub(super) const STORED_TRIAL_BYTES: u64 = 32 << 20;
 /// Seven streams are compressed one after the other; the largest window is that of the inserted bytes.
 const PROGRAM_WINDOW_LOG: u32 = 24;
+
+/// Contents from this size on are compressed behind others.
+pub(super) const REFERENCE_BYTES: u64 = 4 << 10;
+/// Compressing a content behind a base takes as long as compressing both, so bases have at most this size,
+const REFERENCE_BASE_BYTES: u64 = 2 << 20;
+/// and at most so many times that of the content.
+const REFERENCE_RATIO: u64 = 64;
+/// Bytes that a frame and the place of a base take in the tables.
+const REFERENCE_ROW_BYTES: usize = 24;
 
 /// How a content is kept.
 #[derive(Debug)]
@@ -72,7 +82,7 @@ pub(super) struct Way {
 }
 
 /// The memory of making `content` from these bases, as far as it matters.
-pub(super) fn memory(content: &Content, bases: &[Candidate], options: &BuildOptions) -> u64 {
+pub(super) fn memory(content: &Content, found: &Found, options: &BuildOptions) -> u64 {
     let matching = match_options(options, 1);
     let per_base = |base: &Candidate| match uses_bsdiff(base.content.size, content.size, options) {
         true => bsdiff::diff_memory(base.content.size) + content.size,
@@ -80,8 +90,9 @@ pub(super) fn memory(content: &Content, bases: &[Candidate], options: &BuildOpti
             matching.index_memory(base.content.size) + content.size / 4 + relocated::memory(base, options)
         }
     };
-    let patch = bases.iter().map(per_base).max().unwrap_or(0);
-    let packing = pack_memory(content.size, options.level, PROGRAM_WINDOW_LOG);
+    let patch = found.bases.iter().map(per_base).max().unwrap_or(0);
+    let packed = content.size + found.reference(content, options).map_or(0, |base| base.content.size);
+    let packing = pack_memory(packed, options.level, PROGRAM_WINDOW_LOG);
     // Small contents are stored later, in a group.
     let stored =
         if content.size > SMALL_CONTENT_BYTES { content.size.min(STORED_TRIAL_BYTES) / 2 } else { 0 };
@@ -98,18 +109,18 @@ fn uses_bsdiff(old_bytes: u64, new_bytes: u64, options: &BuildOptions) -> bool {
     options.codec == Codec::Bsdiff && memory <= options.memory_bytes
 }
 
-/// Finds the smallest way to keep `content`, of which `new` are the bytes. The first of `bases` is the likeliest; the
-/// others are tried only when it did not do well.
+/// Finds the smallest way to keep `content`, of which `new` are the bytes. The others than the
+/// likeliest base are tried only when it did not do well.
 pub(super) fn encode(
     content: &Content,
     new: &[u8],
-    bases: &[Candidate],
+    found: &Found,
     open_base: &dyn Fn(&Candidate) -> Result<Bytes, DimgError>,
     options: &BuildOptions,
     threads: usize,
 ) -> Result<Way, DimgError> {
     let mut best: Option<Way> = None;
-    for base in bases {
+    for base in &found.bases {
         let old = open_base(base)?;
         let way = patch(content, new, base, &old, options, threads)?;
         if best.as_ref().is_none_or(|best| way.bytes < best.bytes) {
@@ -119,12 +130,52 @@ pub(super) fn encode(
             break;
         }
     }
-    let Some(best) = best else { return Ok(Way { bytes: content.size, kept: Kept::Stored }) };
-    if best.bytes <= content.size / CLEARLY_SMALLER {
-        return Ok(best);
+    let stored = match best {
+        None => Way { bytes: content.size, kept: Kept::Stored },
+        Some(best) if best.bytes <= content.size / CLEARLY_SMALLER => return Ok(best),
+        Some(best) => {
+            let stored = stored(content, new, best.bytes, options.level)?;
+            if stored.bytes > best.bytes {
+                return Ok(best);
+            }
+            stored
+        }
+    };
+    let Some(base) = found.reference(content, options) else { return Ok(stored) };
+    Ok(behind(new, base.place, &open_base(base)?, options.level)?.unwrap_or(stored))
+}
+
+impl Found {
+    /// What the content is compressed behind when no patch is smaller than storing it.
+    fn reference(&self, content: &Content, options: &BuildOptions) -> Option<&Candidate> {
+        self.bases.first().or(self.relative.as_ref()).filter(|base| refers(content, base, options))
     }
-    let stored = stored(content, new, best.bytes, options.level)?;
-    Ok(if stored.bytes <= best.bytes { stored } else { best })
+}
+
+/// Whether it is worth to compress `content` behind `base` when no patch is smaller than storing it.
+pub(super) fn refers(content: &Content, base: &Candidate, options: &BuildOptions) -> bool {
+    let base_bytes = REFERENCE_BASE_BYTES.min(content.size.saturating_mul(REFERENCE_RATIO));
+    options.codec == Codec::Auto
+        && options.level != Level::Fast
+        && (REFERENCE_BYTES..=MAX_REFERENCE_BYTES).contains(&content.size)
+        && base.content.size <= base_bytes
+}
+
+/// The content compressed behind `old`, where that is clearly smaller than alone.
+fn behind(new: &[u8], place: Place, old: &[u8], level: Level) -> Result<Option<Way>, EngineError> {
+    if old.len() as u64 > REFERENCE_BASE_BYTES || new.len() as u64 > MAX_REFERENCE_BYTES {
+        return Ok(None);
+    }
+    let alone = StoredFrame::encode(&[new], level)?.len();
+    // What does not compress has no words.
+    if alone > new.len() - new.len() / 16 {
+        return Ok(None);
+    }
+    let Some(frame) = ReferenceFrame::encode(old, new, level)? else { return Ok(None) };
+    // In a group it would take a little less than alone.
+    let smaller = frame.len() + REFERENCE_ROW_BYTES < alone - alone / 32;
+    let bytes = frame.len() as u64;
+    Ok(smaller.then_some(Way { bytes, kept: Kept::Frame(place, None, FrameKind::Reference, frame) }))
 }
 
 /// The bytes of a content that has to be there.

@@ -9,6 +9,7 @@ mod encode;
 mod groups;
 mod names;
 mod opened;
+mod relatives;
 mod relocated;
 mod schedule;
 mod similar;

@@ -14,6 +14,15 @@ pub(super) struct Candidate {
     pub content: Content,
 }
 
+/// What a content may be made from.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Found {
+    /// What it may be a changed form of; the likeliest first.
+    pub bases: Vec<Candidate>,
+    /// Without those, what it may have words in common with.
+    pub relative: Option<Candidate>,
+}
+
 /// The parent's regular files by path and by stem.
 #[derive(Debug, Default)]
 pub(super) struct Names {

@@ -2,7 +2,7 @@
 
 use super::encode::{self, Kept, STORED_TRIAL_BYTES, Way};
 use super::groups::Class;
-use super::names::Candidate;
+use super::names::{Candidate, Found};
 use super::{BuildOptions, Codec};
 use crate::content::{Bytes, ContentSource};
 use crate::engine::compress::Level;
@@ -58,7 +58,7 @@ pub(super) fn encode(
     content: &Content,
     path: &[u8],
     new: &[u8],
-    bases: &[Candidate],
+    found: &Found,
     parent: Option<&dyn ContentSource>,
     options: &BuildOptions,
     threads: usize,
@@ -66,7 +66,7 @@ pub(super) fn encode(
     let source: &dyn ContentSource = parent.unwrap_or(&());
     let as_is = || -> Result<Way, DimgError> {
         let open = |base: &Candidate| encode::open(source, &base.content);
-        encode::encode(content, new, bases, &open, options, threads)
+        encode::encode(content, new, found, &open, options, threads)
     };
     let unopened = |way: Way| Encoded { class: Class::of(path, new), kept: way.kept, packing: None };
     let Some(opened) = open(new, options)? else { return Ok(unopened(as_is()?)) };
@@ -78,7 +78,7 @@ pub(super) fn encode(
         unpacked.borrow_mut().push((base.place, form.len() as u64));
         Ok(form)
     };
-    let mut way = encode::encode(&inside, &opened.form, bases, &open_base, options, threads)?;
+    let mut way = encode::encode(&inside, &opened.form, found, &open_base, options, threads)?;
     if matches!(way.kept, Kept::Stored) {
         if inside.size > STORED_TRIAL_BYTES {
             return Ok(unopened(as_is()?));

@@ -6,11 +6,13 @@
 
 use super::encode::{self, Kept, SMALL_CONTENT_BYTES, chunks, frame_memory};
 use super::groups::{Group, Groups};
-use super::names::{Candidate, Names};
+use super::names::{Candidate, Found, Names};
 use super::opened::{self, Encoded};
+use super::relatives::Relatives;
 use super::similar::{Similar, tells};
 use super::{BuildOptions, Codec, Progress, Side};
 use crate::content::Bytes;
+use crate::engine::compress::Level;
 use crate::engine::elf::AddressMap;
 use crate::engine::frame::{ParameterFrame, ProgramFrame, RelocationFrame, STORED_CHUNK_BYTES, StoredFrame};
 use crate::engine::program::Program;
@@ -29,7 +31,7 @@ type Result<T> = std::result::Result<T, DimgError>;
 
 /// Work for a thread.
 enum Job {
-    Content { number: usize, bases: Vec<Candidate>, threads: usize },
+    Content { number: usize, found: Found, threads: usize },
     Programs { ticket: usize, kind: FrameKind, programs: Vec<Program> },
     Maps { ticket: usize, maps: Vec<AddressMap> },
     Parameters { ticket: usize, parameters: Vec<Vec<u8>> },
@@ -74,6 +76,7 @@ pub(super) fn run(
             bases,
             similar: None,
             likeness: None,
+            relatives: None,
             all_bytes,
             jobs: job_sender,
             next: 0,
@@ -129,12 +132,12 @@ impl Worker<'_> {
     fn run(&self, job: Job) -> Result<Done> {
         let level = self.options.level;
         match job {
-            Job::Content { number, bases, threads } => {
+            Job::Content { number, found, threads } => {
                 let content = &self.contents[number];
                 let new = encode::open(self.target.contents, content)?;
                 let parent = self.parent.map(|parent| parent.contents);
                 let path = self.paths[number];
-                let encoded = opened::encode(content, path, &new, &bases, parent, self.options, threads)?;
+                let encoded = opened::encode(content, path, &new, &found, parent, self.options, threads)?;
                 if let Some(packing) = &encoded.packing {
                     self.opened[number].store(packing.opened_bytes, Ordering::Relaxed);
                 }
@@ -197,8 +200,8 @@ impl Worker<'_> {
     fn memory(&self, job: &Job) -> u64 {
         let level = self.options.level;
         match job {
-            Job::Content { number, bases, .. } => {
-                encode::memory(&self.contents[*number], bases, self.options)
+            Job::Content { number, found, .. } => {
+                encode::memory(&self.contents[*number], found, self.options)
             }
             Job::Programs { programs, .. } => {
                 frame_memory(programs.iter().map(Program::raw_bytes).sum::<u64>(), level)
@@ -285,6 +288,8 @@ struct Coordinator<'a> {
     similar: Option<Similar>,
     /// What the content of this number was last found to be like: a job may have to wait for memory and come again.
     likeness: Option<(usize, Option<Candidate>)>,
+    /// For contents like no other, those of the parent that share words with them, by number; found when first needed.
+    relatives: Option<HashMap<usize, Candidate>>,
     all_bytes: u64,
     jobs: Sender<(Job, u64)>,
     /// The first content not handed out.
@@ -403,7 +408,7 @@ impl Coordinator<'_> {
         let alone = content.size > self.all_bytes / 2;
         Some(Job::Content {
             number,
-            bases,
+            found: Found { relative: bases.is_empty().then(|| self.relative(number)).flatten(), bases },
             threads: if alone { self.worker.options.threads.get() } else { 1 },
         })
     }
@@ -421,6 +426,24 @@ impl Coordinator<'_> {
         let found = similar.to(content, target.contents);
         self.likeness = Some((number, found));
         found
+    }
+
+    /// The content of the parent that shares most words with this one, of which nothing else tells.
+    fn relative(&mut self, number: usize) -> Option<Candidate> {
+        let Worker { parent, target, options, contents, paths, .. } = self.worker;
+        let parent = (*parent)?;
+        if self.bases.none || options.codec != Codec::Auto || options.level == Level::Fast {
+            return None;
+        }
+        let bases = &self.bases;
+        let relatives = self.relatives.get_or_insert_with(|| {
+            let wanted = contents.iter().zip(paths).enumerate().filter(|(number, (content, path))| {
+                Relatives::wants(content) && bases.of(*number, content, path).is_empty()
+            });
+            let wanted = wanted.map(|(number, (content, path))| (number, *content, *path)).collect();
+            Relatives::new(wanted, target.contents).find(bases.layers, parent.contents, options)
+        });
+        relatives.get(&number).copied()
     }
 
     fn put_back(&mut self, job: Job) {

@@ -180,6 +180,39 @@ fn the_codec_asked_for_is_taken() {
     assert!(apply(&foreign, Some(&old), &new)[&StageCodec::Bsdiff] >= 301);
 }
 
+/// Words of a vocabulary in an order of the seed's.
+fn prose(seed: u64, words: usize) -> Vec<u8> {
+    let mut state = seed;
+    let mut next = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state >> 33
+    };
+    let word = |number: u64| format!("{:08x} ", number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32);
+    (0..words).flat_map(|_| word(next() % 700).into_bytes()).collect()
+}
+
+#[test]
+fn a_new_content_is_compressed_behind_one_that_has_its_words() {
+    let (vocabulary, other) = (prose(1, 2000), vec![b'x'; 9000]);
+    let files = |more: &[(&'static str, Vec<u8>)]| {
+        let both = [("doc/words.txt", vocabulary.clone()), ("doc/other.txt", other.clone())];
+        [&both[..], more].concat()
+    };
+    let (old, new) = (Made::new(1, &files(&[])), Made::new(2, &files(&[("new/thing.txt", prose(2, 900))])));
+    let file = bytes(Some(&old), &new, &options(1, Codec::Auto));
+    assert_eq!(apply(&file, Some(&old), &new), BTreeMap::from([(StageCodec::Reference, 1)]));
+    assert_eq!(file, bytes(Some(&old), &new, &options(4, Codec::Auto)));
+    let stored = bytes(Some(&old), &new, &options(1, Codec::Plain));
+    assert!(file.len() < stored.len() * 3 / 4, "{} {}", file.len(), stored.len());
+    // A later delta that changes it goes on with it when they are merged.
+    let mut changed = prose(2, 900);
+    changed.splice(100..120, *b"changed");
+    let last = Made::new(3, &files(&[("new/thing.txt", changed)]));
+    let next = bytes(Some(&new), &last, &options(1, Codec::Auto));
+    let merged = crate::merge::tests::merged(&[&file, &next], 2, 64 << 20).unwrap();
+    apply(&merged, Some(&old), &last);
+}
+
 /// Executables, large and small, as they were and as they are after a change.
 fn executables() -> (Made, Made) {
     let sample = |arm, functions| Sample { arm, functions, ..Sample::default() };

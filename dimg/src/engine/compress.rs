@@ -23,6 +23,9 @@ const MIN_WINDOW_LOG: u32 = 12;
 /// Up to this length the default level tries both zstd and LZMA2.
 const TRY_BOTH_BYTES: u64 = 16 << 10;
 
+/// Bytes of a stored chunk of LZMA2, at most.
+const BASE_CHUNK_BYTES: usize = 64 << 10;
+
 /// How hard to try.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Level {
@@ -206,27 +209,85 @@ fn lzma_pack(parts: &[&[u8]], options: &LzmaOptions, window_log: u32) -> Result<
     let mut filters = Filters::new();
     filters.lzma2(options);
     let mut stream = Stream::new_raw_encoder(&filters).map_err(lzma_error)?;
-    // An even dictionary size property d means 2^(d / 2 + 12) bytes.
-    let property = u8::try_from(2 * (window_log - 12)).map_err(|_| lzma_error("dictionary size"))?;
-    let mut out = vec![property];
+    let mut out = vec![dictionary_property(window_log)?];
     for &part in parts {
-        let start = stream.total_in();
-        loop {
-            let done = usize::try_from(stream.total_in() - start).map_err(lzma_error)?;
-            if done == part.len() {
-                break;
-            }
-            out.reserve(32 << 10);
-            stream.process_vec(&part[done..], &mut out, Action::Run).map_err(lzma_error)?;
-        }
+        lzma_feed(&mut stream, part, &mut out)?;
     }
+    lzma_flush(&mut stream, Action::Finish, &mut out)?;
+    Ok(out)
+}
+
+/// An even dictionary size property d means 2^(d / 2 + 12) bytes.
+fn dictionary_property(window_log: u32) -> Result<u8, EngineError> {
+    u8::try_from(2 * (window_log - MIN_WINDOW_LOG)).map_err(|_| lzma_error("dictionary size"))
+}
+
+fn lzma_feed(stream: &mut Stream, part: &[u8], out: &mut Vec<u8>) -> Result<(), EngineError> {
+    let start = stream.total_in();
+    loop {
+        let done = usize::try_from(stream.total_in() - start).map_err(lzma_error)?;
+        if done == part.len() {
+            return Ok(());
+        }
+        out.reserve(32 << 10);
+        stream.process_vec(&part[done..], out, Action::Run).map_err(lzma_error)?;
+    }
+}
+
+fn lzma_flush(stream: &mut Stream, action: Action, out: &mut Vec<u8>) -> Result<(), EngineError> {
     loop {
         out.reserve(32 << 10);
-        if stream.process_vec(&[], &mut out, Action::Finish).map_err(lzma_error)? == Status::StreamEnd {
-            break;
+        if stream.process_vec(&[], out, action).map_err(lzma_error)? == Status::StreamEnd {
+            return Ok(());
         }
     }
-    Ok(out)
+}
+
+/// The window that holds `base` and `content` both; none when there is no such.
+fn window_after(base_bytes: u64, raw_bytes: u64) -> Option<u32> {
+    let log = log_of(base_bytes.checked_add(raw_bytes)?).max(MIN_WINDOW_LOG);
+    (log <= MAX_WINDOW_LOG).then_some(log)
+}
+
+/// Compresses `content` with LZMA2 whose dictionary holds `base` already, for [`Decoder::after`]; none when there is no window
+/// for both, or nothing to compress. Takes as long as compressing both.
+///
+/// # Errors
+/// [`EngineError::Compress`] when the compressor fails, for want of memory for example.
+pub fn pack_after(base: &[u8], content: &[u8], level: Level) -> Result<Option<Packed>, EngineError> {
+    let raw_bytes = content.len() as u64;
+    let Some(window_log) = window_after(base.len() as u64, raw_bytes) else { return Ok(None) };
+    let Some((last, first)) = base.split_last() else { return Ok(None) };
+    let contexts @ (lc, lp, pb) = Kind::Content.contexts()[0];
+    let mut filters = Filters::new();
+    filters.lzma2(&lzma_options(Kind::Content, level, window_log, contexts)?);
+    let mut stream = Stream::new_raw_encoder(&filters).map_err(lzma_error)?;
+    let mut out = Vec::new();
+    // No chunk of one byte compresses; after one that is stored as it is, the next one starts with a fresh state.
+    for part in [first, &[*last]] {
+        lzma_feed(&mut stream, part, &mut out)?;
+        lzma_flush(&mut stream, Action::SyncFlush, &mut out)?;
+    }
+    out.clear();
+    lzma_feed(&mut stream, content, &mut out)?;
+    lzma_flush(&mut stream, Action::Finish, &mut out)?;
+    // Chunks: 0 ends, 1 and 2 are stored, 0xa0 and more are compressed with a fresh state; 0xc0 says lc, lp and pb, too, which
+    // a chunk of the base has said already.
+    let mut at = 0;
+    while let [1 | 2, high, low, ..] = out[at..] {
+        at += 4 + (usize::from(high) << 8 | usize::from(low));
+    }
+    match out.get(at) {
+        Some(control @ 0xa0..=0xbf) if out.len() > at + 5 => {
+            out[at] = control ^ 0x60;
+            out.insert(at + 5, u8::try_from((pb * 5 + lp) * 9 + lc).map_err(lzma_error)?);
+        }
+        // No chunk of the base was compressed.
+        Some(0xc0..=0xdf) => {}
+        _ => return Ok(None),
+    }
+    out.insert(0, dictionary_property(window_log)?);
+    Ok(Some(Packed { codec: Codec::Lzma2, raw_bytes, stored: out }))
 }
 
 fn zstd_pack(parts: &[&[u8]], raw_bytes: u64, level: i32, window_log: u32) -> Result<Vec<u8>, EngineError> {
@@ -301,6 +362,43 @@ impl<'a> Decoder<'a> {
             }
         };
         let mut decoder = Self { input, remaining: raw_bytes, engine };
+        if raw_bytes == 0 {
+            decoder.finish()?;
+        }
+        Ok(decoder)
+    }
+
+    /// Starts decoding what [`pack_after`] made: LZMA2 whose dictionary holds `base` from the start.
+    ///
+    /// # Errors
+    /// As [`Decoder::new`].
+    pub fn after(base: &[u8], stored: &'a [u8], raw_bytes: u64) -> io::Result<Self> {
+        if window_after(base.len() as u64, raw_bytes).is_none() {
+            return Err(invalid("no window for the base and the content"));
+        }
+        // The end is checked when all bytes are there; none is no content.
+        let mut decoder = Self::new(Codec::Lzma2, stored, raw_bytes.max(1), MAX_WINDOW_LOG)?;
+        decoder.remaining = raw_bytes;
+        let Engine::Lzma2(stream) = &mut decoder.engine else { return Ok(decoder) };
+        let mut decoded = vec![0; BASE_CHUNK_BYTES];
+        for (number, chunk) in base.chunks(BASE_CHUNK_BYTES).enumerate() {
+            let [low, high] = u16::try_from(chunk.len() - 1).unwrap_or(u16::MAX).to_le_bytes();
+            // A stored chunk; the first one starts a dictionary.
+            let head = [if number == 0 { 1 } else { 2 }, high, low];
+            for mut part in [&head[..], chunk] {
+                while !part.is_empty() {
+                    let before = stream.total_in();
+                    stream
+                        .process(part, &mut decoded, Action::Run)
+                        .map_err(|_| invalid("no memory for the dictionary"))?;
+                    let used = usize::try_from(stream.total_in() - before).unwrap_or(0);
+                    if used == 0 {
+                        return Err(invalid("the base does not fit the dictionary"));
+                    }
+                    part = &part[used..];
+                }
+            }
+        }
         if raw_bytes == 0 {
             decoder.finish()?;
         }
@@ -494,6 +592,35 @@ mod tests {
         let frame = b"\x27\xb5\x2f\xfd\x20\x05\x40\x00\x05hello\xc0\x00\x00";
         let packed = Packed { codec: Codec::Zstd, raw_bytes: 5, stored: frame.to_vec() };
         assert!(unpack(&packed).is_err());
+    }
+
+    #[test]
+    fn what_the_base_holds_takes_no_room() {
+        let (base, other) = (sample(200_000), sample(5_000));
+        let mut content = base[70_000..140_000].to_vec();
+        content.splice(1000..1010, other[..900].iter().copied());
+        let noise: Vec<u8> = (0u32..70_000).map(|i| i.wrapping_mul(0x9e37_79b9).to_le_bytes()[3]).collect();
+        for (base, content) in [(&base[..], &content), (&base[..1], &content), (&noise, &content)] {
+            for level in [Level::Default, Level::Best] {
+                let packed = pack_after(base, content, level).unwrap().unwrap();
+                let read = |base: &[u8], stored: &[u8], raw_bytes: usize| {
+                    let mut out = Vec::new();
+                    Decoder::after(base, stored, raw_bytes as u64)?.read_to_end(&mut out).map(|_| out)
+                };
+                assert_eq!(&read(base, &packed.stored, content.len()).unwrap(), content);
+                assert!(read(base, &packed.stored, content.len() + 1).is_err());
+                assert!(read(base, &packed.stored, content.len() - 1).is_err());
+                for cut in (0..packed.stored.len()).step_by(7) {
+                    assert!(read(base, &packed.stored[..cut], content.len()).is_err());
+                }
+            }
+        }
+        let alone = pack(&[&content], Kind::Content, Level::Default, 24).unwrap().stored.len();
+        let packed = pack_after(&base, &content, Level::Default).unwrap().unwrap();
+        assert!(packed.stored.len() < alone / 2, "{} {alone}", packed.stored.len());
+        assert!(pack_after(b"", &content, Level::Default).unwrap().is_none());
+        assert!(pack_after(&base, b"", Level::Default).unwrap().is_none());
+        assert!(window_after(16 << 20, 1).is_none());
     }
 
     #[test]

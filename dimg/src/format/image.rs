@@ -33,7 +33,7 @@ impl Recipe {
     #[must_use]
     pub fn place(&self) -> (u32, u64) {
         let has_data = |stage: &&Stage| match stage.codec {
-            StageCodec::Stored | StageCodec::Program | StageCodec::Bsdiff => true,
+            StageCodec::Stored | StageCodec::Program | StageCodec::Bsdiff | StageCodec::Reference => true,
             StageCodec::Elf | StageCodec::Unpack | StageCodec::Pack => false,
         };
         let stage = self.stages.iter().find(has_data).or(self.stages.first());

@@ -4,7 +4,7 @@ use super::{Dimg, DimgError, FrameKind, FrameRow, Recipe, Stage, StageCodec};
 use crate::Hasher;
 use crate::engine::elf::{self, AddressMap};
 use crate::engine::frame::{
-    BsdiffFrame, ParameterFrame, ParameterGroup, ProgramFrame, ProgramGroup, RelocationFrame,
+    BsdiffFrame, ParameterFrame, ParameterGroup, ProgramFrame, ProgramGroup, ReferenceFrame, RelocationFrame,
     STORED_CHUNK_BYTES, StoredFrame,
 };
 use crate::engine::member::{self, Plan};
@@ -216,6 +216,9 @@ impl Dimg {
                 })?;
                 elf::relocate(old, map, out).map_err(DimgError::Output)
             }
+            (StageCodec::Reference, _) => ReferenceFrame::parse(bytes)
+                .and_then(|frame| frame.apply(old, stage.out_bytes, out))
+                .map_err(bad),
             (StageCodec::Bsdiff, _) => BsdiffFrame::parse(bytes)
                 .and_then(|frame| frame.apply(old, stage.out_bytes, out))
                 .map_err(bad),

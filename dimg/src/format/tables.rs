@@ -19,6 +19,8 @@ pub enum StageCodec {
     Program,
     /// A patch of the crate `bsdiff`.
     Bsdiff,
+    /// A content compressed with its base in the dictionary.
+    Reference,
     /// The addresses in an ELF file are moved by a map.
     Elf,
     /// The opened form of a content with compressed members ([`crate::engine::member`]); it takes no frame.
@@ -37,6 +39,7 @@ impl StageCodec {
             Self::Elf => 3,
             Self::Unpack => 4,
             Self::Pack => 5,
+            Self::Reference => 6,
         }
     }
 
@@ -49,7 +52,7 @@ impl StageCodec {
     pub fn version(self) -> u32 {
         match self {
             Self::Stored => 0,
-            Self::Program | Self::Bsdiff | Self::Elf | Self::Unpack | Self::Pack => 1,
+            Self::Program | Self::Bsdiff | Self::Elf | Self::Unpack | Self::Pack | Self::Reference => 1,
         }
     }
 
@@ -61,6 +64,7 @@ impl StageCodec {
             3 => Some(Self::Elf),
             4 => Some(Self::Unpack),
             5 => Some(Self::Pack),
+            6 => Some(Self::Reference),
             _ => None,
         }
     }
@@ -74,6 +78,7 @@ impl StageCodec {
             Self::Elf => "elf",
             Self::Unpack => "unpack",
             Self::Pack => "pack",
+            Self::Reference => "reference",
         }
     }
 }
@@ -101,6 +106,8 @@ pub enum FrameKind {
     Relocations,
     /// Parameters of packing, of one content or several.
     Parameters,
+    /// One content compressed with its base in the dictionary.
+    Reference,
 }
 
 impl FrameKind {
@@ -113,6 +120,7 @@ impl FrameKind {
             Self::Bsdiff => 4,
             Self::Relocations => 5,
             Self::Parameters => 6,
+            Self::Reference => 7,
         }
     }
 
@@ -125,6 +133,7 @@ impl FrameKind {
             Self::Bsdiff,
             Self::Relocations,
             Self::Parameters,
+            Self::Reference,
         ]
         .into_iter()
         .find(|kind| kind.tag() == tag)
@@ -138,6 +147,7 @@ impl FrameKind {
             Self::Bsdiff => StageCodec::Bsdiff,
             Self::Relocations => StageCodec::Elf,
             Self::Parameters => StageCodec::Pack,
+            Self::Reference => StageCodec::Reference,
         }
     }
 
@@ -156,6 +166,7 @@ impl FrameKind {
             Self::Bsdiff => "bsdiff",
             Self::Relocations => "relocations",
             Self::Parameters => "parameters",
+            Self::Reference => "reference",
         }
     }
 }

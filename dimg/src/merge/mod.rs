@@ -22,7 +22,7 @@ mod plan;
 mod pool;
 mod schedule;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod work;
 
 pub use crate::build::Progress;

@@ -9,7 +9,7 @@ use crate::engine::elf::sample::Sample;
 use crate::format::{Class, RecipeRow, StageCodec};
 use proptest::prelude::*;
 
-fn merged(files: &[&[u8]], threads: usize, memory_bytes: u64) -> Result<Vec<u8>, MergeError> {
+pub(crate) fn merged(files: &[&[u8]], threads: usize, memory_bytes: u64) -> Result<Vec<u8>, MergeError> {
     let open = |bytes: &&[u8]| Dimg::open(Bytes::from(bytes.to_vec())).unwrap();
     let files: Vec<Dimg> = files.iter().map(open).collect();
     let files: Vec<&Dimg> = files.iter().collect();

@@ -332,7 +332,7 @@ mod tests {
     fn tables_are_those_of_the_format() {
         let page = include_str!("../../../FORMAT.md");
         let (_, section) = page.split_once("\n### 7.8 ").unwrap();
-        let (section, _) = section.split_once("\n## ").unwrap();
+        let (section, _) = section.split_once("\n##").unwrap();
         let lines = section.lines().filter(|line| line.starts_with("    "));
         let rows: Vec<Vec<&str>> = lines.map(|line| line.split_whitespace().collect()).collect();
         assert_eq!(rows.len(), 17);

@@ -8,6 +8,7 @@
 //! | stored | a head; the stored bytes. Raw: several small contents one after the other, or a chunk of a large one |
 //! | programs | `varint slots` (not 0); eight heads: the op counts, then the seven streams of [`super::program`]; the stored bytes of these eight in order |
 //! | bsdiff | a head; the stored bytes. Raw: one patch ([`super::bsdiff`]) |
+//! | reference | a head, its codec LZMA2; the stored bytes. Raw: one content, compressed behind its base |
 //! | parameters | `varint slots`; two heads: a varint length per slot, then the parameters ([`super::member`]); their stored bytes |
 //! | relocations | `varint slots` (not 0); a head; the stored bytes. Raw: an address map ([`super::elf`]) for each slot |
 //!
@@ -18,12 +19,14 @@
 mod parameters;
 mod patch;
 mod program;
+mod reference;
 mod relocations;
 mod stored;
 
 pub use parameters::{PARAMETER_GROUP_BYTES, ParameterFrame, ParameterGroup};
 pub use patch::BsdiffFrame;
 pub use program::{ProgramFrame, ProgramGroup};
+pub use reference::ReferenceFrame;
 pub use relocations::RelocationFrame;
 pub use stored::StoredFrame;
 
@@ -39,6 +42,8 @@ pub const STORED_GROUP_BYTES: u64 = 4 << 20;
 pub const STORED_CHUNK_BYTES: u64 = 8 << 20;
 /// Raw bytes of the streams and op counts of a frame with several programs, at most.
 pub const PROGRAM_GROUP_BYTES: u64 = 2 << 20;
+/// Raw bytes of a content that is compressed behind its base, at most.
+pub const MAX_REFERENCE_BYTES: u64 = 8 << 20;
 /// Programs of one frame, at most.
 pub const MAX_SLOTS: u64 = 1 << 16;
 /// Raw bytes of any blob, at most.

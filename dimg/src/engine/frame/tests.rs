@@ -74,6 +74,27 @@ fn single_round_trip_and_every_truncation() {
 }
 
 #[test]
+fn references_round_trip_and_every_truncation() {
+    let (old, new) = (text(3000, 2), [&text(3000, 2)[1000..2500], &text(800, 9)].concat());
+    let frame = ReferenceFrame::encode(&old, &new, Level::Default).unwrap().unwrap();
+    let apply = |frame: &[u8], old: &[u8], out_bytes: usize| {
+        let mut out = Vec::new();
+        ReferenceFrame::parse(frame)?.apply(old, out_bytes as u64, &mut out).map(|()| out)
+    };
+    for cut in 0..=frame.len() {
+        let made = apply(&frame[..cut], &old, new.len());
+        assert_eq!(made.is_ok(), cut == frame.len(), "cut at {cut}");
+        assert!(made.is_err() || made.unwrap() == new);
+    }
+    // Behind another base it is another content, or none.
+    assert!(apply(&frame, &text(3000, 5), new.len()).map_or(true, |made| made != new));
+    assert!(apply(&frame, b"", new.len()).is_err());
+    assert!(apply(&frame, &old, new.len() + 1).is_err());
+    assert!(apply(&StoredFrame::encode(&[&new], Level::Fast).unwrap(), &old, new.len()).is_err());
+    assert!(ReferenceFrame::encode(b"", &new, Level::Default).unwrap().is_none());
+}
+
+#[test]
 fn stored_and_bsdiff_round_trip_and_every_truncation() {
     let (old, new) = (text(3000, 2), text(3500, 2));
     for level in [Level::Fast, Level::Default, Level::Best] {
