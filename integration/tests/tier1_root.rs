@@ -10,7 +10,7 @@ use d4c_integration::memory::measure;
 use d4c_integration::program::{Output, built, d4c};
 use d4c_integration::tree::{Tree, sha256};
 use di3fs_snapshotter::Error;
-use di3fs_snapshotter::import::Importer;
+use di3fs_snapshotter::import::{Importer, What};
 use di3fs_snapshotter::mounts::OverlayOptions;
 use di3fs_snapshotter::snapshot::{LABEL_SNAPSHOT_REF, Labels};
 use di3fs_snapshotter::snapshotter::Snapshotter;
@@ -116,9 +116,9 @@ fn an_image_being_loaded_stays() -> Result<()> {
         Ok(())
     };
     for imports in 1..=2 {
-        let mut image = importer.import(&file)?;
+        let mut image = importer.import(&file, What::Image)?;
         for _ in 1..imports {
-            image = importer.import(&file)?;
+            image = importer.import(&file, What::Image)?;
         }
         used_and_removed(&image.chain_ids)?;
         for _ in 0..imports {

@@ -7,6 +7,7 @@
 mod blobs;
 mod content;
 mod error;
+mod images;
 mod load;
 
 use std::future::Future;

@@ -86,6 +86,24 @@ impl ControlClient {
         self.wait("import", self.stub.import(context(), &request))
     }
 
+    /// As [`ControlClient::import`], of an image that is only what deltas start from.
+    ///
+    /// # Errors
+    /// The plugin refuses it.
+    pub fn import_base(&self, path: &str) -> Result<ImportResponse, ControlError> {
+        let request = ImportRequest { path: path.to_owned(), base_only: true, ..Default::default() };
+        self.wait("import", self.stub.import(context(), &request))
+    }
+
+    /// Has the plugin make an image that it knows ready to be run, and hold it.
+    ///
+    /// # Errors
+    /// It does not know it.
+    pub fn restore(&self, manifest_digest: &str) -> Result<ImportResponse, ControlError> {
+        let request = ImportRequest { manifest_digest: manifest_digest.to_owned(), ..Default::default() };
+        self.wait("import", self.stub.import(context(), &request))
+    }
+
     /// Ends the hold of one import of the image.
     ///
     /// # Errors

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use dimg::Digest;
 use protobuf::EnumOrUnknown;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::Code;
@@ -17,7 +18,7 @@ use crate::api::control::{
 };
 use crate::api::control_ttrpc::{Control, create_control};
 use crate::error::{Error, Result};
-use crate::import::{ImportError, Importer};
+use crate::import::{ImportError, Importer, What};
 
 /// A running control service. Dropped or shut down, it takes its socket away.
 pub struct ControlServer {
@@ -117,12 +118,21 @@ impl From<ImportError> for ttrpc::Error {
     }
 }
 
+fn digest(what: &str, text: &str) -> Result<Digest> {
+    text.parse().map_err(|error| Error::InvalidArgument { what: format!("{what} image: {text:?}: {error}") })
+}
+
 #[async_trait]
 impl Control for Service {
     async fn import(&self, _: &TtrpcContext, request: ImportRequest) -> ttrpc::Result<ImportResponse> {
         self.run(move |importer| -> std::result::Result<_, ImportError> {
             let started = std::time::Instant::now();
-            let done = importer.import(Path::new(&request.path))?;
+            let done = if request.manifest_digest.is_empty() {
+                let what = if request.base_only { What::Base } else { What::Image };
+                importer.import(Path::new(&request.path), what)?
+            } else {
+                importer.restore(digest("import", &request.manifest_digest)?)?
+            };
             let manifest = done.image.parsed()?;
             tracing::info!(
                 file = request.path,
@@ -151,10 +161,7 @@ impl Control for Service {
 
     async fn release(&self, _: &TtrpcContext, request: ReleaseRequest) -> ttrpc::Result<ReleaseResponse> {
         self.run(move |importer| -> Result<_> {
-            let digest = request.manifest_digest.parse().map_err(|error| Error::InvalidArgument {
-                what: format!("release image: {:?}: {error}", request.manifest_digest),
-            })?;
-            importer.release(digest);
+            importer.release(digest("release", &request.manifest_digest)?);
             Ok(ReleaseResponse::new())
         })
         .await

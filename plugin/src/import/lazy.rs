@@ -73,17 +73,24 @@ impl Importer {
             self.records.put(&record, &image.layers, Some((kept.path(), parent.as_deref())))?;
             // Moved.
             drop(kept.into_temp_path().keep());
-        } else if let Some(why) = self.records.rejected(record.digest) {
+        }
+        let imported = self.register_lazily(path, record)?;
+        self.holds.take(target.manifest);
+        Ok(imported)
+    }
+
+    /// Registers the layers of an image that is recorded, empty.
+    pub(super) fn register_lazily(&self, path: &Path, image: ImageRecord) -> Result<Imported, ImportError> {
+        if let Some(why) = self.records.rejected(image.digest) {
             return Err(ImportError::layer(path, why));
         }
-        let diff_ids: Vec<Digest> = target.diff_ids().collect();
-        let (chain_ids, holder, mut layers) = (chain_ids(&diff_ids), record.digest.to_string(), 0);
+        let (chain_ids, holder) = (chain_ids(&image.diff_ids()?), image.digest.to_string());
+        let mut layers = 0;
         for chain_id in &chain_ids {
             layers += u64::from(self.store.register_lazy(&chain_id.to_string(), &holder)?);
         }
-        self.holds.take(record.digest);
         self.work.ask();
-        Ok(Imported { image: record, chain_ids, contents: 0, bytes: 0, layers })
+        Ok(Imported { image, chain_ids, contents: 0, bytes: 0, layers })
     }
 
     /// The image that ends with the layer of `chain_id`, if that layer was imported to be served; none when it has gone.

@@ -68,6 +68,15 @@ pub struct Importer {
 /// Indexes of an image's layers, the lowest first.
 type Layers = Vec<Arc<LayerIndex>>;
 
+/// What an import is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum What {
+    /// An image to be run.
+    Image,
+    /// Contents and indexes that deltas start from.
+    Base,
+}
+
 /// What an import did.
 #[derive(Debug, Clone)]
 pub struct Imported {
@@ -136,13 +145,16 @@ impl Importer {
 
     /// Imports the cdimg at `path`. The image stays at least until it is released.
     ///
+    /// With [`What::Base`] the layers get no trees: the image can be what deltas start from, and [`Importer::restore`] makes
+    /// the rest of it.
+    ///
     /// # Errors
     /// [`ImportError`]; what was made so far stays for the next try, or is swept at the next start.
-    pub fn import(&self, path: &Path) -> Result<Imported, ImportError> {
+    pub fn import(&self, path: &Path, what: What) -> Result<Imported, ImportError> {
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         let map = Map::path(path).map_err(|error| ImportError::read(path, error))?;
         let file = Cdimg::open(Bytes::new(map)).map_err(|source| ImportError::file(path, source))?;
-        if self.lazy {
+        if self.lazy && what == What::Image {
             return self.import_lazily(path, &file);
         }
         // Objects made or found from here on are needed by the record written at the end.
@@ -162,31 +174,62 @@ impl Importer {
         contents::make(&self.objects, &file, &image, self.workers)
             .map_err(|error| ImportError::store(path, error))?;
 
-        let diff_ids: Vec<Digest> = target.diff_ids().collect();
-        let chain_ids = chain_ids(&diff_ids);
         let record = ImageRecord {
             digest: target.manifest,
             manifest: file.manifest().to_vec(),
             config: file.config().to_vec(),
         };
-        let missing = self.missing(&chain_ids)?;
-        contents::check_diff_ids(&self.objects, &image.layers, &diff_ids, &missing, self.workers)
-            .map_err(|error| ImportError::layer(path, error))?;
-        let holder = record.digest.to_string();
-        let layers = self.write_layers(path, &image.layers, &chain_ids, &holder)?;
+        let mut imported = self.lay_out(path, record, &image.layers, what)?;
         if !known {
             self.objects.sync().map_err(|error| ImportError::store(path, error))?;
-            self.records.put(&record, &image.layers, None)?;
+            self.records.put(&imported.image, &image.layers, None)?;
         }
-        self.holds.take(record.digest);
+        self.holds.take(target.manifest);
         let after = self.objects.counts();
-        Ok(Imported {
-            image: record,
-            chain_ids,
-            contents: after.made - before.made,
-            bytes: after.made_bytes - before.made_bytes,
-            layers,
-        })
+        imported.contents = after.made - before.made;
+        imported.bytes = after.made_bytes - before.made_bytes;
+        Ok(imported)
+    }
+
+    /// Gives the layers of an image that was imported as a base their trees, as if it had been imported whole. Nothing is
+    /// made again where they have them.
+    ///
+    /// # Errors
+    /// It is not known, or as for [`Importer::import`].
+    pub fn restore(&self, digest: Digest) -> Result<Imported, ImportError> {
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let name = format!("image {digest}");
+        let path = Path::new(&name);
+        let record = self.records.get(digest)?.ok_or_else(|| Error::NotFound { what: name.clone() })?;
+        let imported = if self.lazy {
+            self.register_lazily(path, record)?
+        } else {
+            let _hold = self.objects.hold();
+            self.finish(digest, self.workers)?;
+            self.lay_out(path, record, &self.records.layers(digest)?, What::Image)?
+        };
+        self.holds.take(digest);
+        Ok(imported)
+    }
+
+    /// Checks the layers of an image whose contents are there, and writes those that have no tree unless it is a base.
+    fn lay_out(
+        &self,
+        path: &Path,
+        image: ImageRecord,
+        layers: &[Arc<LayerIndex>],
+        what: What,
+    ) -> Result<Imported, ImportError> {
+        let diff_ids = image.diff_ids()?;
+        let chain_ids = chain_ids(&diff_ids);
+        let missing = self.missing(&chain_ids)?;
+        contents::check_diff_ids(&self.objects, layers, &diff_ids, &missing, self.workers)
+            .map_err(|error| ImportError::layer(path, error))?;
+        let layers = match what {
+            What::Base => 0,
+            What::Image => self.write_layers(path, layers, &chain_ids, &image.digest.to_string())?,
+        };
+        Ok(Imported { image, chain_ids, contents: 0, bytes: 0, layers })
     }
 
     /// The image that `file` makes, and the layers of its parent, which is found here and completed.
