@@ -1,16 +1,18 @@
 //! `d4c load FILE…`: images for containerd, without their layers' blobs.
 //!
-//! The plugin imports each file, which makes its contents; then containerd is told of the image, under its own manifest.
+//! The plugin imports each file, which makes its contents; then containerd is told of the image, under its own manifest. The image that a
+//! delta starts from may be one that only containerd has: the plugin then takes it over first.
 
 use std::path::PathBuf;
 
 use serde_json::json;
 
+use super::base;
 use super::node::Node;
 use crate::config::Config;
 use crate::failure::Failure;
 use crate::files::STANDARD;
-use crate::image::Delta;
+use crate::image::{Delta, ImageOptions, Opener};
 use crate::progress::{Progress, Unit};
 use crate::units::Bytes;
 
@@ -44,19 +46,26 @@ pub(crate) fn run(options: &Options, config: &Config) -> Result<(), Failure> {
             let why = "a dimg has no manifest and config; d4c pack adds them";
             return Err(Failure::usage(path.display(), why));
         }
-        names.push(delta.file.dimg().target().name.clone());
+        let dimg = delta.file.dimg();
+        names.push((dimg.target().name.clone(), dimg.parent().cloned()));
     }
     let mut node = Node::connect(config, &options.snapshotter)?;
     let progress = Progress::new(config.progress);
+    let opener = Opener::new(&ImageOptions::default(), config, &progress)?;
     let last = options.files.len() - 1;
     let mut results = Vec::with_capacity(options.files.len());
     let mut text = String::new();
     for (number, path) in options.files.iter().enumerate() {
+        let (name, parent) = &names[number];
+        let unpacked = match parent {
+            Some(parent) => base::require(&mut node, parent, &opener, config)?,
+            None => None,
+        };
         progress.stage(format!("import {}", path.display()), Unit::Bytes, 0);
         let made = node.import(path)?;
         let name = match &options.name {
             Some(name) if number == last => name.clone(),
-            _ if !names[number].is_empty() => names[number].clone(),
+            _ if !name.is_empty() => name.clone(),
             _ => format!("d4c.local/image@{}", made.manifest_digest),
         };
         let loaded = node.load(&name, &made)?;
@@ -69,6 +78,7 @@ pub(crate) fn run(options: &Options, config: &Config) -> Result<(), Failure> {
             "contents_made": made.contents_made,
             "bytes_made": made.bytes_made,
             "layers_made": made.layers_made,
+            "unpacked": unpacked,
         }));
     }
     drop(progress);

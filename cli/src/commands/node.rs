@@ -13,7 +13,7 @@ use crate::failure::{Failure, Kind};
 /// The plugin and containerd, and what is held in the plugin for us until this is dropped: images that containerd has not been told of.
 pub(super) struct Node<'a> {
     pub(super) plugin: ControlClient,
-    containerd: Containerd,
+    pub(super) containerd: Containerd,
     snapshotter: &'a str,
     held: Vec<String>,
 }
@@ -34,13 +34,43 @@ impl<'a> Node<'a> {
     /// # Errors
     /// It refuses.
     pub(super) fn import(&mut self, path: &Path) -> Result<ImportResponse, Failure> {
-        let whole = std::path::absolute(path).map_err(Failure::io("read file", path))?;
-        let Some(whole) = whole.to_str() else {
-            return Err(Failure::usage(path.display(), "the plugin takes names in UTF-8 only"));
-        };
-        let made = self.plugin.import(whole)?;
+        let made = self.plugin.import(&whole(path)?)?;
+        Ok(self.hold(made))
+    }
+
+    /// As [`Node::import`], of an image that is only what deltas start from.
+    ///
+    /// # Errors
+    /// It refuses.
+    pub(super) fn import_base(&mut self, path: &Path) -> Result<ImportResponse, Failure> {
+        let made = self.plugin.import_base(&whole(path)?)?;
+        Ok(self.hold(made))
+    }
+
+    /// Has the plugin make an image that it knows ready to be run, and hold it.
+    ///
+    /// # Errors
+    /// It refuses.
+    pub(super) fn restore(&mut self, manifest: Digest) -> Result<ImportResponse, Failure> {
+        let made = self.plugin.restore(&manifest.to_string())?;
+        Ok(self.hold(made))
+    }
+
+    fn hold(&mut self, made: ImportResponse) -> ImportResponse {
         self.held.push(made.manifest_digest.clone());
-        Ok(made)
+        made
+    }
+
+    /// The images that the plugin has: manifest digest, and chain ID of the layers unless there are none.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub(super) fn images(&self) -> Result<Vec<(Digest, Option<Digest>)>, Failure> {
+        let known = self.plugin.images()?.images;
+        let manifests: Vec<String> = known.iter().map(|image| image.manifest_digest.clone()).collect();
+        let chains = known.iter().map(|image| Ok(digests(&image.chain_ids)?.last().copied()));
+        let chains: Vec<Option<Digest>> = chains.collect::<Result<_, Failure>>()?;
+        Ok(digests(&manifests)?.into_iter().zip(chains).collect())
     }
 
     /// Tells containerd of an image that was imported.
@@ -48,22 +78,15 @@ impl<'a> Node<'a> {
     /// # Errors
     /// It refuses.
     pub(super) fn load(&self, name: &str, made: &ImportResponse) -> Result<Loaded, Failure> {
-        self.load_image(&NewImage {
+        let image = NewImage {
             name,
             manifest: &made.manifest,
             media_type: &made.media_type,
             config: &made.config,
             layers: &digests(&made.layer_digests)?,
             chain_ids: &digests(&made.chain_ids)?,
-        })
-    }
-
-    /// Tells containerd of an image that the plugin has.
-    ///
-    /// # Errors
-    /// It refuses.
-    pub(super) fn load_image(&self, image: &NewImage<'_>) -> Result<Loaded, Failure> {
-        Ok(self.containerd.load(image, self.snapshotter)?)
+        };
+        Ok(self.containerd.load(&image, self.snapshotter)?)
     }
 }
 
@@ -76,11 +99,18 @@ impl Drop for Node<'_> {
     }
 }
 
+/// The file's name as the plugin takes it.
+fn whole(path: &Path) -> Result<String, Failure> {
+    let whole = std::path::absolute(path).map_err(Failure::io("read file", path))?;
+    let text = whole.to_str().map(str::to_owned);
+    text.ok_or_else(|| Failure::usage(path.display(), "the plugin takes names in UTF-8 only"))
+}
+
 /// Digests in an answer of the plugin.
 ///
 /// # Errors
 /// One is none.
-pub(super) fn digests(texts: &[String]) -> Result<Vec<Digest>, Failure> {
+fn digests(texts: &[String]) -> Result<Vec<Digest>, Failure> {
     let parse = |text: &String| {
         text.parse().map_err(|error| Failure::new(Kind::Failed, "import", "answer of the plugin", error))
     };

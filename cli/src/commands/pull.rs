@@ -4,27 +4,20 @@
 //! included, is told and leads to the layers: those are fetched as usual, made into a base file and imported as such, so that the
 //! next update finds the contents on the node.
 
-use std::fs::{File, OpenOptions};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
-
-use d4c_image::delta::{self, Choice, Present, Published, chain_id};
+use d4c_image::delta::{self, Choice, Present, Published};
 use d4c_image::error::SourceError;
 use d4c_image::source::{RemoteImage, Source};
 use di3fs_snapshotter::api::control::ImportResponse;
-use di3fs_snapshotter::client::NewImage;
 use dimg::Digest;
 use dimg::path::Weights;
 use serde_json::{Value, json};
 
-use super::build::{self, LevelChoice};
-use super::node::{Node, digests};
+use super::base::{self, Named, Stored};
+use super::node::Node;
 use super::publish::SCHEME;
 use crate::config::Config;
 use crate::failure::{Failure, Kind};
-use crate::files::aside;
 use crate::image::{Delta, ImageOptions, Opener};
-use crate::interrupt::Pending;
 use crate::progress::{Progress, Unit};
 use crate::units::Bytes;
 
@@ -60,7 +53,7 @@ pub(crate) fn run(options: &Options, config: &Config) -> Result<(), Failure> {
     progress.stage(format!("find {text}"), Unit::Bytes, 0);
     let image = RemoteImage::resolve(&reference, &opener.options)?;
     let name = options.name.clone().unwrap_or_else(|| reference.whole());
-    let mut pull = Pull { image, name, node, opener: &opener, config };
+    let mut pull = Pull { image, name, node, stored: Vec::new(), opener: &opener, config };
     let done = pull.run()?;
     let (value, text) = pull.report(&done);
     drop(pull);
@@ -73,6 +66,8 @@ struct Pull<'a> {
     image: RemoteImage,
     name: String,
     node: Node<'a>,
+    /// What containerd pulled itself.
+    stored: Vec<Stored>,
     opener: &'a Opener<'a>,
     config: &'a Config,
 }
@@ -82,6 +77,8 @@ struct Done {
     how: How,
     /// Why no deltas were used.
     reason: Option<String>,
+    /// The image that the plugin took over from containerd on the way, and the bytes of contents made for it.
+    unpacked: Option<(Digest, u64)>,
     contents_made: u64,
     bytes_made: u64,
 }
@@ -92,23 +89,18 @@ enum How {
     Layers,
 }
 
-/// A file that the plugin can open by its name, for as long as this lives.
-struct Named {
-    file: File,
-    pending: Pending,
-}
-
 impl Pull<'_> {
     fn run(&mut self) -> Result<Done, Failure> {
         let reason = match self.choose() {
-            Ok(Choice::Present) => match self.adopt() {
-                Ok(()) => {
-                    return Ok(Done { how: How::Present, reason: None, contents_made: 0, bytes_made: 0 });
-                }
+            Ok(Choice::Present) => match self.node.restore(self.image.digest()) {
+                Ok(made) => return self.done(How::Present, None, None, &made),
                 Err(failure) => failure.to_string(),
             },
-            Ok(Choice::Deltas(deltas)) => match self.by_deltas(&deltas) {
-                Ok(made) => return self.done(How::Deltas(deltas), None, &made),
+            Ok(Choice::Deltas { unpack, deltas }) => match self.by_deltas(unpack, &deltas) {
+                Ok((unpacked, made)) => {
+                    let how = if deltas.is_empty() { How::Present } else { How::Deltas(deltas) };
+                    return self.done(how, None, unpacked, &made);
+                }
                 // The layers would not fit either.
                 Err(failure) if failure.kind == Kind::NoSpace => return Err(failure),
                 Err(failure) => failure.to_string(),
@@ -118,59 +110,65 @@ impl Pull<'_> {
         };
         tracing::info!(image = self.name, reason, "pulling the layers");
         let made = self.by_layers()?;
-        self.done(How::Layers, Some(reason), &made)
+        self.done(How::Layers, Some(reason), None, &made)
     }
 
-    fn done(&self, how: How, reason: Option<String>, made: &ImportResponse) -> Result<Done, Failure> {
+    fn done(
+        &self,
+        how: How,
+        reason: Option<String>,
+        unpacked: Option<(Digest, u64)>,
+        made: &ImportResponse,
+    ) -> Result<Done, Failure> {
         self.node.load(&self.name, made)?;
-        Ok(Done { how, reason, contents_made: made.contents_made, bytes_made: made.bytes_made })
+        Ok(Done { how, reason, unpacked, contents_made: made.contents_made, bytes_made: made.bytes_made })
     }
 
     /// How to get the image from what is on the node.
-    fn choose(&self) -> Result<Choice, Failure> {
-        self.opener.progress.stage("look for deltas", Unit::Bytes, 0);
-        let mut present = Vec::new();
-        for image in self.node.plugin.images()?.images {
-            present.push(Present {
-                manifest: digests(std::slice::from_ref(&image.manifest_digest))?
-                    .first()
-                    .copied()
-                    .unwrap_or(Digest([0; 32])),
-                chain_id: digests(&image.chain_ids)?.last().copied(),
-                missing_bytes: 0,
-            });
+    fn choose(&mut self) -> Result<Choice, Failure> {
+        let mut present: Vec<Present> = Vec::new();
+        for (manifest, chain_id) in self.node.images()? {
+            present.push(Present { manifest, chain_id, missing_bytes: 0, packed_bytes: 0 });
         }
+        match base::stored(&self.node, self.opener) {
+            Ok(stored) => self.stored = stored,
+            Err(failure) => tracing::warn!(%failure, "images that containerd pulled are not looked at"),
+        }
+        present.extend(self.stored.iter().map(Stored::present));
+        self.opener.progress.stage("look for deltas", Unit::Bytes, 0);
         let repository = self.image.repository();
         let list = |target| delta::list(repository, target);
         let pull_bytes = self.image.pull_bytes();
         Ok(delta::plan(self.image.digest(), pull_bytes, &present, &Weights::default(), list)?)
     }
 
-    /// Tells containerd of an image that the plugin has already.
-    fn adopt(&self) -> Result<(), Failure> {
-        let (config_bytes, config) = self.image.config(&self.opener.options)?;
-        let manifest = self.image.manifest();
-        let layers: Vec<Digest> = manifest.layers.iter().map(|layer| layer.digest).collect();
-        let chain_ids: Vec<Digest> =
-            (1..=config.diff_ids.len()).map(|count| chain_id(&config.diff_ids[..count])).collect();
-        self.node.load_image(&NewImage {
-            name: &self.name,
-            manifest: self.image.manifest_bytes(),
-            media_type: &manifest.media_type,
-            config: &config_bytes,
-            layers: &layers,
-            chain_ids: &chain_ids,
-        })?;
-        Ok(())
+    /// Has the plugin take over the image `unpack`, then fetches and imports deltas, each after the one that it starts from; what the last one
+    /// made, and what was made for the image taken over.
+    fn by_deltas(
+        &mut self,
+        unpack: Option<Digest>,
+        deltas: &[Published],
+    ) -> Result<(Option<(Digest, u64)>, ImportResponse), Failure> {
+        let mut unpacked = None;
+        if let Some(manifest) = unpack
+            && let Some(image) = self.stored.iter().find(|image| image.manifest == manifest)
+        {
+            let made = image.import(&mut self.node, self.opener, self.config)?;
+            unpacked = Some((manifest, made.bytes_made));
+        }
+        match unpack {
+            Some(manifest) if deltas.is_empty() => Ok((unpacked, self.node.restore(manifest)?)),
+            _ => Ok((unpacked, self.fetch(deltas)?)),
+        }
     }
 
     /// Fetches and imports deltas, each after the one that it starts from; what the last one made.
-    fn by_deltas(&mut self, deltas: &[Published]) -> Result<ImportResponse, Failure> {
+    fn fetch(&mut self, deltas: &[Published]) -> Result<ImportResponse, Failure> {
         let mut last: Option<ImportResponse> = None;
         for (number, published) in deltas.iter().enumerate() {
             let stage = format!("fetch delta {} of {}", number + 1, deltas.len());
             self.opener.progress.stage(stage, Unit::Bytes, published.bytes);
-            let named = self.named()?;
+            let named = Named::new(self.config)?;
             let handle = named.file.try_clone().map_err(Failure::io("open file", named.pending.path()))?;
             let repository = self.image.repository();
             delta::fetch(repository, published, handle, Some(self.opener.progress.on_bytes()))?;
@@ -189,34 +187,9 @@ impl Pull<'_> {
     /// Fetches the layers and imports them as a base file.
     fn by_layers(&mut self) -> Result<ImportResponse, Failure> {
         let open = self.image.open(&self.opener.options)?;
-        let image = self.opener.read(&open)?;
-        let mut named = self.named()?;
-        let path = named.pending.path().to_owned();
-        let make = build::Make {
-            level: LevelChoice::Fast.level(),
-            codec: dimg::build::Codec::Store,
-            memory_bytes: 1 << 30,
-            name: self.name.clone(),
-            dir: self.config.tmpdir.clone(),
-        };
-        build::make(None, &image, make, (&mut named.file, &path), self.opener)?;
-        drop(image);
+        let named = base::write(&open, &self.name, self.opener, self.config)?;
         self.opener.progress.stage("make contents", Unit::Bytes, 0);
-        self.node.import(&path)
-    }
-
-    /// An empty file in the directory of temporary files.
-    fn named(&self) -> Result<Named, Failure> {
-        let path: PathBuf = aside(&self.config.tmpdir.join("pull.cdimg"));
-        let pending = Pending::new(path);
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(pending.path())
-            .map_err(Failure::io("make temporary file", pending.path()))?;
-        Ok(Named { file, pending })
+        self.node.import(named.pending.path())
     }
 
     fn report(&self, done: &Done) -> (Value, String) {
@@ -237,11 +210,17 @@ impl Pull<'_> {
                 })
             })
             .collect();
+        let unpacked = done.unpacked.map(|(manifest, bytes)| {
+            let stored = self.stored.iter().find(|image| image.manifest == manifest);
+            let name = stored.map(|image| image.name.clone());
+            json!({"name": name, "manifest": manifest.to_string(), "bytes_made": bytes})
+        });
         let value = json!({
             "name": self.name,
             "manifest": self.image.digest().to_string(),
             "how": how,
             "reason": done.reason,
+            "unpacked": &unpacked,
             "deltas": list,
             "fetched_bytes": fetched_bytes,
             "pull_bytes": pull_bytes,
@@ -260,7 +239,11 @@ impl Pull<'_> {
                 format!("the layers, {fetched} fetched: {reason}")
             }
         };
-        (value, format!("{}: {how}\n", self.name))
+        let base = unpacked.map_or_else(String::new, |base| {
+            let name = base["name"].as_str().unwrap_or_default();
+            format!("; the layers of {name} were unpacked from containerd once")
+        });
+        (value, format!("{}: {how}{base}\n", self.name))
     }
 }
 

@@ -36,7 +36,7 @@ use contents::LayerContents;
 pub(crate) use layout::write_layout;
 
 /// Options of every command that opens images.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Default, clap::Args)]
 pub(crate) struct ImageOptions {
     /// Platform to take from a multi-platform image, as os/arch[/variant] (default: this machine's)
     #[arg(long, value_name = "PLATFORM")]
@@ -49,7 +49,7 @@ pub(crate) struct ImageOptions {
 }
 
 /// Options of every command that speaks to registries.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Default, clap::Args)]
 pub(crate) struct RegistryArgs {
     /// Speak plain HTTP to registries on other machines, too, and accept any certificate
     #[arg(long)]
@@ -183,7 +183,11 @@ impl<'a> Opener<'a> {
         }
     }
 
-    fn source_options(&self, source: &Source) -> Result<Options, Failure> {
+    /// How to open `source`: with a connection to containerd where it needs one.
+    ///
+    /// # Errors
+    /// containerd does not answer.
+    pub(crate) fn source_options(&self, source: &Source) -> Result<Options, Failure> {
         let mut options = self.options.clone();
         if let Source::Containerd(_) = source {
             let client = Containerd::connect(&self.config.address, &self.config.namespace)?;

@@ -27,6 +27,8 @@ pub struct Present {
     pub chain_id: Option<Digest>,
     /// Bytes of it that are not there any more and would have to be fetched.
     pub missing_bytes: u64,
+    /// Bytes of layers that have to be unpacked before deltas can start from it; 0 where its contents are at hand.
+    pub packed_bytes: u64,
 }
 
 /// How an image gets onto a node.
@@ -34,8 +36,13 @@ pub struct Present {
 pub enum Choice {
     /// It is there.
     Present,
-    /// By these deltas, one after the other.
-    Deltas(Vec<Published>),
+    /// By these deltas, one after the other; of a base that is there, but packed, none may be needed.
+    Deltas {
+        /// The image of [`Present::manifest`] that is to be unpacked first.
+        unpack: Option<Digest>,
+        /// The deltas.
+        deltas: Vec<Published>,
+    },
     /// By pulling its layers.
     Pull(Why),
 }
@@ -85,14 +92,16 @@ pub fn plan(
     weights: &Weights,
     mut list: impl FnMut(Digest) -> Result<Vec<Published>, SourceError>,
 ) -> Result<Choice, SourceError> {
-    let mut starts: HashMap<Digest, u64> =
-        present.iter().map(|image| (image.manifest, image.missing_bytes)).collect();
-    if starts.contains_key(&target) {
+    // What is at hand comes last, and counts.
+    let mut sorted: Vec<&Present> = present.iter().collect();
+    sorted.sort_by_key(|image| Reverse(image.packed_bytes));
+    let mut starts: HashMap<Digest, &Present> = sorted.iter().map(|&image| (image.manifest, image)).collect();
+    if starts.get(&target).is_some_and(|image| image.packed_bytes == 0) {
         return Ok(Choice::Present);
     }
     // The same layers under another manifest serve as well.
-    let by_chain: HashMap<Digest, u64> =
-        present.iter().filter_map(|image| Some((image.chain_id?, image.missing_bytes))).collect();
+    let by_chain: HashMap<Digest, &Present> =
+        sorted.iter().filter_map(|&image| Some((image.chain_id?, image))).collect();
 
     let mut deltas: Vec<Published> = Vec::new();
     let mut asked = BTreeSet::new();
@@ -103,8 +112,8 @@ pub fn plan(
         }
         for delta in list(image)? {
             if let Some(source) = delta.source {
-                if let Some(&missing_bytes) = by_chain.get(&source.chain_id) {
-                    starts.entry(source.manifest).or_insert(missing_bytes);
+                if let Some(&image) = by_chain.get(&source.chain_id) {
+                    starts.entry(source.manifest).or_insert(image);
                 }
                 let bytes = delta.bytes.saturating_add(bytes);
                 if !starts.contains_key(&source.manifest) && bytes < pull_bytes {
@@ -125,9 +134,25 @@ pub fn plan(
             apply_factor: 1,
         })
         .collect();
-    let starts: Vec<Start<Digest>> =
-        starts.iter().map(|(&image, &missing_bytes)| Start { image, missing_bytes }).collect();
-    let by_deltas = cheapest(target, &starts, &edges, weights);
+    let mut at_hand = Vec::new();
+    // An image that is to be unpacked is one that costs nothing to fetch.
+    let mut packed = Vec::new();
+    for (&image, &there) in &starts {
+        if there.packed_bytes == 0 {
+            at_hand.push(Start { image, missing_bytes: there.missing_bytes });
+        } else {
+            packed.push((image, there));
+        }
+    }
+    packed.sort_by_key(|&(image, _)| image);
+    edges.extend(packed.iter().map(|&(image, there)| Edge {
+        source: None,
+        target: image,
+        fetch_bytes: there.missing_bytes,
+        made_bytes: there.packed_bytes,
+        apply_factor: PULL_APPLY_FACTOR,
+    }));
+    let by_deltas = cheapest(target, &at_hand, &edges, weights);
     let Some(by_deltas) = by_deltas else {
         let why = if deltas.is_empty() {
             Why::NoDeltas
@@ -144,9 +169,13 @@ pub fn plan(
         made_bytes: pull_bytes,
         apply_factor: PULL_APPLY_FACTOR,
     });
-    match cheapest(target, &starts, &edges, weights) {
+    match cheapest(target, &at_hand, &edges, weights) {
         Some(path) if path.edges != [pull] => {
-            Ok(Choice::Deltas(path.edges.iter().filter_map(|&number| deltas.get(number).cloned()).collect()))
+            let unpack = path.edges.first().and_then(|&number| packed.get(number.checked_sub(deltas.len())?));
+            Ok(Choice::Deltas {
+                unpack: unpack.map(|(_, there)| there.manifest),
+                deltas: path.edges.iter().filter_map(|&number| deltas.get(number).cloned()).collect(),
+            })
         }
         _ => Ok(Choice::Pull(Why::Dearer { delta_bytes: by_deltas.fetch_bytes })),
     }
@@ -171,7 +200,12 @@ mod tests {
     }
 
     fn there(number: u8) -> Present {
-        Present { manifest: image(number), chain_id: Some(image(100 + number)), missing_bytes: 0 }
+        let (manifest, chain_id) = (image(number), Some(image(100 + number)));
+        Present { manifest, chain_id, missing_bytes: 0, packed_bytes: 0 }
+    }
+
+    fn by(deltas: &[Published]) -> Choice {
+        Choice::Deltas { unpack: None, deltas: deltas.to_vec() }
     }
 
     /// The choice for image 3, and the images whose deltas were asked for.
@@ -189,11 +223,11 @@ mod tests {
         let deltas =
             [delta(Some(0), 1, 10), delta(Some(1), 2, 10), delta(Some(2), 3, 10), delta(Some(0), 3, 50)];
         let (choice, asked) = choose(100, &[there(0)], &deltas);
-        assert_eq!(choice, Choice::Deltas(deltas[..3].to_vec()));
+        assert_eq!(choice, by(&deltas[..3]));
         assert_eq!(asked, [image(3), image(2), image(1)]);
         // What is there is not asked about.
         let (choice, asked) = choose(100, &[there(2)], &deltas);
-        assert_eq!((choice, asked.len()), (Choice::Deltas(vec![deltas[2].clone()]), 2));
+        assert_eq!((choice, asked.len()), (by(&deltas[2..3]), 2));
         assert_eq!(choose(100, &[there(3)], &deltas), (Choice::Present, vec![]));
     }
 
@@ -210,12 +244,35 @@ mod tests {
     #[test]
     fn base_files_and_other_manifests_of_the_same_layers() {
         let base = [delta(None, 3, 40)];
-        assert_eq!(choose(100, &[], &base).0, Choice::Deltas(base.to_vec()));
+        assert_eq!(choose(100, &[], &base).0, by(&base));
         let deltas = [delta(Some(1), 3, 10)];
         let other = Present { manifest: image(9), ..there(1) };
-        assert_eq!(choose(100, &[other], &deltas).0, Choice::Deltas(deltas.to_vec()));
+        assert_eq!(choose(100, &[other], &deltas).0, by(&deltas));
         let partly = Present { missing_bytes: 95, ..there(1) };
         assert_eq!(choose(100, &[partly], &deltas).0, Choice::Pull(Why::Dearer { delta_bytes: 105 }));
+    }
+
+    #[test]
+    fn what_is_packed_costs_only_time() {
+        let deltas = [delta(Some(1), 3, 10), delta(Some(2), 3, 30)];
+        let packed = Present { packed_bytes: 1000, ..there(1) };
+        let unpacked = |number: Option<usize>| Choice::Deltas {
+            unpack: Some(image(if number.is_some() { 1 } else { 3 })),
+            deltas: number.map(|number| deltas[number].clone()).into_iter().collect(),
+        };
+        assert_eq!(choose(100, &[packed], &deltas), (unpacked(Some(0)), vec![image(3), image(2)]));
+        // At hand as well, and so it is under another manifest.
+        assert_eq!(choose(100, &[packed, there(1)], &deltas).0, by(&deltas[..1]));
+        let other = Present { manifest: image(9), ..packed };
+        let of_other = Choice::Deltas { unpack: Some(image(9)), deltas: deltas[..1].to_vec() };
+        assert_eq!(choose(100, &[other], &deltas).0, of_other);
+        // Whether its time is worth it is a matter of weights.
+        let weigh = |apply| {
+            let weights = Weights { fetch: 1, apply };
+            plan(image(3), 100, &[packed, there(2)], &weights, |_| Ok(deltas.to_vec())).unwrap()
+        };
+        assert_eq!((weigh(0), weigh(1)), (unpacked(Some(0)), by(&deltas[1..])));
+        assert_eq!(choose(100, &[Present { packed_bytes: 9, ..there(3) }], &[]).0, unpacked(None));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The cases of tiers 2 and 3: the same on every containerd.
 
 mod load;
+mod ordinary;
 mod reference;
 mod registry;
 mod source;

@@ -15,9 +15,9 @@ use crate::VERSION;
 /// The images in the order of the deltas.
 const TAGS: [&str; 4] = ["v1", "v2", "v3", "links"];
 /// More than the manifests and lists on the way.
-const DOCUMENT_BYTES: u64 = 64 << 10;
+pub(super) const DOCUMENT_BYTES: u64 = 64 << 10;
 
-fn json(output: Output) -> Result<Value> {
+pub(super) fn json(output: Output) -> Result<Value> {
     let output = output.success()?;
     serde_json::from_str(&output.stdout).with_context(|| format!("no JSON: {}", output.stdout))
 }
