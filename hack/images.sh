@@ -35,7 +35,7 @@ if [ "${1:-}" = --make-one ]; then
 fi
 
 [ $# -gt 0 ] || set -- tiny debian-nginx npm-node pypi-numpy
-[ "$*" != all ] || set -- tiny debian-nginx npm-{node,postgres,esbuild,closure} pypi-{numpy,uv,science,tensorflow}
+[ "$*" != all ] || set -- tiny debian-nginx npm-{node,postgres,esbuild,closure,arm64} pypi-{numpy,uv,science,tensorflow}
 for series in "$@"; do
     recipe_file=$REPO/hack/images/$series.sh
     [ -e "$recipe_file" ] || die "no series $series: there are $(cd "$REPO/hack/images" && echo *.sh | sed 's/lib\.sh//; s/\.sh//g')"

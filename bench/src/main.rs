@@ -43,7 +43,7 @@ struct Args {
 }
 
 /// Series and tags measured when no pair is given: each is in `hack/images`.
-const DEFAULT: [(&str, &str, &str); 13] = [
+const DEFAULT: [(&str, &str, &str); 14] = [
     // Security updates, and one more module.
     ("debian-nginx", "v1", "v2"),
     ("debian-nginx", "v2", "v3"),
@@ -60,6 +60,8 @@ const DEFAULT: [(&str, &str, &str); 13] = [
     ("npm-esbuild", "v2", "v3"),
     // Java.
     ("npm-closure", "v1", "v2"),
+    // C++, Go and C for aarch64.
+    ("npm-arm64", "v1", "v2"),
     // Rust.
     ("pypi-uv", "v1", "v2"),
     // Cython and Rust.

@@ -10,6 +10,7 @@ pub mod images;
 pub mod leftovers;
 pub mod memory;
 pub mod program;
+pub mod random;
 pub mod registry;
 pub mod sandbox;
 pub mod snapshotter;

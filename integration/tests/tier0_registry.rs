@@ -14,6 +14,7 @@ use d4c_integration::Sandbox;
 use d4c_integration::faults::{Fault, Proxy};
 use d4c_integration::images::Series;
 use d4c_integration::program::d4c;
+use d4c_integration::random::mixed;
 use d4c_integration::registry::Registry;
 use dimg::Digest;
 use dimg::content::Bytes;
@@ -24,11 +25,7 @@ const CLIENTS: usize = 24;
 
 /// The fault of a request, if any: three of ten have one. The same number always has the same.
 fn fault(number: u64) -> Option<Fault> {
-    // SplitMix64.
-    let mut mixed = number.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    mixed ^= mixed >> 31;
+    let mixed = mixed(number);
     if mixed % 10 >= 3 {
         return None;
     }
