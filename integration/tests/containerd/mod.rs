@@ -5,3 +5,4 @@ mod ordinary;
 mod reference;
 mod registry;
 mod source;
+mod status;

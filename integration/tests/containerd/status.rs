@@ -1,0 +1,50 @@
+//! `d4c status FILE…`: how an image is reached from what the node has.
+
+use anyhow::{Result, ensure};
+use d4c_integration::Sandbox;
+use d4c_integration::containerd::Containerd;
+use d4c_integration::images::Series;
+use d4c_integration::snapshotter::Snapshotter;
+use serde_json::{Value, json};
+
+use crate::VERSION;
+
+/// With the first release there, one delta is cheaper than two; with the second, its own; a delta from elsewhere is told.
+#[test]
+fn the_way_from_what_is_there_is_told() -> Result<()> {
+    let sandbox = Sandbox::new()?;
+    let series = Series::named("tiny")?;
+    let plugin = Snapshotter::start(&sandbox, &[])?;
+    let containerd = Containerd::start(&sandbox, VERSION)?;
+    let file = |name: &str| sandbox.path(&format!("{name}.cdimg")).to_string_lossy().into_owned();
+    containerd.d4c(["convert", &series.source("v1"), &file("1")])?.success()?;
+    for (from, to) in [("1", "2"), ("2", "3"), ("1", "3")] {
+        let [old, new] = [from, to].map(|tag| series.source(&format!("v{tag}")));
+        containerd.d4c(["diff", &old, &new, &file(&format!("{from}{to}"))])?.success()?;
+    }
+    let reach = || -> Result<Value> {
+        let said = containerd.d4c(["status", "--json", &file("12"), &file("23"), &file("13")])?.success()?;
+        Ok(serde_json::from_str::<Value>(&said.stdout)?["reach"].take())
+    };
+    let steps = |path: &Value| -> Vec<Value> {
+        path["steps"].as_array().into_iter().flatten().map(|step| step["file"].clone()).collect()
+    };
+    let alone = reach()?;
+    ensure!(alone["path"]["start"].is_null() && steps(&alone["path"]) == [Value::Null], "no pull: {alone}");
+    containerd.d4c(["load", &file("1"), "--name", "example.com/tiny:v1"])?.success()?;
+    let one = reach()?;
+    ensure!(
+        one["path"]["start"] == json!(series.image("v1")?.digest)
+            && steps(&one["path"]) == [json!(file("13"))],
+        "{one}"
+    );
+    ensure!(one["target"] == json!(series.image("v3")?.digest), "{one}");
+    containerd.d4c(["load", &file("12"), "--name", "example.com/tiny:v2"])?.success()?;
+    let two = reach()?;
+    ensure!(steps(&two["path"]) == [json!(file("23"))], "{two}");
+    let text = containerd.d4c(["status", &file("23")])?.success()?.stdout;
+    ensure!(text.contains(&format!("by        {}, ", file("23"))), "{text}");
+    containerd.stop()?;
+    plugin.terminate()?;
+    sandbox.close()
+}
