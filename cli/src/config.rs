@@ -10,7 +10,7 @@ use crate::failure::Failure;
 use crate::output::Output;
 
 /// What every command gets beside its own options.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Config {
     /// Where results go.
     pub(crate) output: Output,

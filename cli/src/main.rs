@@ -15,6 +15,7 @@ mod interrupt;
 mod output;
 mod progress;
 mod report;
+mod serve;
 mod units;
 mod usage;
 

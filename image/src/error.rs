@@ -113,6 +113,16 @@ pub enum SourceError {
         /// The limit.
         limit_bytes: u64,
     },
+    /// A registry that wants another login.
+    #[error("{what}: {on}: {why}")]
+    Denied {
+        /// What was being done.
+        what: &'static str,
+        /// The repository.
+        on: String,
+        /// What the registry says.
+        why: String,
+    },
     /// An image that this program does not handle, though nothing is wrong with it.
     #[error("{what}: {on}: {why}")]
     Unsupported {
@@ -150,6 +160,11 @@ fn at(offset: Option<u64>) -> String {
 }
 
 impl SourceError {
+    /// Whether a registry wants another login.
+    pub fn is_denial(&self) -> bool {
+        matches!(self, Self::Denied { .. })
+    }
+
     /// The class of the failure.
     pub fn class(&self) -> Class {
         match self {
@@ -157,7 +172,7 @@ impl SourceError {
             Self::NotFound { .. } => Class::NotFound,
             Self::Corrupt { .. } | Self::Digest { .. } | Self::Size { .. } => Class::Corrupt,
             Self::Limit { .. } => Class::NoSpace,
-            Self::Unsupported { .. } | Self::Remote { .. } => Class::Failed,
+            Self::Unsupported { .. } | Self::Denied { .. } | Self::Remote { .. } => Class::Failed,
             Self::Io { source, .. } => match source.kind() {
                 io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => Class::NotFound,
                 io::ErrorKind::StorageFull
@@ -179,6 +194,7 @@ impl SourceError {
             | Self::Size { on, .. }
             | Self::Limit { on, .. }
             | Self::Unsupported { on, .. }
+            | Self::Denied { on, .. }
             | Self::Remote { on, .. } => on.clone(),
             Self::Io { path, .. } => path.display().to_string(),
         }

@@ -13,6 +13,7 @@ pub mod program;
 pub mod random;
 pub mod registry;
 pub mod sandbox;
+pub mod serve;
 pub mod snapshotter;
 pub mod tree;
 

@@ -110,21 +110,21 @@ impl MakeOptions {
 }
 
 /// How to make a file, decided.
-pub(super) struct Make {
-    pub(super) level: Level,
-    pub(super) codec: build::Codec,
-    pub(super) memory_bytes: u64,
+pub(crate) struct Make {
+    pub(crate) level: Level,
+    pub(crate) codec: build::Codec,
+    pub(crate) memory_bytes: u64,
     /// Suggested to whoever loads the image.
-    pub(super) name: String,
+    pub(crate) name: String,
     /// Where large temporary files go.
-    pub(super) dir: PathBuf,
+    pub(crate) dir: PathBuf,
 }
 
 /// Writes into `file`, which is at `out` or will be, what makes `target`, from `base` or from nothing.
 ///
 /// # Errors
 /// A content cannot be read, or the file not be written.
-pub(super) fn make(
+pub(crate) fn make(
     base: Option<&Image>,
     target: &Image,
     how: Make,
@@ -159,7 +159,7 @@ pub(super) fn finish(mut file: OutFile, out: &Path, config: &Config) -> Result<(
 }
 
 /// Passes the builder's progress on.
-pub(super) struct Told<'a>(pub(super) &'a Progress);
+pub(crate) struct Told<'a>(pub(crate) &'a Progress);
 
 impl build::Progress for Told<'_> {
     fn start(&mut self, contents: u64, bytes: u64) {

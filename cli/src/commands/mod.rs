@@ -1,7 +1,7 @@
 //! The commands, one file each: its options, and what it does with them.
 
 mod base;
-mod build;
+pub(crate) mod build;
 mod completions;
 mod convert;
 mod diff;
@@ -17,6 +17,7 @@ mod prune;
 mod publish;
 mod pull;
 mod push;
+mod serve;
 mod show;
 mod stat;
 mod status;
@@ -57,6 +58,8 @@ pub(crate) enum Command {
     Pull(pull::Options),
     /// Put a delta into a registry, beside the image that it makes
     Push(push::Options),
+    /// Give other nodes deltas on demand: found, merged or made
+    Serve(serve::Options),
     /// List the images that the snapshotter has
     Images,
     /// Remove images that containerd does not use
@@ -90,6 +93,7 @@ pub(crate) fn run(command: Command, config: &Config) -> Result<(), Failure> {
         Command::Load(options) => load::run(&options, config),
         Command::Pull(options) => pull::run(&options, config),
         Command::Push(options) => push::run(&options, config),
+        Command::Serve(options) => serve::run(options, config),
         Command::Images => images::run(config),
         Command::Prune => prune::run(config),
         Command::Status(options) => status::run(&options, config),

@@ -4,9 +4,11 @@
 //! included, is told and leads to the layers: those are fetched as usual, made into a base file and imported as such, so that the
 //! next update finds the contents on the node.
 
-use d4c_image::delta::{self, Choice, Present, Published};
+use std::time::Duration;
+
+use d4c_image::delta::{self, Choice, Present, Published, Wanted};
 use d4c_image::error::SourceError;
-use d4c_image::source::{RemoteImage, Source};
+use d4c_image::source::{Reference, RemoteImage, Source};
 use di3fs_snapshotter::api::control::ImportResponse;
 use dimg::Digest;
 use dimg::path::Weights;
@@ -33,6 +35,12 @@ pub(crate) struct Options {
     /// The snapshotter's name in containerd's configuration
     #[arg(long, value_name = "NAME", default_value = "di3fs")]
     snapshotter: String,
+    /// A d4c serve to ask where the registry has no delta that leads there at once
+    #[arg(long, value_name = "URL", env = "D4C_SERVE")]
+    serve: Option<String>,
+    /// Seconds until it begins to answer
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    serve_timeout: u64,
     #[command(flatten)]
     image: ImageOptions,
 }
@@ -53,7 +61,14 @@ pub(crate) fn run(options: &Options, config: &Config) -> Result<(), Failure> {
     progress.stage(format!("find {text}"), Unit::Bytes, 0);
     let image = RemoteImage::resolve(&reference, &opener.options)?;
     let name = options.name.clone().unwrap_or_else(|| reference.whole());
-    let mut pull = Pull { image, name, node, stored: Vec::new(), opener: &opener, config };
+    let served = options.serve.clone().map(|server| Server {
+        server,
+        reference: reference.clone(),
+        patience: Duration::from_secs(options.serve_timeout),
+        told: None,
+    });
+    let (stored, present) = (Vec::new(), Vec::new());
+    let mut pull = Pull { image, name, node, stored, present, served, opener: &opener, config };
     let done = pull.run()?;
     let (value, text) = pull.report(&done);
     drop(pull);
@@ -68,8 +83,20 @@ struct Pull<'a> {
     node: Node<'a>,
     /// What containerd pulled itself.
     stored: Vec<Stored>,
+    /// What deltas can start from, that included.
+    present: Vec<Present>,
+    served: Option<Server>,
     opener: &'a Opener<'a>,
     config: &'a Config,
+}
+
+/// Who is asked for deltas beside the registry.
+struct Server {
+    server: String,
+    reference: Reference,
+    patience: Duration,
+    /// Why it was of no use, where it was asked.
+    told: Option<String>,
 }
 
 /// How the image came.
@@ -86,12 +113,23 @@ struct Done {
 enum How {
     Present,
     Deltas(Vec<Published>),
+    /// By a delta of so many bytes from this image.
+    Served(Digest, u64),
     Layers,
 }
 
 impl Pull<'_> {
     fn run(&mut self) -> Result<Done, Failure> {
-        let reason = match self.choose() {
+        let choice = self.choose();
+        let at_once = match &choice {
+            Ok(Choice::Present) => true,
+            Ok(Choice::Deltas { deltas, .. }) => deltas.len() <= 1,
+            _ => false,
+        };
+        if !at_once && let Some(done) = self.by_server()? {
+            return Ok(done);
+        }
+        let reason = match choice {
             Ok(Choice::Present) => match self.node.restore(self.image.digest()) {
                 Ok(made) => return self.done(How::Present, None, None, &made),
                 Err(failure) => failure.to_string(),
@@ -135,11 +173,72 @@ impl Pull<'_> {
             Err(failure) => tracing::warn!(%failure, "images that containerd pulled are not looked at"),
         }
         present.extend(self.stored.iter().map(Stored::present));
+        self.present.clone_from(&present);
         self.opener.progress.stage("look for deltas", Unit::Bytes, 0);
         let repository = self.image.repository();
         let list = |target| delta::list(repository, target);
         let pull_bytes = self.image.pull_bytes();
         Ok(delta::plan(self.image.digest(), pull_bytes, &present, &Weights::default(), list)?)
+    }
+
+    /// Asks the server for a delta, where there is one to ask. Whatever keeps it from helping is remembered, and the pull goes on without.
+    fn by_server(&mut self) -> Result<Option<Done>, Failure> {
+        if self.served.is_none() || self.present.is_empty() {
+            return Ok(None);
+        }
+        match self.ask_server() {
+            Ok(done) => Ok(Some(done)),
+            Err(failure) if failure.kind == Kind::NoSpace => Err(failure),
+            Err(failure) => {
+                tracing::info!(%failure, "the server is of no use");
+                if let Some(served) = &mut self.served {
+                    served.told = Some(failure.to_string());
+                }
+                Ok(None)
+            }
+        }
+    }
+
+    fn ask_server(&mut self) -> Result<Done, Failure> {
+        let Some(served) = &self.served else {
+            return Err(Failure::new(Kind::Failed, "pull", &self.name, "no server"));
+        };
+        self.opener.progress.stage(format!("ask {}", served.server), Unit::Bytes, 0);
+        // What is at hand first.
+        let mut have: Vec<&Present> = self.present.iter().collect();
+        have.sort_by_key(|image| image.packed_bytes > 0);
+        let have: Vec<Digest> = have.iter().map(|image| image.manifest).collect();
+        let named = Named::new(self.config)?;
+        let wanted = Wanted {
+            server: &served.server,
+            reference: &served.reference,
+            want: self.image.digest(),
+            have: &have,
+            max_bytes: self.image.pull_bytes(),
+            patience: served.patience,
+        };
+        let on_bytes = self.opener.progress.on_bytes();
+        let bytes = delta::ask(&wanted, &self.opener.options.registry, &named.file, Some(&on_bytes))?;
+        let delta = Delta::of(&named.file, named.pending.path())?;
+        let parent = delta.file.dimg().parent().map(|parent| parent.manifest);
+        let Some(source) = parent.filter(|parent| have.contains(parent)) else {
+            let why = "it starts from an image that is not here";
+            return Err(Failure::new(Kind::Corrupt, "check delta", &served.server, why));
+        };
+        if delta.file.dimg().target().manifest != wanted.want || delta.file.cdimg().is_none() {
+            return Err(Failure::new(Kind::Corrupt, "check delta", &served.server, "it makes another image"));
+        }
+        let at_hand = self.present.iter().any(|image| image.manifest == source && image.packed_bytes == 0);
+        let unpacked = match self.stored.iter().find(|image| image.manifest == source) {
+            Some(stored) if !at_hand => {
+                let made = stored.import(&mut self.node, self.opener, self.config)?;
+                Some((source, made.bytes_made))
+            }
+            _ => None,
+        };
+        self.opener.progress.stage("make contents", Unit::Bytes, 0);
+        let made = self.node.import(named.pending.path())?;
+        self.done(How::Served(source, bytes), None, unpacked, &made)
     }
 
     /// Has the plugin take over the image `unpack`, then fetches and imports deltas, each after the one that it starts from; what the last one
@@ -193,10 +292,13 @@ impl Pull<'_> {
     }
 
     fn report(&self, done: &Done) -> (Value, String) {
-        let (pull_bytes, fetched_bytes) = (self.image.pull_bytes(), self.image.repository().received_bytes());
+        let served_bytes = if let How::Served(_, bytes) = done.how { bytes } else { 0 };
+        let (pull_bytes, fetched_bytes) =
+            (self.image.pull_bytes(), self.image.repository().received_bytes() + served_bytes);
         let (how, deltas) = match &done.how {
             How::Present => ("present", &[][..]),
             How::Deltas(deltas) => ("deltas", deltas.as_slice()),
+            How::Served(..) => ("served", &[][..]),
             How::Layers => ("layers", &[][..]),
         };
         let list: Vec<Value> = deltas
@@ -221,6 +323,11 @@ impl Pull<'_> {
             "how": how,
             "reason": done.reason,
             "unpacked": &unpacked,
+            "served": match done.how {
+                How::Served(source, bytes) => json!({"source": source.to_string(), "bytes": bytes}),
+                _ => Value::Null,
+            },
+            "server_reason": self.served.as_ref().and_then(|served| served.told.clone()),
             "deltas": list,
             "fetched_bytes": fetched_bytes,
             "pull_bytes": pull_bytes,
@@ -233,6 +340,9 @@ impl Pull<'_> {
             How::Deltas(deltas) => {
                 let plural = if deltas.len() == 1 { "delta" } else { "deltas" };
                 format!("{} {plural}, {fetched} fetched; the layers are {pull}", deltas.len())
+            }
+            How::Served(source, _) => {
+                format!("a delta from {source} made on demand, {fetched} fetched; the layers are {pull}")
             }
             How::Layers => {
                 let reason = done.reason.as_deref().unwrap_or("no deltas");

@@ -1,6 +1,7 @@
 //! Deltas in a registry: a cdimg as an OCI artifact whose `subject` is the manifest of the image that it makes (`docs/registry.md`).
 //!
 //! - [`NewDelta`]: a cdimg about to be published; [`publish`], [`list`], [`fetch`] are what a [`Repository`] does with deltas.
+//! - [`ask`]: a delta made on demand by a `d4c serve`.
 //! - [`plan`]: which of them lead most cheaply from what a node has to an image, and whether that beats pulling it.
 //!
 //! What a registry lists is a hint: the artifact's manifest is compared with its digest, the cdimg with its own, and what it makes and
@@ -8,6 +9,7 @@
 
 mod artifact;
 mod plan;
+mod served;
 
 use std::fs::File;
 
@@ -17,6 +19,7 @@ use dimg::format::{Cdimg, VERSION};
 
 pub use artifact::{ARTIFACT_TYPE, LAYER_TYPE, annotation};
 pub use plan::{Choice, Present, Why, plan};
+pub use served::{MAX_HAVE, PATH, Wanted, ask};
 
 use crate::error::SourceError;
 use crate::manifest::{Descriptor, Document};

@@ -125,14 +125,15 @@ impl Failed {
     pub(super) fn told(self, what: &'static str, on: &str) -> SourceError {
         let on = on.to_owned();
         let remote = |why: &str| SourceError::Remote { what, on: on.clone(), why: one_line(why) };
+        let denied = |why: &str| SourceError::Denied { what, on: on.clone(), why: one_line(why) };
         if self.is_missing() {
             return SourceError::NotFound { what, on, why: "the registry has no such image".into() };
         }
         let is_denial = self.has_code(&["DENIED", "UNAUTHORIZED"]);
         match self {
-            Self::Denied { user, detail } => remote(&denial(user.as_deref(), &detail)),
+            Self::Denied { user, detail } => denied(&denial(user.as_deref(), &detail)),
             Self::Status { code, message, .. } if is_denial || matches!(code, 401 | 403) => {
-                remote(&denial(None, &message))
+                denied(&denial(None, &message))
             }
             Self::Status { code, message, retry_after, .. } => {
                 let wait = retry_after

@@ -13,6 +13,7 @@
 //! own, the `OCI-Subject` header.
 
 mod auth;
+mod behalf;
 mod credentials;
 mod download;
 mod failed;
@@ -32,6 +33,7 @@ use reqwest::Url;
 use tokio::runtime::{Builder, Runtime};
 
 use crate::error::SourceError;
+pub use behalf::Behalf;
 use credentials::{auth_files, find};
 use failed::{Failed, cause, one_line};
 use hosts::Host;
@@ -49,13 +51,16 @@ pub struct RegistryOptions {
     pub auth_file: Option<PathBuf>,
     /// Directories with `hosts.toml` and certificates, by registry.
     pub hosts_dirs: Vec<PathBuf>,
+    /// On whose behalf, when that is not whoever runs this program: then no credential, header or certificate of ours is sent, and no
+    /// mirror asked.
+    pub behalf: Option<Behalf>,
 }
 
 impl Default for RegistryOptions {
     /// containerd's and docker's directories.
     fn default() -> Self {
         let hosts_dirs = vec!["/etc/containerd/certs.d".into(), "/etc/docker/certs.d".into()];
-        Self { insecure: false, auth_file: None, hosts_dirs }
+        Self { insecure: false, auth_file: None, hosts_dirs, behalf: None }
     }
 }
 
@@ -136,9 +141,16 @@ impl Repository {
         let actions = if access == Access::Push { "pull,push" } else { "pull" };
         let scope = format!("repository:{}:{actions}", reference.repository());
         let mut endpoints = Vec::new();
-        for host in hosts::find(&options.hosts_dirs, registry)? {
-            let client = client(&host, options.insecure)?;
+        for mut host in hosts::find(&options.hosts_dirs, registry)? {
             let is_mirror = host.url.as_deref().is_some_and(|url| !is_of(url, registry));
+            if options.behalf.is_some() {
+                if is_mirror {
+                    continue;
+                }
+                host.identity = None;
+                host.headers.clear();
+            }
+            let client = client(&host, options.insecure)?;
             let base = match &host.url {
                 Some(url) => this.base(url, host.override_path)?,
                 None => {
@@ -153,7 +165,10 @@ impl Repository {
                 }
             };
             let server = if is_mirror { authority(&base) } else { registry.to_owned() };
-            let credential = find(&files, &server, reference.repository())?;
+            let credential = match &options.behalf {
+                Some(behalf) => behalf.0.clone(),
+                None => find(&files, &server, reference.repository())?,
+            };
             endpoints.push(Endpoint::new(EndpointParts {
                 host,
                 base,
@@ -253,7 +268,7 @@ fn is_of(url: &str, registry: &str) -> bool {
 }
 
 /// Whether the host of a registry (`host[:port]`) is this machine.
-fn is_loopback(registry: &str) -> bool {
+pub(crate) fn is_loopback(registry: &str) -> bool {
     let host = match registry.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         Some((host, _)) => host,
         None => registry.split_once(':').map_or(registry, |(host, _)| host),

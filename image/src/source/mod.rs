@@ -27,6 +27,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 pub use blob::MappedBytes;
+pub use oci_spec::distribution::Reference;
 pub use open::{Layer, LayerFile, OpenImage};
 pub use parse::Source;
 pub use remote::RemoteImage;

@@ -7,6 +7,7 @@ use d4c_integration::faults::Proxy;
 use d4c_integration::images::Series;
 use d4c_integration::program::d4c;
 use d4c_integration::registry::Registry;
+use d4c_integration::serve::Serve;
 use d4c_integration::snapshotter::Snapshotter;
 
 use super::registry::{DOCUMENT_BYTES, json};
@@ -107,6 +108,41 @@ fn files_start_from_what_containerd_has() -> Result<()> {
     ensure!(there["how"] == "present" && !there["unpacked"].is_null(), "{there}");
     let seen = containerd.run("di3fs", &registry.reference("app:v3"), &["cat", "/etc/release"])?;
     ensure!(seen == "v3\n", "{seen}");
+    containerd.stop()?;
+    plugin.terminate()?;
+    registry.stop()?;
+    sandbox.close()
+}
+
+/// A delta made on demand onto what containerd pulled; once its server is gone, the layers.
+#[test]
+fn deltas_on_demand_and_without() -> Result<()> {
+    let sandbox = Sandbox::new()?;
+    let series = Series::named("tiny")?;
+    let registry = Registry::start(&sandbox)?;
+    let plugin = Snapshotter::start(&sandbox, &[])?;
+    let containerd = Containerd::start(&sandbox, VERSION)?;
+    for tag in ["v1", "v2", "v3"] {
+        registry.push(&series, tag, &format!("app:{tag}"))?;
+    }
+    let v1 = registry.reference("app:v1");
+    containerd.ctr(["images", "pull", "--plain-http", &v1])?.success()?;
+    let dir = sandbox.dir("deltas")?.to_string_lossy().into_owned();
+    let serve = Serve::start(&sandbox, &["--registry".into(), registry.address(), "--dir".into(), dir])?;
+    let url = serve.url();
+    let pull = |tag: &str| {
+        let name = registry.reference(&format!("app:{tag}"));
+        json(containerd.d4c(["pull", "--json", "--serve", &url, &name])?)
+    };
+    let second = pull("v2")?;
+    ensure!(second["how"] == "served" && second["unpacked"]["name"] == v1.as_str(), "{second}");
+    let (fetched, bytes) = (second["fetched_bytes"].as_u64(), second["served"]["bytes"].as_u64());
+    ensure!(fetched < bytes.map(|bytes| bytes + DOCUMENT_BYTES), "{second}");
+    let seen = containerd.run("di3fs", &registry.reference("app:v2"), &["cat", "/app/release"])?;
+    ensure!(seen == "version 2\n", "{seen}");
+    serve.stop()?;
+    let third = pull("v3")?;
+    ensure!(third["how"] == "layers" && third["server_reason"].is_string(), "{third}");
     containerd.stop()?;
     plugin.terminate()?;
     registry.stop()?;

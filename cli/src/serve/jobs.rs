@@ -1,0 +1,125 @@
+//! Work that many ask for and one does, a bounded number at once.
+
+use std::collections::HashMap;
+use std::num::NonZeroUsize;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use dimg::Digest;
+use tokio::sync::{Semaphore, watch};
+
+use super::answer::{Got, Refusal};
+
+/// Image wanted and image to start from.
+pub(super) type Pair = (Digest, Digest);
+type Outcome = Result<Got, Refusal>;
+
+/// What is being done.
+#[derive(Debug)]
+pub(super) struct Jobs {
+    running: Mutex<HashMap<Pair, watch::Receiver<Option<Outcome>>>>,
+    turns: Arc<Semaphore>,
+    /// Pairs that may be done or wait at once.
+    limit: usize,
+}
+
+impl Jobs {
+    /// `at_once` are done at a time, and `queue` more may wait.
+    pub(super) fn new(at_once: NonZeroUsize, queue: usize) -> Arc<Self> {
+        let turns = Arc::new(Semaphore::new(at_once.get()));
+        Arc::new(Self { running: Mutex::default(), turns, limit: at_once.get() + queue })
+    }
+
+    /// Pairs that are being done or wait.
+    pub(super) fn running(&self) -> usize {
+        self.lock().len()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Pair, watch::Receiver<Option<Outcome>>>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Does `work` for `pair`, or waits for whoever does it already. It goes on when nobody waits for it any more.
+    pub(super) async fn run(
+        self: &Arc<Self>,
+        pair: Pair,
+        work: impl FnOnce() -> Outcome + Send + 'static,
+    ) -> Outcome {
+        let mut result = self.join(pair, work)?;
+        let done = result.wait_for(Option::is_some).await.ok().and_then(|done| done.clone());
+        done.unwrap_or_else(|| Err(Refusal::Failed("the work for it broke off".into())))
+    }
+
+    fn join(
+        self: &Arc<Self>,
+        pair: Pair,
+        work: impl FnOnce() -> Outcome + Send + 'static,
+    ) -> Result<watch::Receiver<Option<Outcome>>, Refusal> {
+        let mut running = self.lock();
+        if let Some(result) = running.get(&pair) {
+            return Ok(result.clone());
+        }
+        if running.len() >= self.limit {
+            return Err(Refusal::Busy);
+        }
+        let (tell, result) = watch::channel(None);
+        running.insert(pair, result.clone());
+        let this = Arc::clone(self);
+        tokio::spawn(async move {
+            let turn = Arc::clone(&this.turns).acquire_owned().await;
+            let done = tokio::task::spawn_blocking(work).await;
+            drop(turn);
+            this.lock().remove(&pair);
+            let failed = |error| Err(Refusal::Failed(format!("the work for it broke off: {error}")));
+            // Nobody may wait any more.
+            let _ = tell.send(Some(done.unwrap_or_else(failed)));
+        });
+        Ok(result)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use super::*;
+
+    #[test]
+    fn one_does_it_for_all_and_the_queue_ends() {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().unwrap();
+        let jobs = Jobs::new(NonZeroUsize::MIN, 1);
+        let pair = |number: u8| (Digest([number; 32]), Digest([0; 32]));
+        let (done, (go, wait)) = (Arc::new(AtomicU64::new(0)), std::sync::mpsc::channel::<()>());
+        runtime.block_on(async {
+            let counter = Arc::clone(&done);
+            let first = {
+                let jobs = Arc::clone(&jobs);
+                tokio::spawn(async move {
+                    let work = move || {
+                        wait.recv().unwrap();
+                        counter.fetch_add(1, Ordering::Relaxed);
+                        Err(Refusal::Failed("first".into()))
+                    };
+                    jobs.run(pair(1), work).await
+                })
+            };
+            while jobs.running() == 0 {
+                tokio::task::yield_now().await;
+            }
+            let others: Vec<_> = (0..100)
+                .map(|_| {
+                    let jobs = Arc::clone(&jobs);
+                    tokio::spawn(async move { jobs.run(pair(1), || unreachable!("done twice")).await })
+                })
+                .collect();
+            let second = jobs.join(pair(2), || Err(Refusal::Failed("second".into()))).unwrap();
+            assert!(matches!(jobs.join(pair(3), || unreachable!("no room")), Err(Refusal::Busy)));
+            drop(second);
+            go.send(()).unwrap();
+            assert!(matches!(first.await.unwrap(), Err(Refusal::Failed(why)) if why == "first"));
+            for other in others {
+                assert!(other.await.unwrap().is_err());
+            }
+        });
+        assert_eq!(done.load(Ordering::Relaxed), 1);
+    }
+}
