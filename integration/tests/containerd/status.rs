@@ -30,7 +30,7 @@ fn the_way_from_what_is_there_is_told() -> Result<()> {
         path["steps"].as_array().into_iter().flatten().map(|step| step["file"].clone()).collect()
     };
     let alone = reach()?;
-    ensure!(alone["path"]["start"].is_null() && steps(&alone["path"]) == [Value::Null], "no pull: {alone}");
+    ensure!(alone["path"]["start"].is_null() && steps(&alone["path"])[0].is_null(), "no pull first: {alone}");
     containerd.d4c(["load", &file("1"), "--name", "example.com/tiny:v1"])?.success()?;
     let one = reach()?;
     ensure!(
