@@ -6,7 +6,7 @@
 cd "$REPO"
 
 as_root=()
-[ "$(id -u)" = 0 ] || as_root=(sudo "--preserve-env=CARGO_TARGET_DIR,D4C_CACHE,D4C_DEBIAN_MIRROR,D4C_BIN_DIR,RUST_BACKTRACE")
+[ "$(id -u)" = 0 ] || as_root=(sudo "--preserve-env=CARGO_TARGET_DIR,D4C_CACHE,D4C_DEBIAN_MIRROR,D4C_BIN_DIR,D4C_SOAK_KILLS,RUST_BACKTRACE")
 
 prepare() {
     "${as_root[@]}" hack/images.sh tiny debian-nginx npm-node pypi-numpy >/dev/null

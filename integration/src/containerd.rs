@@ -7,6 +7,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::mount::{MntFlags, umount2};
+use nix::unistd::Pid;
 
 use crate::images::cache;
 use crate::leftovers;
@@ -196,11 +197,25 @@ unpack_config = [{{ platform = "linux", snapshotter = "overlayfs" }}, {{ platfor
     /// # Errors
     /// Fails when it does not run.
     pub fn run_detached(&self, snapshotter: &str, image: &str, name: &str, command: &[&str]) -> Result<()> {
+        self.run_detached_with(snapshotter, image, name, &[], command)
+    }
+
+    /// As [`Containerd::run_detached`], with options of `ctr run`.
+    ///
+    /// # Errors
+    /// Fails when it does not run.
+    pub fn run_detached_with(
+        &self,
+        snapshotter: &str,
+        image: &str,
+        name: &str,
+        options: &[&str],
+        command: &[&str],
+    ) -> Result<()> {
         let container = self.container(name);
-        let option = format!("--snapshotter={snapshotter}");
-        let arguments =
-            ["run", "--detach", &option, image, &container].into_iter().chain(command.iter().copied());
-        self.ctr(arguments)?.success()?;
+        let snapshotter = format!("--snapshotter={snapshotter}");
+        let run = ["run", "--detach", &snapshotter].into_iter().chain(options.iter().copied());
+        self.ctr(run.chain([image, &container]).chain(command.iter().copied()))?.success()?;
         wait_for("the container to run", || self.is_running(name))
     }
 
@@ -212,6 +227,36 @@ unpack_config = [{{ platform = "linux", snapshotter = "overlayfs" }}, {{ platfor
         let container = self.container(name);
         let tasks = self.ctr(["tasks", "ls"])?.success()?.stdout;
         Ok(tasks.lines().any(|line| line.starts_with(&format!("{container} ")) && line.contains("RUNNING")))
+    }
+
+    /// The container's own process.
+    ///
+    /// # Errors
+    /// Fails when it does not run.
+    pub fn pid(&self, name: &str) -> Result<Pid> {
+        let container = self.container(name);
+        let tasks = self.ctr(["tasks", "ls"])?.success()?.stdout;
+        let task = tasks.lines().find(|line| line.starts_with(&format!("{container} ")));
+        let pid =
+            task.and_then(|line| line.split_whitespace().nth(1)).context("the container does not run")?;
+        Ok(Pid::from_raw(pid.parse()?))
+    }
+
+    /// What is left of it after a power failure ([`Sandbox::power_off`]) is started: what was in `/run` has gone.
+    ///
+    /// # Errors
+    /// Fails when it does not start.
+    pub fn power_on(&mut self) -> Result<()> {
+        self.daemon = None;
+        drop(fs::remove_dir_all(self.sandbox.path("state")));
+        // What runc remembers of running containers, whose names begin with the sandbox's.
+        let prefix = self.container("");
+        for entry in fs::read_dir("/run/containerd/runc/default").into_iter().flatten().flatten() {
+            if entry.file_name().to_string_lossy().starts_with(&prefix) {
+                fs::remove_dir_all(entry.path())?;
+            }
+        }
+        self.begin()
     }
 
     /// Runs a command in a running container and gives what it wrote.

@@ -13,13 +13,23 @@ pub fn mixed(number: u64) -> u64 {
 pub struct Random(u64);
 
 impl Random {
+    /// The row of this seed.
+    pub fn new(seed: u64) -> Self {
+        Self(mixed(seed))
+    }
+
+    /// The next.
+    pub fn number(&mut self) -> u64 {
+        let next = mixed(self.0);
+        self.0 = self.0.wrapping_add(1);
+        next
+    }
+
     /// The next, below `limit`.
     ///
     /// # Panics
     /// `limit` is 0.
     pub fn below(&mut self, limit: usize) -> usize {
-        let next = mixed(self.0);
-        self.0 += 1;
-        usize::try_from(next % limit as u64).expect("it is below a usize")
+        usize::try_from(self.number() % limit as u64).expect("it is below a usize")
     }
 }

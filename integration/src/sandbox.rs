@@ -118,6 +118,21 @@ impl Sandbox {
         Ok(())
     }
 
+    /// What a power failure leaves: every process of the sandbox is killed, and all that is mounted in it is gone.
+    pub fn power_off(&self) {
+        self.kill_all();
+        self.unmount_all();
+        remove_cgroups(&self.root);
+    }
+
+    fn unmount_all(&self) {
+        for point in leftovers::mounts(&self.root) {
+            if let Err(error) = umount2(&point, MntFlags::MNT_DETACH) {
+                eprintln!("cannot unmount {}: {error}", point.display());
+            }
+        }
+    }
+
     fn kill_all(&self) {
         for _ in 0..100 {
             let left = leftovers::processes(&self.root, self.since);
@@ -155,11 +170,7 @@ impl Drop for Sandbox {
             self.show_logs();
         }
         self.kill_all();
-        for point in leftovers::mounts(&self.root) {
-            if let Err(error) = umount2(&point, MntFlags::MNT_DETACH) {
-                eprintln!("cannot unmount {}: {error}", point.display());
-            }
-        }
+        self.unmount_all();
         for device in leftovers::loops(&self.root) {
             drop(Command::new("losetup").arg("-d").arg(device).status());
         }
