@@ -5,6 +5,7 @@
 
 pub mod bits;
 pub mod containerd;
+pub mod deltas;
 pub mod faults;
 pub mod images;
 pub mod leftovers;

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use d4c_integration::Sandbox;
+use d4c_integration::deltas::deltas;
 use d4c_integration::images::{Series, TAGS};
 use d4c_integration::program::{built, d4c};
 use d4c_integration::sandbox::{Daemon, wait_for};
@@ -13,18 +14,6 @@ use d4c_integration::tree::Tree;
 use nix::mount::{MntFlags, umount2};
 
 const ROUTES: [&str; 4] = ["erofs", "fuse-passthrough", "fuse", "overlay"];
-
-/// A base and its deltas.
-fn files(series: &Series, sandbox: &Sandbox) -> Result<Vec<String>> {
-    let file = |tag: &str| sandbox.path(&format!("{tag}.cdimg")).to_string_lossy().into_owned();
-    d4c(["convert", &series.source(TAGS[0]), &file(TAGS[0])])?.success()?;
-    for pair in TAGS.windows(2) {
-        let arguments =
-            ["diff", "--level", "fast", &series.source(pair[0]), &series.source(pair[1]), &file(pair[1])];
-        d4c(arguments)?.success()?;
-    }
-    Ok(TAGS.iter().map(|tag| file(tag)).collect())
-}
 
 /// A process of `d4c mount` and where it mounts.
 struct Mount {
@@ -76,8 +65,7 @@ fn last_number(log: &str, name: &str) -> Result<u64> {
 /// By every route the image is the tree that `d4c patch` writes.
 fn mounted_equals_patched(name: &str) -> Result<()> {
     let sandbox = Sandbox::new()?;
-    let series = Series::named(name)?;
-    let files = files(&series, &sandbox)?;
+    let files = deltas(name)?;
     let patched = sandbox.path("patched");
     let mut arguments = vec!["patch".to_owned()];
     arguments.extend(files.iter().cloned());
@@ -117,7 +105,7 @@ fn pypi_numpy_is_mounted() -> Result<()> {
 fn a_delta_lies_on_any_base() -> Result<()> {
     let sandbox = Sandbox::new()?;
     let series = Series::named("tiny")?;
-    let files = files(&series, &sandbox)?;
+    let files = deltas("tiny")?;
     let patched = sandbox.path("patched");
     let dest = format!("dir:{}", patched.display());
     d4c(["patch", &series.source(TAGS[0]), &files[1], &dest])?.success()?;
@@ -137,7 +125,7 @@ fn a_delta_lies_on_any_base() -> Result<()> {
 #[test]
 fn a_killed_process_leaves_a_mount_that_goes() -> Result<()> {
     let sandbox = Sandbox::new()?;
-    let files = files(&Series::named("tiny")?, &sandbox)?;
+    let files = deltas("tiny")?;
     for route in ROUTES {
         let mount = Mount::new(&sandbox, route, &files)?;
         let all = Tree::of(&mount.at)?;
@@ -155,8 +143,9 @@ fn a_killed_process_leaves_a_mount_that_goes() -> Result<()> {
 #[test]
 fn damaged_contents_are_errors_and_the_others_are_read() -> Result<()> {
     let sandbox = Sandbox::new()?;
-    let files = files(&Series::named("debian-nginx")?, &sandbox)?;
+    let mut files = deltas("debian-nginx")?;
     let mut bytes = fs::read(&files[0])?;
+    files[0] = sandbox.path("damaged.cdimg").to_string_lossy().into_owned();
     let middle = bytes.len() / 2;
     bytes[middle..middle + 16].fill(0x5a);
     fs::write(&files[0], &bytes)?;
@@ -204,7 +193,7 @@ fn read_all(at: &Path, judge: &mut dyn FnMut(std::io::Result<Vec<u8>>)) -> Resul
 #[test]
 fn what_cannot_be_mounted_is_refused() -> Result<()> {
     let sandbox = Sandbox::new()?;
-    let files = files(&Series::named("tiny")?, &sandbox)?;
+    let files = deltas("tiny")?;
     let at = sandbox.dir("at")?.display().to_string();
     d4c(["mount", &files[1], &at])?.refused(3, "a delta from")?;
     d4c(["mount", &files[0], &files[2], &at])?.refused(4, "match parent")?;

@@ -3,8 +3,9 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use d4c_integration::Sandbox;
+use d4c_integration::deltas::deltas;
 use d4c_integration::images::{Series, TAGS, script};
 use d4c_integration::memory::measure;
 use d4c_integration::program::{Output, built, d4c};
@@ -20,18 +21,16 @@ use di3fs_snapshotter::store::Store;
 fn patched_equals_unpacked(name: &str) -> Result<()> {
     let sandbox = Sandbox::new()?;
     let series = Series::named(name)?;
-    let file = |tag: &str| sandbox.path(&format!("{tag}.cdimg")).to_string_lossy().into_owned();
-    d4c(["convert", &series.source(TAGS[0]), &file(TAGS[0])])?.success()?;
-    for pair in TAGS.windows(2) {
-        d4c(["diff", &series.source(pair[0]), &series.source(pair[1]), &file(pair[1])])?.success()?;
-        d4c(["verify", &file(pair[1]), "--base", &series.source(pair[0])])?.success()?;
+    let files = deltas(name)?;
+    for (file, tag) in files[1..].iter().zip(TAGS) {
+        d4c(["verify", file, "--base", &series.source(tag)])?.success()?;
     }
     for (count, tag) in TAGS.iter().enumerate().skip(1) {
         let root = sandbox.path(&format!("patched-{tag}"));
         let layout = sandbox.path(&format!("layout-{tag}"));
         for destination in [format!("dir:{}", root.display()), format!("oci:{}:{tag}", layout.display())] {
             let mut arguments = vec!["patch".to_owned()];
-            arguments.extend(TAGS[..=count].iter().map(|tag| file(tag)));
+            arguments.extend_from_slice(&files[..=count]);
             arguments.push(destination);
             d4c(&arguments)?.success()?;
         }
@@ -44,13 +43,13 @@ fn patched_equals_unpacked(name: &str) -> Result<()> {
         ensure!(made.config_digest == image.config_digest, "{tag}: another config");
         ensure!(made.diff_ids() == image.diff_ids(), "{tag}: other diff IDs");
     }
-    merged_equals_one_by_one(&series, &[file(TAGS[0]), file(TAGS[1]), file(TAGS[2])], &sandbox)?;
+    merged_equals_one_by_one(&series, &files, &sandbox)?;
     sandbox.close()
 }
 
 /// The deltas merged make the image that they make one after the other; so does a base image that has taken them.
-fn merged_equals_one_by_one(series: &Series, files: &[String; 3], sandbox: &Sandbox) -> Result<()> {
-    let [base, first, second] = files;
+fn merged_equals_one_by_one(series: &Series, files: &[String], sandbox: &Sandbox) -> Result<()> {
+    let [base, first, second] = files else { bail!("{} files of three releases", files.len()) };
     let [delta, whole] = ["merged", "base"].map(|name| sandbox.path(name).with_extension("cdimg"));
     let last = TAGS[2];
     for (out, inputs) in [(&delta, &[first, second][..]), (&whole, &[base, first, second])] {

@@ -3,6 +3,7 @@
 use anyhow::{Result, ensure};
 use d4c_integration::Sandbox;
 use d4c_integration::containerd::Containerd;
+use d4c_integration::deltas::deltas;
 use d4c_integration::images::{Series, TAGS};
 use d4c_integration::program::d4c;
 use d4c_integration::sandbox::wait_for;
@@ -21,16 +22,6 @@ fn release(containerd: &Containerd<'_>) -> Result<String> {
     Ok(words.split_whitespace().collect::<Vec<_>>().join(" "))
 }
 
-/// Makes a base and two deltas of the series; their files.
-fn files(sandbox: &Sandbox, series: &Series) -> Result<Vec<String>> {
-    let file = |tag: &str| sandbox.path(&format!("{tag}.cdimg")).to_string_lossy().into_owned();
-    d4c(["convert", &series.source(TAGS[0]), &file(TAGS[0])])?.success()?;
-    for pair in TAGS.windows(2) {
-        d4c(["diff", &series.source(pair[0]), &series.source(pair[1]), &file(pair[1])])?.success()?;
-    }
-    Ok(TAGS.iter().map(|tag| file(tag)).collect())
-}
-
 /// A base, then two deltas in a row: each runs, with the original manifest and no layer blobs; a kill -9 of the plugin leaves
 /// its container running and a new plugin serves it; removed images give their space back.
 fn base_and_deltas_run_survive_and_go(route: &str) -> Result<()> {
@@ -39,7 +30,7 @@ fn base_and_deltas_run_survive_and_go(route: &str) -> Result<()> {
     let options = ["--route", route];
     let plugin = Snapshotter::start(&sandbox, &options)?;
     let mut containerd = Containerd::start(&sandbox, VERSION)?;
-    for ((file, tag), expected) in files(&sandbox, &series)?.iter().zip(TAGS).zip(&RELEASES) {
+    for ((file, tag), expected) in deltas("tiny")?.iter().zip(TAGS).zip(&RELEASES) {
         containerd.d4c(["load", file, "--name", NAME])?.success()?;
         let image = series.image(tag)?;
         let known = containerd.ctr(["images", "ls"])?.success()?.stdout;
@@ -113,7 +104,7 @@ fn nothing_is_made_before_it_is_opened(route: &str) -> Result<()> {
     let plugin = Snapshotter::start(&sandbox, &late)?;
     let mut containerd = Containerd::start(&sandbox, VERSION)?;
     // The base is completed when the delta comes.
-    for file in &files(&sandbox, &series)?[..2] {
+    for file in &deltas("tiny")?[..2] {
         containerd.d4c(["load", file, "--name", NAME])?.success()?;
     }
     let record = series.image(TAGS[1])?.digest.replace("sha256:", "");
@@ -188,7 +179,7 @@ fn namespaces_share_layers() -> Result<()> {
     let series = Series::named("tiny")?;
     let plugin = Snapshotter::start(&sandbox, &[])?;
     let containerd = Containerd::start(&sandbox, VERSION)?;
-    let files = files(&sandbox, &series)?;
+    let files = deltas("tiny")?;
     for namespace in ["default", "other"] {
         for file in &files[..2] {
             containerd.d4c(["--namespace", namespace, "load", file, "--name", NAME])?.success()?;
@@ -206,7 +197,7 @@ fn namespaces_share_layers() -> Result<()> {
 fn wrong_loads_are_told_in_one_line() -> Result<()> {
     let sandbox = Sandbox::new()?;
     let series = Series::named("tiny")?;
-    let files = files(&sandbox, &series)?;
+    let files = deltas("tiny")?;
     let alone = |arguments: &[&str]| {
         let control = Snapshotter::control(&sandbox).to_string_lossy().into_owned();
         d4c(["--control", &control, "--address", "/nonexistent/c.sock"].iter().chain(arguments))
