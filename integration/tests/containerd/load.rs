@@ -176,7 +176,6 @@ fn commits(sandbox: &Sandbox, containerd: &Containerd<'_>, container: &str) -> R
 #[test]
 fn namespaces_share_layers() -> Result<()> {
     let sandbox = Sandbox::new()?;
-    let series = Series::named("tiny")?;
     let plugin = Snapshotter::start(&sandbox, &[])?;
     let containerd = Containerd::start(&sandbox, VERSION)?;
     let files = deltas("tiny")?;
@@ -196,7 +195,6 @@ fn namespaces_share_layers() -> Result<()> {
 #[test]
 fn wrong_loads_are_told_in_one_line() -> Result<()> {
     let sandbox = Sandbox::new()?;
-    let series = Series::named("tiny")?;
     let files = deltas("tiny")?;
     let alone = |arguments: &[&str]| {
         let control = Snapshotter::control(&sandbox).to_string_lossy().into_owned();
