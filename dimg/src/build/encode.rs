@@ -11,7 +11,7 @@ use crate::engine::frame::{
     BSDIFF_WINDOW_LOG, BsdiffFrame, MAX_REFERENCE_BYTES, ProgramFrame, ReferenceFrame, RelocationFrame,
     STORED_CHUNK_BYTES, StoredFrame,
 };
-use crate::engine::matcher::{self, MatchOptions};
+use crate::engine::matcher::MatchOptions;
 use crate::engine::program::Program;
 use crate::engine::{EngineError, bsdiff};
 use crate::format::{DimgError, FrameKind};
@@ -101,7 +101,7 @@ pub(super) fn memory(content: &Content, found: &Found, options: &BuildOptions) -
 }
 
 pub(super) fn match_options(options: &BuildOptions, threads: usize) -> MatchOptions {
-    MatchOptions { level: options.level, index_bytes: options.memory_bytes / 2, threads }
+    MatchOptions { level: options.level, index_bytes: options.memory_bytes / 2, threads, coarse: false }
 }
 
 fn uses_bsdiff(old_bytes: u64, new_bytes: u64, options: &BuildOptions) -> bool {
@@ -200,8 +200,7 @@ fn patch(
         });
     }
     let matching = match_options(options, threads);
-    let program = matcher::diff(old, new, &matching);
-    relocated::smallest(base.place, old, new, program, &matching, options)
+    relocated::smallest(base.place, old, new, &matching, options)
 }
 
 /// The program in a frame of its own, or to be put in a group; the base may be relocated by `map` before.
@@ -210,6 +209,7 @@ pub(super) fn program(
     map: Option<Box<AddressMap>>,
     program: Program,
     level: Level,
+    threads: usize,
 ) -> Result<Way, EngineError> {
     let map_bytes = match &map {
         Some(map) => RelocationFrame::encode(&[map], level)?.len() as u64,
@@ -219,7 +219,7 @@ pub(super) fn program(
         let bytes = map_bytes + ProgramFrame::encode(&[&program], Level::Fast)?.len() as u64;
         return Ok(Way { bytes, kept: Kept::Program(place, map, Box::new(program)) });
     }
-    let frame = ProgramFrame::encode(&[&program], level)?;
+    let frame = ProgramFrame::encode_on(&[&program], level, threads)?;
     let bytes = map_bytes + frame.len() as u64;
     Ok(Way { bytes, kept: Kept::Frame(place, map, FrameKind::Program, frame) })
 }

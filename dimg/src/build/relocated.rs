@@ -6,13 +6,15 @@ use super::{BuildOptions, Codec};
 use crate::engine::compress::Level;
 use crate::engine::elf::AddressMap;
 use crate::engine::frame::{ProgramFrame, RelocationFrame};
-use crate::engine::matcher::MatchOptions;
+use crate::engine::matcher::{MatchOptions, diff};
 use crate::engine::program::{Program, StreamKind};
 use crate::engine::{EngineError, elf};
 use crate::index::edit::Place;
 
 /// A relocated patch this many times smaller than the plain one, both raw, is not held against it.
 const CLEARLY_SMALLER: u64 = 3;
+/// What the full look leaves of a program that the coarse one found, at least.
+const COARSE_PART: (usize, usize) = (2, 3);
 /// Plain programs below this are as good as any.
 const SMALL_RAW_BYTES: u64 = 512;
 
@@ -29,18 +31,23 @@ pub(super) fn smallest(
     place: Place,
     old: &[u8],
     new: &[u8],
-    plain: Program,
     matching: &MatchOptions,
     options: &BuildOptions,
 ) -> Result<Way, EngineError> {
-    let level = options.level;
-    if options.codec != Codec::Auto || plain.raw_bytes() < SMALL_RAW_BYTES || !elf::fits(old, new) {
-        return encode::program(place, None, plain, level);
+    let (level, threads) = (options.level, matching.threads);
+    let full = || diff(old, new, matching);
+    if options.codec != Codec::Auto || !elf::fits(old, new) {
+        return encode::program(place, None, full(), level, threads);
+    }
+    // What moved where is seen as well at a coarser look; most often the plain program is not needed for more.
+    let coarse = diff(old, new, &MatchOptions { coarse: true, ..*matching });
+    if coarse.raw_bytes() < SMALL_RAW_BYTES {
+        return encode::program(place, None, full(), level, threads);
     }
     let passes = if level == Level::Best { 3 } else { 2 };
     let scratch = || tempfile::tempfile_in(&options.dir);
-    let Some(relocated) = elf::derive(old, new, &plain, passes, matching, &scratch)? else {
-        return encode::program(place, None, plain, level);
+    let Some(relocated) = elf::derive(old, new, &coarse, passes, matching, &scratch)? else {
+        return encode::program(place, None, full(), level, threads);
     };
     // What does not compress well.
     let weight = |program: &Program| {
@@ -50,20 +57,29 @@ pub(super) fn smallest(
             .sum::<u64>()
     };
     let segments = 4 * relocated.map.segments() as u64;
-    let clear = (weight(&relocated.program) + segments) * CLEARLY_SMALLER <= weight(&plain);
+    let clear = (weight(&relocated.program) + segments) * CLEARLY_SMALLER <= weight(&coarse);
     let map = Some(Box::new(relocated.map));
-    // Compressing both is most of the time that a patch takes; which one is smaller the fast level tells nearly as well.
-    if clear
-        || level == Level::Default
-            && fast_bytes(map.as_deref(), &relocated.program)? < fast_bytes(None, &plain)?
-    {
-        return encode::program(place, map, relocated.program, level);
+    if clear {
+        return encode::program(place, map, relocated.program, level, threads);
     }
-    let plain = encode::program(place, None, plain, level)?;
+    // Compressing both is most of the time that a patch takes; which one is smaller the fast level tells nearly as well.
+    let moved_bytes = match level {
+        Level::Default => fast_bytes(map.as_deref(), &relocated.program)?,
+        _ => usize::MAX,
+    };
+    if moved_bytes < fast_bytes(None, &coarse)? / COARSE_PART.1 * COARSE_PART.0 {
+        return encode::program(place, map, relocated.program, level, threads);
+    }
+    drop(coarse);
+    let plain = full();
+    if moved_bytes < fast_bytes(None, &plain)? {
+        return encode::program(place, map, relocated.program, level, threads);
+    }
+    let plain = encode::program(place, None, plain, level, threads)?;
     if level == Level::Default {
         return Ok(plain);
     }
-    let moved = encode::program(place, map, relocated.program, level)?;
+    let moved = encode::program(place, map, relocated.program, level, threads)?;
     Ok(if moved.bytes < plain.bytes { moved } else { plain })
 }
 

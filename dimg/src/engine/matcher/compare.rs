@@ -114,40 +114,91 @@ pub(super) fn extend(a: &[u8], b: &[u8]) -> Extension {
     best
 }
 
-/// The length, at most `limit`, at which the balance of equal and unequal bytes of `a` and `b` is best, from their fronts.
+/// The length at which the balance of equal and unequal bytes of `a` and `b` is best, from their fronts.
 pub(super) fn best_forward(a: &[u8], b: &[u8]) -> usize {
     let limit = a.len().min(b.len());
     let (a, b) = (&a[..limit], &b[..limit]);
+    best_length(limit, |at| word(a, at) ^ word(b, at), |at| a[at] == b[at])
+}
+
+/// As [`best_forward`], from the ends.
+pub(super) fn best_backward(a: &[u8], b: &[u8]) -> usize {
+    let limit = a.len().min(b.len());
+    let (a, b) = (&a[a.len() - limit..], &b[b.len() - limit..]);
+    let difference = |at| (word(a, limit - at - 8) ^ word(b, limit - at - 8)).swap_bytes();
+    best_length(limit, difference, |at| a[limit - at - 1] == b[limit - at - 1])
+}
+
+/// `difference` is the exclusive or of eight bytes from a place on, `equal` whether the bytes at one are.
+#[inline]
+fn best_length(limit: usize, difference: impl Fn(usize) -> u64, equal: impl Fn(usize) -> bool) -> usize {
     let (mut at, mut balance, mut best, mut best_at) = (0usize, 0i64, 0i64, 0usize);
-    while at < limit {
-        let equal = equal_prefix(&a[at..], &b[at..]);
-        at += equal;
-        balance += equal.cast_signed() as i64;
-        if balance > best {
-            (best, best_at) = (balance, at);
-        } else if balance < best - STOP {
-            break;
+    while at + 8 <= limit {
+        let difference = difference(at);
+        if difference == 0 {
+            balance += 8;
+            if balance > best {
+                (best, best_at) = (balance, at + 8);
+            }
+        } else {
+            let step = STEPS[unequal_mask(difference)];
+            if balance + i64::from(step.most) > best {
+                (best, best_at) = (balance + i64::from(step.most), at + usize::from(step.most_at));
+            }
+            balance += i64::from(step.total);
+            if balance < best - STOP {
+                return best_at;
+            }
         }
-        if at < limit {
-            at += 1;
-            balance -= 1;
+        at += 8;
+    }
+    for at in at..limit {
+        balance += if equal(at) { 1 } else { -1 };
+        if balance > best {
+            (best, best_at) = (balance, at + 1);
         }
     }
     best_at
 }
 
-/// As [`best_forward`], from the ends.
-pub(super) fn best_backward(a: &[u8], b: &[u8]) -> usize {
-    let (mut balance, mut best, mut best_at) = (0i64, 0i64, 0usize);
-    for (index, (a, b)) in a.iter().rev().zip(b.iter().rev()).enumerate() {
-        balance += if a == b { 1 } else { -1 };
-        if balance > best {
-            (best, best_at) = (balance, index + 1);
-        } else if balance < best - STOP {
-            break;
+/// How the balance goes over eight bytes.
+#[derive(Clone, Copy)]
+struct Step {
+    total: i8,
+    /// The most that it is above its start behind any of them, and behind how many it is that first.
+    most: i8,
+    most_at: u8,
+}
+
+/// By which of eight bytes are unequal.
+const STEPS: [Step; 256] = steps();
+
+const fn steps() -> [Step; 256] {
+    let mut steps = [Step { total: 0, most: i8::MIN, most_at: 0 }; 256];
+    let mut mask = 0;
+    while mask < 256 {
+        let step = &mut steps[mask];
+        let mut at = 0u8;
+        while at < 8 {
+            step.total += if mask >> at & 1 == 0 { 1 } else { -1 };
+            at += 1;
+            if step.total > step.most {
+                step.most = step.total;
+                step.most_at = at;
+            }
         }
+        mask += 1;
     }
-    best_at
+    steps
+}
+
+/// A bit for each of eight bytes that are unequal, given their exclusive or; the first one's is the lowest.
+#[inline]
+fn unequal_mask(difference: u64) -> usize {
+    const LOW: u64 = 0x7f7f_7f7f_7f7f_7f7f;
+    let unequal = (((difference & LOW) + LOW) | difference) & !LOW;
+    // Bit 8k moves to bit 56 + k.
+    usize::from((unequal >> 7).wrapping_mul(0x0102_0408_1020_4080).to_le_bytes()[7])
 }
 
 /// How far below its best the balance may fall before an extension to a border stops looking further.

@@ -29,17 +29,20 @@ pub struct MatchOptions {
     pub index_bytes: u64,
     /// The threads that scan. Not a part of the result.
     pub threads: usize,
+    /// Whether long matches suffice: to see what moved where, in half the time.
+    pub coarse: bool,
 }
 
 impl Default for MatchOptions {
     fn default() -> Self {
-        Self { level: Level::Default, index_bytes: 512 << 20, threads: 1 }
+        Self { level: Level::Default, index_bytes: 512 << 20, threads: 1, coarse: false }
     }
 }
 
 impl MatchOptions {
     fn sampling(&self, old_bytes: u64) -> Sampling {
         let sampling = match (self.level, old_bytes) {
+            (Level::Fast | Level::Default, 0..0x4000_0000) if self.coarse => coarse(old_bytes),
             (Level::Best, 0..0x0100_0000) => Sampling { key: 8, step: 1, depth: 64 },
             (Level::Best, _) => Sampling { key: 16, step: 1, depth: 64 },
             (_, 0..0x0010_0000) => Sampling { key: 8, step: 1, depth: 16 },
@@ -57,6 +60,12 @@ impl MatchOptions {
     pub fn index_memory(&self, old_bytes: u64) -> u64 {
         self.sampling(old_bytes).memory(old_bytes)
     }
+}
+
+/// As the full look takes of the next larger contents, about.
+fn coarse(old_bytes: u64) -> Sampling {
+    let (step, depth) = if old_bytes < 0x0010_0000 { (5, 16) } else { (7, 32) };
+    Sampling { key: 16, step, depth }
 }
 
 /// The program that makes `new` from `old`.
