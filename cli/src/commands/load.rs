@@ -1,16 +1,20 @@
 //! `d4c load FILE…`: images for containerd, without their layers' blobs.
 //!
 //! The plugin imports each file, which makes its contents; then containerd is told of the image, under its own manifest. The image that a
-//! delta starts from may be one that only containerd has: the plugin then takes it over first.
+//! delta starts from may be one that only containerd has: the plugin then takes it over first. Files of a folder are loaded as far as they
+//! lead somewhere from here ([`pick`]).
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use serde_json::json;
+use d4c_image::delta::chain_id;
+use dimg::Digest;
+use serde_json::{Value, json};
 
-use super::base;
 use super::node::Node;
+use super::reach::{Named, Way};
+use super::{base, pick};
 use crate::config::Config;
-use crate::failure::Failure;
+use crate::failure::{Failure, Kind};
 use crate::files::STANDARD;
 use crate::image::{Delta, ImageOptions, Opener};
 use crate::progress::{Progress, Unit};
@@ -19,7 +23,8 @@ use crate::units::Bytes;
 /// Options of `load`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
-    /// The files, each after the one that it was made against
+    /// The files, each after the one that it was made against. With a folder among them, those of all that lead from what the node has
+    /// to the last images, the cheapest way
     #[arg(value_name = "FILE", required = true)]
     files: Vec<PathBuf>,
     /// Name that the last image gets; by default the one in the file, else its digest
@@ -30,57 +35,110 @@ pub(crate) struct Options {
     snapshotter: String,
 }
 
+/// Opens a file that can be loaded. Faults of files are found here, where they have the names that the user gave.
+fn open(path: &Path, config: &Config) -> Result<Delta, Failure> {
+    if path.as_os_str() == STANDARD {
+        return Err(Failure::usage("-", "the plugin reads files by their names"));
+    }
+    let delta = Delta::open(path, &config.tmpdir)?;
+    if delta.file.cdimg().is_none() {
+        let why = "a dimg has no manifest and config; d4c pack adds them";
+        return Err(Failure::usage(path.display(), why));
+    }
+    Ok(delta)
+}
+
 /// Loads the files.
 ///
 /// # Errors
-/// A file is damaged or its base is not there; the plugin or containerd does not answer, or refuses.
+/// A file is damaged or its base is not there; the plugin or containerd does not answer, or refuses. Of a folder, nothing leads anywhere.
 pub(crate) fn run(options: &Options, config: &Config) -> Result<(), Failure> {
-    // Faults of files are found here, where they have the names that the user gave.
-    let mut names = Vec::with_capacity(options.files.len());
+    let (mut given, mut choose) = (Vec::new(), false);
     for path in &options.files {
-        if path.as_os_str() == STANDARD {
-            return Err(Failure::usage("-", "the plugin reads files by their names"));
+        if path.is_dir() {
+            choose = true;
+            for file in pick::files(path)? {
+                given.push(open(&file, config)?);
+            }
+        } else {
+            given.push(open(path, config)?);
         }
-        let delta = Delta::open(path, &config.tmpdir)?;
-        if delta.file.cdimg().is_none() {
-            let why = "a dimg has no manifest and config; d4c pack adds them";
-            return Err(Failure::usage(path.display(), why));
-        }
-        let dimg = delta.file.dimg();
-        names.push((dimg.target().name.clone(), dimg.parent().cloned()));
     }
     let mut node = Node::connect(config, &options.snapshotter)?;
     let progress = Progress::new(config.progress);
     let opener = Opener::new(&ImageOptions::default(), config, &progress)?;
-    let last = options.files.len() - 1;
-    let mut results = Vec::with_capacity(options.files.len());
-    let mut text = String::new();
-    for (number, path) in options.files.iter().enumerate() {
-        let (name, parent) = &names[number];
-        let unpacked = match parent {
-            Some(parent) => base::require(&mut node, parent, &opener, config)?,
-            None => None,
-        };
-        progress.stage(format!("import {}", path.display()), Unit::Bytes, 0);
-        let made = node.import(path)?;
-        let name = match &options.name {
-            Some(name) if number == last => name.clone(),
-            _ if !name.is_empty() => name.clone(),
-            _ => format!("d4c.local/image@{}", made.manifest_digest),
-        };
-        let loaded = node.load(&name, &made)?;
-        let (contents, bytes) = (made.contents_made, Bytes(made.bytes_made));
-        text.push_str(&format!("{}: {contents} contents made, {bytes}\n", loaded.name));
-        results.push(json!({
-            "file": path.display().to_string(),
-            "name": loaded.name,
-            "manifest": loaded.manifest.to_string(),
-            "contents_made": made.contents_made,
-            "bytes_made": made.bytes_made,
-            "layers_made": made.layers_made,
-            "unpacked": unpacked,
-        }));
+    let (mut results, mut text, mut value) = (Vec::new(), String::new(), json!({}));
+    let mut files: Vec<&Delta> = given.iter().collect();
+    if choose {
+        let picked = picked(&given, &node, &opener)?;
+        let manifests = |list: &[Digest]| list.iter().map(ToString::to_string).collect::<Vec<_>>();
+        for manifest in &picked.there {
+            text.push_str(&format!("{manifest}: is on the node\n"));
+        }
+        for manifest in &picked.barred {
+            text.push_str(&format!("{manifest}: no files lead there from what the node has\n"));
+        }
+        value = json!({"present": manifests(&picked.there), "out_of_reach": manifests(&picked.barred)});
+        files = picked.files.iter().map(|&number| &given[number]).collect();
+        if files.is_empty() && picked.there.is_empty() {
+            let folders: Vec<_> = options.files.iter().map(|path| path.display().to_string()).collect();
+            let why = "no files lead from what the node has to a last image";
+            return Err(Failure::new(Kind::NotFound, "load files", folders.join(" "), why));
+        }
+    }
+    for (number, file) in files.iter().enumerate() {
+        let name = options.name.as_ref().filter(|_| number + 1 == files.len());
+        results.push(load(file, name, &mut node, &opener, config, &mut text)?);
     }
     drop(progress);
-    config.output.report(&json!({"images": results}), || text)
+    value["images"] = results.into();
+    config.output.report(&value, || text)
+}
+
+/// What to load of these files.
+fn picked(given: &[Delta], node: &Node<'_>, opener: &Opener<'_>) -> Result<pick::Picked, Failure> {
+    let there = node.images()?.into_iter();
+    let mut present: Vec<Named> =
+        there.map(|(manifest, chain)| Named::of(&chain.into_iter().collect::<Vec<_>>(), manifest)).collect();
+    for image in base::stored(node, opener)? {
+        let chain = (!image.diff_ids.is_empty()).then(|| chain_id(&image.diff_ids));
+        present.push(Named::of(&chain.into_iter().collect::<Vec<_>>(), image.manifest));
+    }
+    let ways = given.iter().map(Way::of).collect::<Result<Vec<_>, _>>()?;
+    Ok(pick::pick(&ways, &present))
+}
+
+/// Loads one file; what it says of it.
+fn load(
+    delta: &Delta,
+    name: Option<&String>,
+    node: &mut Node<'_>,
+    opener: &Opener<'_>,
+    config: &Config,
+    text: &mut String,
+) -> Result<Value, Failure> {
+    let dimg = delta.file.dimg();
+    let unpacked = match dimg.parent() {
+        Some(parent) => base::require(node, parent, opener, config)?,
+        None => None,
+    };
+    opener.progress.stage(format!("import {}", delta.path.display()), Unit::Bytes, 0);
+    let made = node.import(&delta.path)?;
+    let name = match name {
+        Some(name) => name.clone(),
+        None if !dimg.target().name.is_empty() => dimg.target().name.clone(),
+        None => format!("d4c.local/image@{}", made.manifest_digest),
+    };
+    let loaded = node.load(&name, &made)?;
+    let (contents, bytes) = (made.contents_made, Bytes(made.bytes_made));
+    text.push_str(&format!("{}: {contents} contents made, {bytes}\n", loaded.name));
+    Ok(json!({
+        "file": delta.path.display().to_string(),
+        "name": loaded.name,
+        "manifest": loaded.manifest.to_string(),
+        "contents_made": made.contents_made,
+        "bytes_made": made.bytes_made,
+        "layers_made": made.layers_made,
+        "unpacked": unpacked,
+    }))
 }

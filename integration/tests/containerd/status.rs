@@ -1,9 +1,11 @@
-//! `d4c status FILE…`: how an image is reached from what the node has.
+//! `d4c status FILE…` and `d4c load FOLDER`: how an image is reached from what the node has.
 
 use anyhow::{Result, ensure};
 use d4c_integration::Sandbox;
 use d4c_integration::containerd::Containerd;
+use d4c_integration::deltas::deltas;
 use d4c_integration::images::Series;
+use d4c_integration::program::d4c;
 use d4c_integration::snapshotter::Snapshotter;
 use serde_json::{Value, json};
 
@@ -44,6 +46,43 @@ fn the_way_from_what_is_there_is_told() -> Result<()> {
     ensure!(steps(&two["path"]) == [json!(file("23"))], "{two}");
     let text = containerd.d4c(["status", &file("23")])?.success()?.stdout;
     ensure!(text.contains(&format!("by        {}, ", file("23"))), "{text}");
+    containerd.stop()?;
+    plugin.terminate()?;
+    sandbox.close()
+}
+
+/// A folder with ways forward and back and a delta of another image: what leads on from the first release is loaded, and no more.
+#[test]
+fn a_folder_is_loaded_as_far_as_it_leads() -> Result<()> {
+    let sandbox = Sandbox::new()?;
+    let series = Series::named("tiny")?;
+    let plugin = Snapshotter::start(&sandbox, &[])?;
+    let containerd = Containerd::start(&sandbox, VERSION)?;
+    let stick = sandbox.dir("stick")?;
+    let (tiny, other) = (deltas("tiny")?, deltas("pypi-numpy")?);
+    for (name, file) in [("to-v2", &tiny[1]), ("to-v3", &tiny[2]), ("other", &other[1])] {
+        std::fs::copy(file, stick.join(format!("{name}.cdimg")))?;
+    }
+    let back = stick.join("back.cdimg").to_string_lossy().into_owned();
+    d4c(["diff", &series.source("v2"), &series.source("v1"), &back])?.success()?;
+    let stick = stick.to_string_lossy().into_owned();
+    containerd.d4c(["load", &stick])?.refused(3, "stick")?;
+    containerd.d4c(["load", &tiny[0], "--name", "example.com/tiny:v1"])?.success()?;
+    let load = || -> Result<Value> {
+        let said = containerd.d4c(["load", &stick, "--name", "example.com/tiny:v3", "--json"])?.success()?;
+        Ok(serde_json::from_str(&said.stdout)?)
+    };
+    let said = load()?;
+    let loaded: Vec<_> =
+        said["images"].as_array().into_iter().flatten().map(|image| &image["manifest"]).collect();
+    let [second, third] = ["v2", "v3"].map(|tag| series.image(tag).map(|image| json!(image.digest)));
+    let (second, third) = (second?, third?);
+    ensure!(loaded == [&second, &third], "{said}");
+    ensure!(said["out_of_reach"] == json!([Series::named("pypi-numpy")?.image("v2")?.digest]), "{said}");
+    let seen = containerd.run("di3fs", "example.com/tiny:v3", &["cat", "/etc/release"])?;
+    ensure!(seen == "v3\n", "{seen}");
+    let again = load()?;
+    ensure!(again["images"] == json!([]) && again["present"] == json!([third]), "{again}");
     containerd.stop()?;
     plugin.terminate()?;
     sandbox.close()

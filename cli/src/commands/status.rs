@@ -1,7 +1,5 @@
 //! `d4c status [FILE…]`: how the plugin is, and how an image would be reached from what it has.
 
-mod reach;
-
 use std::collections::HashSet;
 use std::path::PathBuf;
 
@@ -9,14 +7,13 @@ use d4c_image::manifest::Document;
 use di3fs_snapshotter::control::ControlClient;
 use di3fs_snapshotter::import::chain_ids;
 use dimg::Digest;
-use dimg::format::StageCodec;
 use serde_json::json;
 
+use super::reach::{Named, Reach, Way};
 use crate::config::Config;
 use crate::failure::{Failure, Kind};
 use crate::image::Delta;
 use crate::units::Bytes;
-use reach::{Named, Reach, Way};
 
 /// Options of `status`.
 #[derive(Debug, clap::Args)]
@@ -29,10 +26,7 @@ pub(crate) struct Options {
     target: Option<Digest>,
 }
 
-/// How much longer than copying a byte it takes to move addresses, and to deflate.
-const RELOCATED_FACTOR: u64 = 2;
-const PACKED_FACTOR: u64 = 25;
-/// The same for inflating a layer and unpacking its tar.
+/// How much longer than copying a byte it takes to inflate a layer and unpack its tar.
 const PULLED_FACTOR: u32 = 4;
 
 /// Prints it.
@@ -86,13 +80,13 @@ fn reach(options: &Options, deltas: &[Delta], client: &ControlClient) -> Result<
             text.parse::<Digest>().map_err(|error| Failure::new(Kind::Failed, "list images", text, error))
         };
         let ids = image.chain_ids.iter().map(|id| parsed(id)).collect::<Result<Vec<_>, _>>()?;
-        present.push(named(&ids, parsed(&image.manifest_digest)?));
+        present.push(Named::of(&ids, parsed(&image.manifest_digest)?));
         chains.extend(ids);
     }
     let mut ways: Vec<Way> = Vec::new();
     let mut pulled = HashSet::new();
     for delta in deltas {
-        let way = way(delta)?;
+        let way = Way::of(delta)?;
         let pull = pull(delta, way.target, &chains).filter(|pull| pulled.insert(pull.target.chain));
         ways.push(way);
         ways.extend(pull);
@@ -107,35 +101,6 @@ fn reach(options: &Options, deltas: &[Delta], client: &ControlClient) -> Result<
         Failure::new(Kind::NotFound, "reach image", on, "no file makes it")
     })?;
     Ok(Reach::find(target, &present, ways))
-}
-
-/// An image by the chain IDs of its layers. One without layers is known by zeros: it has no chain ID.
-fn named(chain_ids: &[Digest], manifest: Digest) -> Named {
-    Named { chain: chain_ids.last().copied().unwrap_or(Digest([0; 32])), manifest }
-}
-
-/// What loading the file would do.
-fn way(delta: &Delta) -> Result<Way, Failure> {
-    let dimg = delta.file.dimg();
-    let (mut made_bytes, mut work) = (0u64, 0u64);
-    for (content, recipe) in dimg.contents().map_err(Failure::delta(&delta.path))? {
-        let factor = recipe.stages.iter().map(|stage| match stage.codec {
-            StageCodec::Elf => RELOCATED_FACTOR,
-            StageCodec::Pack => PACKED_FACTOR,
-            _ => 1,
-        });
-        made_bytes = made_bytes.saturating_add(content.size);
-        work = work.saturating_add(content.size.saturating_mul(factor.max().unwrap_or(1)));
-    }
-    let target: Vec<Digest> = dimg.target().diff_ids().collect();
-    Ok(Way {
-        file: Some(delta.path.display().to_string()),
-        source: dimg.parent().map(|parent| named(&chain_ids(&parent.layers), parent.manifest)),
-        target: named(&chain_ids(&target), dimg.target().manifest),
-        fetch_bytes: delta.bytes,
-        made_bytes,
-        apply_factor: u32::try_from(work.div_ceil(made_bytes.max(1))).unwrap_or(u32::MAX).max(1),
-    })
 }
 
 /// Pulling the target's layers that the node does not have, where the file has the manifest that tells their sizes.

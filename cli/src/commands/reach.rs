@@ -1,4 +1,5 @@
-//! How an image would be reached from what the node has, through deltas that are known: what `d4c status FILE…` explains.
+//! How an image would be reached from what the node has, through deltas that are known: what `d4c status FILE…` explains, and what
+//! `d4c load FOLDER` goes by.
 //!
 //! An image is known by the chain ID of its last layer: that is what a delta's parent is told by, whoever wrote the manifest. The
 //! choice itself is [`dimg::path`]'s.
@@ -6,10 +7,14 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
+use di3fs_snapshotter::import::chain_ids;
 use dimg::Digest;
+use dimg::format::StageCodec;
 use dimg::path::{Edge, Path, Present, Weights, cheapest};
 use serde_json::{Value, json};
 
+use crate::failure::Failure;
+use crate::image::Delta;
 use crate::units::Bytes;
 
 /// An image: the chain ID of its last layer, and a manifest that has it.
@@ -17,6 +22,13 @@ use crate::units::Bytes;
 pub(super) struct Named {
     pub(super) chain: Digest,
     pub(super) manifest: Digest,
+}
+
+impl Named {
+    /// An image by the chain IDs of its layers. One without layers is known by zeros: it has no chain ID.
+    pub(super) fn of(chain_ids: &[Digest], manifest: Digest) -> Self {
+        Self { chain: chain_ids.last().copied().unwrap_or(Digest([0; 32])), manifest }
+    }
 }
 
 /// A way from one image to another.
@@ -30,6 +42,10 @@ pub(super) struct Way {
     pub(super) made_bytes: u64,
     pub(super) apply_factor: u32,
 }
+
+/// How much longer than copying a byte it takes to move addresses, and to deflate.
+const RELOCATED_FACTOR: u64 = 2;
+const PACKED_FACTOR: u64 = 25;
 
 /// The answer.
 #[derive(Debug)]
@@ -82,6 +98,11 @@ impl Reach {
         }
         others.sort_by_key(|path| path.cost);
         Self { target, names, ways, best, others, barred }
+    }
+
+    /// The ways to go one after the other, as numbers in the list given; none when nothing leads there.
+    pub(super) fn steps(&self) -> Option<&[usize]> {
+        self.best.as_ref().map(|best| best.edges.as_slice())
     }
 
     fn name(&self, image: Digest) -> Digest {
@@ -153,6 +174,33 @@ impl Reach {
 }
 
 impl Way {
+    /// What loading the file would do.
+    ///
+    /// # Errors
+    /// It is damaged.
+    pub(super) fn of(delta: &Delta) -> Result<Self, Failure> {
+        let dimg = delta.file.dimg();
+        let (mut made_bytes, mut work) = (0u64, 0u64);
+        for (content, recipe) in dimg.contents().map_err(Failure::delta(&delta.path))? {
+            let factor = recipe.stages.iter().map(|stage| match stage.codec {
+                StageCodec::Elf => RELOCATED_FACTOR,
+                StageCodec::Pack => PACKED_FACTOR,
+                _ => 1,
+            });
+            made_bytes = made_bytes.saturating_add(content.size);
+            work = work.saturating_add(content.size.saturating_mul(factor.max().unwrap_or(1)));
+        }
+        let target: Vec<Digest> = dimg.target().diff_ids().collect();
+        Ok(Self {
+            file: Some(delta.path.display().to_string()),
+            source: dimg.parent().map(|parent| Named::of(&chain_ids(&parent.layers), parent.manifest)),
+            target: Named::of(&chain_ids(&target), dimg.target().manifest),
+            fetch_bytes: delta.bytes,
+            made_bytes,
+            apply_factor: u32::try_from(work.div_ceil(made_bytes.max(1))).unwrap_or(u32::MAX).max(1),
+        })
+    }
+
     fn called(&self) -> &str {
         self.file.as_deref().unwrap_or("a pull")
     }
