@@ -33,8 +33,7 @@ pub trait Job: Send + Sync {
 /// Takes the contents of one job.
 #[derive(Debug)]
 pub struct Output<'a> {
-    store: &'a ObjectStore,
-    directory: &'a PathBuf,
+    batch: &'a Batch<'a>,
     wanted: HashSet<Digest>,
     current: Option<Writing>,
     staged: Vec<(Content, PathBuf)>,
@@ -62,7 +61,7 @@ impl Output<'_> {
         if !self.wanted.remove(&content.digest) {
             return Ok(false);
         }
-        let path = self.directory.join(content.digest.hex());
+        let path = self.batch.staging(&content.digest);
         // The mode holds for later openings; this one may write.
         let file = fs::OpenOptions::new().write(true).create_new(true).mode(0o444).open(&path);
         match file {
@@ -114,7 +113,7 @@ impl Write for Output<'_> {
             return Err(self.fail(wrong));
         }
         if let Err(error) = writing.file.write_all(bytes) {
-            let path = self.store.path(&writing.content);
+            let path = self.batch.store.path(&writing.content);
             return Err(self.fail(StoreError::io("write object", path, error)));
         }
         writing.hasher.update(bytes);
@@ -127,12 +126,12 @@ impl Write for Output<'_> {
     }
 }
 
-/// The files and claims of one round of making.
+/// The files and claims of one round of making. Its files lie side by side with those of others: a directory made and removed for
+/// every content that is opened costs more than most contents.
 #[derive(Debug)]
 struct Batch<'a> {
     store: &'a ObjectStore,
     id: u64,
-    directory: PathBuf,
     claimed: Mutex<Vec<Digest>>,
     staged: Mutex<Vec<(Content, PathBuf)>>,
     /// Contents that others are making.
@@ -167,10 +166,8 @@ impl ObjectStore {
 
     fn make_round(&self, jobs: &[&dyn Job], workers: NonZeroUsize) -> Result<Vec<Content>, StoreError> {
         let id = self.next_batch.fetch_add(1, Ordering::Relaxed);
-        let directory = self.root.join("staging").join(id.to_string());
-        fs::create_dir(&directory).map_err(|error| StoreError::io("make directory", &directory, error))?;
         let (claimed, staged, awaited) = Default::default();
-        let batch = Batch { store: self, id, directory, claimed, staged, awaited };
+        let batch = Batch { store: self, id, claimed, staged, awaited };
         let (next, stop, failure) = (AtomicUsize::new(0), AtomicBool::new(false), Mutex::new(None));
         let work = || {
             while !stop.load(Ordering::Relaxed) {
@@ -195,6 +192,11 @@ impl ObjectStore {
 }
 
 impl Batch<'_> {
+    /// Where the content is while it is written.
+    fn staging(&self, digest: &Digest) -> PathBuf {
+        self.store.staging().join(format!("{}.{}", self.id, digest.hex()))
+    }
+
     fn run(&self, job: &dyn Job) -> Result<(), StoreError> {
         let mut wanted = HashSet::new();
         for content in job.contents() {
@@ -205,9 +207,7 @@ impl Batch<'_> {
         if wanted.is_empty() {
             return Ok(());
         }
-        let (store, directory) = (self.store, &self.directory);
-        let (current, staged, failure) = (None, Vec::new(), None);
-        let mut output = Output { store, directory, wanted, current, staged, failure };
+        let mut output = Output { batch: self, wanted, current: None, staged: Vec::new(), failure: None };
         let made = job.make(&mut output);
         // Checks the last one, unless the job gave up within it.
         let ended = if made.is_ok() { output.end() } else { Ok(()) };
@@ -215,7 +215,7 @@ impl Batch<'_> {
             return Err(error);
         }
         made.map_err(|source| StoreError::Make { source })?;
-        ended.map_err(|error| StoreError::io("make object", &self.directory, error))?;
+        ended.map_err(|error| StoreError::io("make object", self.store.staging(), error))?;
         if let Some(&digest) = output.wanted.iter().next() {
             return Err(StoreError::NotMade { digest });
         }
@@ -249,11 +249,11 @@ impl Batch<'_> {
                 return Ok(());
             }
             if staged.len() > FLUSH_EACH {
-                return d4c_sys::syncfs(File::open(&self.directory)?);
+                return d4c_sys::syncfs(File::open(self.store.staging())?);
             }
             staged.iter().try_for_each(|(_, path)| File::open(path)?.sync_all())
         };
-        flush().map_err(|error| StoreError::io("flush objects", &self.directory, error))?;
+        flush().map_err(|error| StoreError::io("flush objects", self.store.staging(), error))?;
         for (content, from) in &staged {
             let path = self.store.path(content);
             let renamed = match fs::rename(from, &path) {
@@ -273,10 +273,15 @@ impl Batch<'_> {
 
 impl Drop for Batch<'_> {
     fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir_all(&self.directory) {
-            tracing::warn!(path = %self.directory.display(), %error, "staging directory not removed");
-        }
         let claimed = std::mem::take(&mut *lock(&self.claimed));
+        for path in claimed.iter().map(|digest| self.staging(digest)) {
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    tracing::warn!(path = %path.display(), %error, "staged content not removed");
+                }
+                _ => {}
+            }
+        }
         self.store.claims.release(claimed);
     }
 }

@@ -5,12 +5,12 @@
 //! ```text
 //! <root>/lock                 held while a process has the store open
 //! <root>/objects/ab/cdef…     one read-only file per content, by the hex digits of its SHA-256
-//! <root>/staging/<n>/cdef…    what a batch is making
+//! <root>/staging/<n>.abcdef…  what batch n is making
 //! ```
 //!
 //! An object gets its name after all its bytes were hashed and flushed: whatever moment the machine stops at, a file
-//! below `objects` is whole and is what its name says (not so of a store that was opened as volatile). Staging is emptied when the store is opened. However many ask for
-//! a content at once, one makes it and the others wait.
+//! below `objects` is whole and is what its name says (not so of a store that was opened as volatile). Staging is emptied when the store is opened. However many
+//! ask for a content at once, one makes it and the others wait.
 
 mod batch;
 mod claims;
@@ -128,6 +128,11 @@ impl ObjectStore {
     /// The directory that objects are in, as `ab/cdef…`.
     pub fn objects(&self) -> PathBuf {
         self.root.join("objects")
+    }
+
+    /// Where contents are written before they have their names.
+    fn staging(&self) -> PathBuf {
+        self.root.join("staging")
     }
 
     /// Where the object of `content` is or would be.
