@@ -11,9 +11,11 @@ use crate::engine::member::{self, Plan};
 use d4c_sys::Map;
 use std::fs::File;
 use std::io::{self, Read, Write};
+use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Decoded groups kept: making the contents of a group one after the other decodes it once.
+/// Decoded groups kept unless asked otherwise: making the contents of a group one after the other decodes it once.
 const KEPT_GROUPS: usize = 4;
 
 /// What a stage but the last makes is held in memory up to this size.
@@ -23,8 +25,16 @@ const SMALL_STAGE_BYTES: u64 = 4 << 20;
 pub type Scratch<'a> = &'a (dyn Fn() -> io::Result<File> + Sync);
 
 /// The groups decoded last.
-#[derive(Default)]
-pub(super) struct Groups(Mutex<Vec<(u32, Group)>>);
+pub(super) struct Groups {
+    kept: Mutex<Vec<(u32, Group)>>,
+    limit: AtomicUsize,
+}
+
+impl Default for Groups {
+    fn default() -> Self {
+        Self { kept: Mutex::default(), limit: AtomicUsize::new(KEPT_GROUPS) }
+    }
+}
 
 #[derive(Clone)]
 enum Group {
@@ -53,7 +63,7 @@ impl Groups {
     /// The group of `frame`; made by `decode` when it is not kept. Threads that want the same one at once may each
     /// decode it.
     fn get(&self, frame: u32, decode: impl FnOnce() -> Result<Group, DimgError>) -> Result<Group, DimgError> {
-        let lock = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let lock = || self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         {
             let mut kept = lock();
             if let Some(at) = kept.iter().position(|(number, _)| *number == frame) {
@@ -64,7 +74,7 @@ impl Groups {
         }
         let group = decode()?;
         let mut kept = lock();
-        if kept.len() >= KEPT_GROUPS {
+        if kept.len() >= self.limit.load(Ordering::Relaxed) {
             kept.remove(0);
         }
         kept.push((frame, group.clone()));
@@ -91,6 +101,11 @@ impl Write for Hashed<'_> {
 }
 
 impl Dimg {
+    /// Keeps so many decoded groups, of up to 4 MiB each, instead of few: for contents that are made in another order than that of the file.
+    pub fn keep_groups(&self, count: NonZeroUsize) {
+        self.groups.limit.store(count.get(), Ordering::Relaxed);
+    }
+
     /// Writes the content that `recipe`, one of this file's, makes from `base` to `out`. Its digest is verified at the
     /// end, when all has been written: whoever reads `out` waits for the result.
     ///

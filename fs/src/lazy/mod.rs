@@ -22,6 +22,9 @@ use dimg::index::Content;
 use crate::store::{Job, ObjectStore, StoreError};
 use job::{Copy, Make};
 
+/// Decoded groups of small contents kept of a file: whoever goes through a tree opens files of many kinds in turn, and a group is of one kind.
+const KEPT_GROUPS: NonZeroUsize = NonZeroUsize::new(8).expect("it is not 0");
+
 /// A delta file and what it makes.
 pub struct Step {
     /// The file.
@@ -66,6 +69,7 @@ impl Contents {
     /// The contents that `steps`, a chain of deltas, make into `store`. Contents that no step makes are those of the image
     /// that the chain starts from: `sources` have them, or the store has.
     pub fn new(store: Arc<ObjectStore>, steps: Vec<Step>, sources: Vec<Arc<dyn ContentSource>>) -> Self {
+        steps.iter().for_each(|step| step.file.dimg().keep_groups(KEPT_GROUPS));
         Self { store, steps, sources, failed: AtomicU64::new(0), logged: Mutex::default() }
     }
 
