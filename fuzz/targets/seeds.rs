@@ -12,7 +12,9 @@ use dimg::engine::bsdiff;
 use dimg::engine::compress::Level;
 use dimg::engine::elf::derive;
 use dimg::engine::elf::sample::Sample;
-use dimg::engine::frame::{BsdiffFrame, ParameterFrame, ProgramFrame, ReferenceFrame, RelocationFrame, StoredFrame};
+use dimg::engine::frame::{
+    BsdiffFrame, ParameterFrame, ProgramFrame, ReferenceFrame, RelocationFrame, StoredFrame,
+};
 use dimg::engine::matcher::{MatchOptions, diff};
 use dimg::engine::member::{MAX_OPENED_BYTES, Plan, find_parameters};
 use dimg::format::{Dimg, LayerSource};
