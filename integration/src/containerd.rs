@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -142,11 +143,17 @@ unpack_config = [{{ platform = "linux", snapshotter = "overlayfs" }}, {{ platfor
         self.begin()
     }
 
-    /// Ends it.
+    /// Ends it, after it has collected the snapshots of containers that have ended: as long as there is one, the plugin leaves
+    /// what it lies on to its successor.
     ///
     /// # Errors
     /// Fails when it does not end.
     pub fn stop(mut self) -> Result<()> {
+        if UnixStream::connect(Snapshotter::socket(self.sandbox)).is_ok() {
+            // A lease that is removed with a collection: the only way to ask for one and wait.
+            self.ctr(["leases", "create", "--id", "collect"])?.success()?;
+            self.ctr(["leases", "rm", "--sync", "collect"])?.success()?;
+        }
         self.daemon.take().map_or(Ok(()), |daemon| daemon.terminate().map(drop))
     }
 

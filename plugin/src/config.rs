@@ -29,7 +29,7 @@ pub struct Flags {
     /// Configuration file [default: /etc/di3fs/config.toml, if it exists]
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// How delta images are served [default: overlay]
+    /// How delta images are served [default: auto]
     #[arg(long, value_name = "ROUTE")]
     pub route: Option<Route>,
     /// Seconds from a load until contents that nobody opened are made in the background [default: 2]
@@ -51,6 +51,7 @@ pub struct Flags {
 #[serde(rename_all = "kebab-case")]
 pub enum Route {
     /// The first of the others that this node can do.
+    #[default]
     Auto,
     /// EROFS metadata over data-only layers.
     Erofs,
@@ -59,7 +60,6 @@ pub enum Route {
     /// The whole tree over FUSE.
     Fuse,
     /// Everything made in advance, plain overlay.
-    #[default]
     Overlay,
 }
 
@@ -184,6 +184,7 @@ mod tests {
         assert!(config.redirect_dir && config.log_level == "info");
         assert_eq!((config.route, config.finish_after), (Route::Overlay, Duration::from_secs(2)));
         let flags = Flags { route: Some(Route::FusePassthrough), ..Flags::default() };
+        assert_eq!(load("", Flags::default()).unwrap().route, Route::Auto);
         assert_eq!(load("route = \"erofs\"\nfinish_after = 9", flags).unwrap().route, Route::FusePassthrough);
     }
 
