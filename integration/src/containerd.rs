@@ -266,15 +266,22 @@ unpack_config = [{{ platform = "linux", snapshotter = "overlayfs" }}, {{ platfor
         self.begin()
     }
 
-    /// Runs a command in a running container and gives what it wrote.
+    /// Runs a command in a running container and gives what it wrote, to stderr too.
     ///
     /// # Errors
     /// Fails when it does not succeed.
     pub fn exec(&self, name: &str, command: &[&str]) -> Result<String> {
         let container = self.container(name);
-        let arguments =
-            ["tasks", "exec", "--exec-id", "exec", &container].into_iter().chain(command.iter().copied());
-        Ok(self.ctr(arguments)?.success()?.stdout)
+        // containerd's shim writes it: through its own pipes `ctr` 1.6 loses it when it is slow, since it closes its end once the
+        // process has ended, whatever is still in there.
+        let log = self.sandbox.path(&format!("exec-{name}.out"));
+        drop(fs::remove_file(&log));
+        let uri = format!("file://{}", log.display());
+        let arguments = ["tasks", "exec", "--exec-id", "exec", "--log-uri", &uri, &container];
+        let ended = self.ctr(arguments.iter().chain(command))?;
+        let wrote = String::from_utf8_lossy(&fs::read(&log).unwrap_or_default()).into_owned();
+        ended.success().with_context(|| format!("it wrote: {wrote}"))?;
+        Ok(wrote)
     }
 
     /// Kills a container and removes it with its snapshot.
