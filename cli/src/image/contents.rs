@@ -31,10 +31,10 @@ impl ContentSource for LayerContents {
                 .and_then(|start| Some(start..start.checked_add(usize::try_from(place.content.size).ok()?)?));
             return Ok(range.and_then(|range| self.tar.slice(range)));
         }
-        // A sparse file: expanded into a file of its own, where its holes cost nothing but page cache.
+        // A sparse file: expanded into a file of its own, where its holes cost nothing.
         let Some(bytes) = place.bytes(&self.tar) else { return Ok(None) };
-        let mut file = tempfile::tempfile_in(&self.tmpdir)?;
-        io::copy(&mut bytes.reader(), &mut file)?;
+        let file = tempfile::tempfile_in(&self.tmpdir)?;
+        bytes.write_to(&file)?;
         Ok(Some(Bytes::new(Map::file(&file)?)))
     }
 }

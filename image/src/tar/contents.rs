@@ -1,6 +1,8 @@
 //! Where a layer's contents are in its tar, and reading them from there.
 
+use std::fs::File;
 use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
 
 use dimg::index::{Content, Extent};
 use dimg::{Digest, Hasher};
@@ -66,6 +68,23 @@ impl<'t> ContentBytes<'t> {
                 ContentReader { data, extents, size, at: 0, whole: false }
             }
         }
+    }
+
+    /// Writes the file into `file`, which is empty; holes stay holes.
+    ///
+    /// # Errors
+    /// Those of the system calls.
+    pub fn write_to(self, file: &File) -> io::Result<()> {
+        let mut reader = self.reader();
+        file.set_len(reader.size)?;
+        let mut at = 0;
+        while let Some(piece) = reader.piece(u64::MAX) {
+            if let Piece::Data(data) = piece {
+                file.write_all_at(data, at)?;
+            }
+            at = reader.at;
+        }
+        Ok(())
     }
 
     /// SHA-256 of the file.
@@ -151,7 +170,19 @@ impl Read for ContentReader<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::MetadataExt;
+
     use super::*;
+
+    #[test]
+    fn holes_take_no_room() {
+        let extents = [(1 << 30, 1)].map(|(offset, bytes)| Extent { offset, bytes });
+        let bytes = ContentBytes::Sparse { data: b"x", extents: &extents, size: 2 << 30 };
+        let written = tempfile::tempfile().unwrap();
+        bytes.write_to(&written).unwrap();
+        let meta = written.metadata().unwrap();
+        assert!(meta.len() == 2 << 30 && meta.blocks() < 1 << 10, "{meta:?}");
+    }
 
     #[test]
     fn holes_are_expanded() {
@@ -161,6 +192,9 @@ mod tests {
         bytes.reader().read_to_end(&mut file).unwrap();
         assert_eq!(file, b"\0ab\0\0c\0\0");
         assert_eq!(bytes.digest(), Digest::of(&file));
+        let written = tempfile::NamedTempFile::new().unwrap();
+        bytes.write_to(written.as_file()).unwrap();
+        assert_eq!(std::fs::read(written.path()).unwrap(), file);
         assert_eq!(ContentBytes::Whole(b"xy").digest(), Digest::of(b"xy"));
     }
 }
