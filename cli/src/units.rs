@@ -1,6 +1,7 @@
 //! Numbers with units, read from the command line and shown to people.
 
 use std::fmt;
+use std::num::NonZeroUsize;
 
 /// A number of bytes as people read it: `1.5 MiB`.
 #[derive(Debug, Clone, Copy)]
@@ -45,6 +46,18 @@ pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
         .ok_or_else(|| "a size must be above zero and below 2^63".into())
 }
 
+/// Worker threads that can be asked for: beyond that the system may refuse them.
+const MAX_THREADS: usize = 512;
+
+/// Reads a number of threads.
+///
+/// # Errors
+/// A text of another form, or a number out of range.
+pub(crate) fn parse_threads(text: &str) -> Result<NonZeroUsize, String> {
+    let number = text.parse().ok().filter(|number: &NonZeroUsize| number.get() <= MAX_THREADS);
+    number.ok_or_else(|| format!("not a number from 1 to {MAX_THREADS}"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -58,6 +71,14 @@ mod tests {
         }
         for text in ["", "MiB", "0", "-1", "1.5G", "1X", "99999999999999999999", "99999999T"] {
             assert!(parse_size(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn threads_are_bounded() {
+        assert_eq!(parse_threads("8").map(NonZeroUsize::get), Ok(8));
+        for text in ["", "0", "-1", "two", "513", "100000", "99999999999999999999"] {
+            assert!(parse_threads(text).is_err(), "{text}");
         }
     }
 

@@ -13,7 +13,7 @@ use crate::failure::{Failure, Kind};
 use crate::files::{OutFile, parent};
 use crate::image::Delta;
 use crate::progress::{Progress, Unit};
-use crate::units::parse_size;
+use crate::units::{parse_size, parse_threads};
 
 /// Options of `merge`.
 #[derive(Debug, clap::Args)]
@@ -28,7 +28,7 @@ pub(crate) struct Options {
     #[arg(long, value_name = "SIZE", default_value = "1GiB", value_parser = parse_size)]
     memory: u64,
     /// Worker threads; the result does not depend on it (default: all cores)
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = parse_threads)]
     threads: Option<NonZeroUsize>,
 }
 

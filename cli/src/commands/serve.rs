@@ -9,7 +9,7 @@ use crate::config::Config;
 use crate::failure::Failure;
 use crate::image::RegistryArgs;
 use crate::serve::{ServeOptions, serve};
-use crate::units::parse_size;
+use crate::units::{parse_size, parse_threads};
 
 /// Options of `serve`.
 #[derive(Debug, clap::Args)]
@@ -33,7 +33,7 @@ pub(crate) struct Options {
     #[arg(long, value_name = "N", default_value_t = 64)]
     queue: usize,
     /// Worker threads of each (default: all cores)
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = parse_threads)]
     threads: Option<NonZeroUsize>,
     /// Memory of each, mapped files apart
     #[arg(long, value_name = "SIZE", default_value = "1GiB", value_parser = parse_size)]

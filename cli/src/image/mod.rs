@@ -32,6 +32,7 @@ use crate::config::Config;
 use crate::failure::{Failure, Kind};
 use crate::files::InFile;
 use crate::progress::{Progress, Unit};
+use crate::units::parse_threads;
 use contents::LayerContents;
 pub(crate) use layout::write_layout;
 
@@ -44,7 +45,7 @@ pub(crate) struct ImageOptions {
     #[command(flatten)]
     pub(crate) registry: RegistryArgs,
     /// Worker threads; the result does not depend on it (default: all cores)
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = parse_threads)]
     pub(crate) threads: Option<NonZeroUsize>,
 }
 
