@@ -8,6 +8,8 @@ use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{self, Seek, SeekFrom};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use d4c_sys::Map;
@@ -19,13 +21,18 @@ use crate::output::closed_or;
 /// The name that stands for standard input or output.
 pub(crate) const STANDARD: &str = "-";
 
-/// A path beside `target` that nobody else has: for what is about to become `target`.
+/// Bytes of a name in a directory, on every file system of Linux.
+const MAX_NAME_BYTES: usize = 255;
+
+/// A path beside `target` that nobody else has: for what is about to become `target`. Of a long name it has the front.
 pub(crate) fn aside(target: &Path) -> PathBuf {
     let random = RandomState::new().build_hasher().finish();
-    let mut name = OsString::from(".");
-    name.push(target.file_name().unwrap_or_default());
-    name.push(format!(".{random:016x}.d4c"));
-    parent(target).join(name)
+    let end = format!(".{random:016x}.d4c");
+    let mut name = vec![b'.'];
+    name.extend(target.file_name().unwrap_or_default().as_bytes());
+    name.truncate(MAX_NAME_BYTES - end.len());
+    name.extend(end.bytes());
+    parent(target).join(OsString::from_vec(name))
 }
 
 /// The directory of `path`.
@@ -78,6 +85,9 @@ impl OutFile {
             Ok(meta) if meta.is_dir() => {
                 return Err(Failure::new(Kind::Failed, WHAT, path.display(), "is a directory"));
             }
+            Ok(meta) if !meta.is_file() && is_stdout(&meta) => {
+                return Ok(Self { file: spool(tmpdir)?, shown, to: To::Stdout });
+            }
             Ok(meta) if !meta.is_file() => {
                 let device =
                     OpenOptions::new().write(true).open(path).map_err(Failure::io("open file", path))?;
@@ -102,6 +112,11 @@ impl OutFile {
     /// Whether a regular file of its own is written, not a pipe or a device.
     pub(crate) fn is_file(&self) -> bool {
         matches!(self.to, To::Rename(..))
+    }
+
+    /// Whether standard output gets the bytes, by whatever name, so that nothing else may be written there.
+    pub(crate) fn is_stdout(&self) -> bool {
+        matches!(self.to, To::Stdout)
     }
 
     /// The open file, empty at first: readable, writable, seekable.
@@ -135,6 +150,12 @@ impl OutFile {
         }
         Ok(bytes)
     }
+}
+
+/// Whether standard output is the file with this metadata.
+fn is_stdout(meta: &fs::Metadata) -> bool {
+    fs::metadata("/proc/self/fd/1")
+        .is_ok_and(|stdout| (stdout.dev(), stdout.ino()) == (meta.dev(), meta.ino()))
 }
 
 /// A file to read, mapped.
@@ -207,6 +228,16 @@ mod tests {
         out.file().write_all(b"newer").unwrap();
         assert_eq!(out.finish().unwrap(), 5);
         assert_eq!((names(dir.path()), fs::read(&path).unwrap()), (vec!["out".into()], b"newer".into()));
+    }
+
+    #[test]
+    fn a_name_may_be_as_long_as_names_get() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("n".repeat(MAX_NAME_BYTES));
+        let mut out = OutFile::create(&path, dir.path()).unwrap();
+        out.file().write_all(b"new").unwrap();
+        out.finish().unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"new");
     }
 
     #[test]

@@ -129,3 +129,11 @@ fn standard_input_and_output_stream() {
         Command::new("bash").args(["-o", "pipefail", "-c", &script]).current_dir(&folder.0).output().unwrap();
     assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
 }
+
+#[test]
+fn standard_output_by_its_path_carries_the_file_alone() {
+    let folder = Folder::new();
+    folder.ok("diff oci:i:v1 oci:i:v2 a.cdimg");
+    let piped = folder.run("diff oci:i:v1 oci:i:v2 /dev/stdout");
+    assert!(piped.status.success() && piped.stdout == fs::read(folder.path("a.cdimg")).unwrap());
+}

@@ -12,7 +12,7 @@ use dimg::format::write_cdimg;
 
 use crate::config::Config;
 use crate::failure::Failure;
-use crate::files::{OutFile, STANDARD, parent};
+use crate::files::{OutFile, parent};
 use crate::image::{Delta, Image, ImageOptions, Opener};
 use crate::progress::{Progress, Unit};
 use crate::report;
@@ -151,8 +151,9 @@ pub(crate) fn make(
 pub(super) fn finish(mut file: OutFile, out: &Path, config: &Config) -> Result<(), Failure> {
     let delta = Delta::of(file.file(), out)?;
     let stat = report::stat(&delta)?;
+    let streamed = file.is_stdout();
     file.finish()?;
-    if out == Path::new(STANDARD) {
+    if streamed {
         return Ok(());
     }
     config.output.report(&report::json(out, &stat)?, || report::line(out, &stat))

@@ -39,10 +39,15 @@ pub(crate) fn run(options: &Options, config: &Config) -> Result<(), Failure> {
     ];
     let mut value = json!({});
     let mut text = String::new();
+    // None gets its name before all are written.
+    let mut outs = Vec::with_capacity(parts.len());
     for (name, bytes) in parts {
         let path = dir.join(name);
         let mut out = OutFile::create(&path, &config.tmpdir)?;
         out.file().write_all(bytes).map_err(Failure::io("write file", &path))?;
+        outs.push((name, path, out));
+    }
+    for (name, path, out) in outs {
         out.finish()?;
         let shown = path.display().to_string();
         text.push_str(&shown);
