@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod classes;
+mod clock;
 mod memory;
 mod others;
 mod ours;
@@ -40,6 +41,9 @@ struct Args {
     /// Leave out xdelta3 and zstd
     #[arg(long)]
     baseline: bool,
+    /// Measure only these: fast, default, best, plain, bsdiff, xdelta3, zstd (default: all)
+    #[arg(long, value_name = "TOOL,…", value_delimiter = ',', conflicts_with = "baseline")]
+    only: Vec<String>,
 }
 
 /// Series and tags measured when no pair is given: each is in `hack/images`.
@@ -72,7 +76,11 @@ const DEFAULT: [(&str, &str, &str); 14] = [
 
 fn main() -> Result<()> {
     let args = Args::parse();
-    others::check_tools()?;
+    let wanted = |tool: &str| match args.only.as_slice() {
+        [] => !args.baseline || !matches!(tool, "xdelta3" | "zstd"),
+        only => only.iter().any(|other| other == tool),
+    };
+    others::check_tools(&wanted)?;
     let cache = std::env::var("D4C_CACHE").unwrap_or_else(|_| "/var/cache/d4c".into());
     let pairs = if args.pairs.is_empty() {
         DEFAULT
@@ -97,11 +105,15 @@ fn main() -> Result<()> {
         let pair = Pair::open(old, new).with_context(|| format!("open pair: {old}, {new}"))?;
         eprintln!("{}: {} changed files, {} bytes", pair.name, pair.files.len(), pair.changed_bytes());
         for (run, &threads) in cores.iter().enumerate() {
-            let (mut measures, delta) = ours::measure(&pair, threads)?;
-            measures.extend(others::measure(&pair, threads, args.baseline)?);
+            let (mut measures, delta) = ours::measure(&pair, threads, &wanted)?;
+            measures.extend(others::measure(&pair, threads, &wanted)?);
             for measure in measures {
                 let seconds = measure.time.as_secs_f64();
-                eprintln!("  {} on {threads}: {} bytes, {seconds:.2} s", measure.tool, measure.bytes);
+                let cpu = measure.processor.as_secs_f64();
+                eprintln!(
+                    "  {} on {threads}: {} bytes, {seconds:.2} s, cpu {cpu:.2} s",
+                    measure.tool, measure.bytes
+                );
                 rows.push(Row { pair: pair.name.clone(), threads: threads.get(), measure });
             }
             // The same for any number of cores.

@@ -5,10 +5,10 @@ use std::num::NonZeroUsize;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 
+use crate::clock;
 use crate::pair::{Pair, write_all};
 use crate::table::{BASELINE, Measure};
 
@@ -16,13 +16,14 @@ use crate::table::{BASELINE, Measure};
 const TOOLS: [&str; 3] = ["bzip2", "xdelta3", "zstd"];
 
 /// Fails with the command that installs what is missing.
-pub fn check_tools() -> Result<()> {
+pub fn check_tools(wanted: &dyn Fn(&str) -> bool) -> Result<()> {
     let there = |tool: &&str| {
         let found = std::env::var_os("PATH")
             .is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join(tool).is_file()));
         !found
     };
-    let missing: Vec<&str> = TOOLS.into_iter().filter(there).collect();
+    let used = |tool: &&str| wanted(if *tool == "bzip2" { "bsdiff" } else { tool });
+    let missing: Vec<&str> = TOOLS.into_iter().filter(used).filter(there).collect();
     if missing.is_empty() {
         return Ok(());
     }
@@ -33,17 +34,22 @@ pub fn check_tools() -> Result<()> {
 /// How to encode file `number` in `dir`, given whether there was one before; the size.
 type Encode = fn(&Pair, usize, &Path) -> Result<u64>;
 
-/// Each tool, or the baseline alone.
-pub fn measure(pair: &Pair, threads: NonZeroUsize, baseline: bool) -> Result<Vec<Measure>> {
+/// Each tool that is wanted.
+pub fn measure(pair: &Pair, threads: NonZeroUsize, wanted: &dyn Fn(&str) -> bool) -> Result<Vec<Measure>> {
     let dir = tempfile::tempdir()?;
-    write_all(pair, dir.path())?;
     let tools: [(&str, Encode); 3] =
         [(BASELINE, bsdiff), ("xdelta3 -9", xdelta), ("zstd -19 --patch-from", zstd)];
+    let tools: Vec<_> =
+        tools.into_iter().filter(|(name, _)| wanted(name.split(' ').next().unwrap_or(name))).collect();
+    if tools.is_empty() {
+        return Ok(Vec::new());
+    }
+    write_all(pair, dir.path())?;
     let mut results = Vec::new();
-    for (name, encode) in tools.into_iter().filter(|(name, _)| !baseline || *name == BASELINE) {
-        let start = Instant::now();
-        let bytes = all(pair, dir.path(), threads, encode).with_context(|| format!("run {name}"))?;
-        results.push(Measure { tool: name.to_owned(), bytes, time: start.elapsed(), memory: None });
+    for (name, encode) in tools {
+        let (bytes, time, processor) = clock::timed(|| all(pair, dir.path(), threads, encode));
+        let bytes = bytes.with_context(|| format!("run {name}"))?;
+        results.push(Measure { tool: name.to_owned(), bytes, time, processor, memory: None });
     }
     Ok(results)
 }

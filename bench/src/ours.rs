@@ -1,7 +1,6 @@
 //! Our own deltas, whole files.
 
 use std::num::NonZeroUsize;
-use std::time::Instant;
 
 use anyhow::Result;
 use dimg::Digest;
@@ -9,12 +8,18 @@ use dimg::build::{BuildOptions, Codec, Side, build};
 use dimg::engine::compress::Level;
 use dimg::format::Assembled;
 
+use crate::clock;
 use crate::memory;
 use crate::pair::{Image, Pair};
 use crate::table::Measure;
 
-/// Each level, and the default one without executable-aware and opened patches; the delta of the default level as well.
-pub fn measure(pair: &Pair, threads: NonZeroUsize) -> Result<(Vec<Measure>, Option<Assembled>)> {
+/// Of each level, and the default one without executable-aware and opened patches, those `wanted`; the delta of the default level
+/// as well.
+pub fn measure(
+    pair: &Pair,
+    threads: NonZeroUsize,
+    wanted: &dyn Fn(&str) -> bool,
+) -> Result<(Vec<Measure>, Option<Assembled>)> {
     let (mut results, mut default) = (Vec::new(), None);
     for (name, level, codec) in [
         ("fast", Level::Fast, Codec::Auto),
@@ -22,6 +27,10 @@ pub fn measure(pair: &Pair, threads: NonZeroUsize) -> Result<(Vec<Measure>, Opti
         ("best", Level::Best, Codec::Auto),
         ("plain programs", Level::Default, Codec::Plain),
     ] {
+        // A word is enough to ask for it.
+        if !wanted(name.split(' ').next().unwrap_or(name)) {
+            continue;
+        }
         let options = BuildOptions {
             level,
             codec,
@@ -30,14 +39,14 @@ pub fn measure(pair: &Pair, threads: NonZeroUsize) -> Result<(Vec<Measure>, Opti
             name: String::new(),
             dir: std::env::temp_dir(),
         };
-        let start = Instant::now();
-        let (made, memory) =
-            memory::peak(|| build(Some(&side(&pair.old)), &side(&pair.new), &options, &mut ()));
-        let (made, time) = (made?, start.elapsed());
+        let work = || build(Some(&side(&pair.old)), &side(&pair.new), &options, &mut ());
+        let ((made, memory), time, processor) = clock::timed(|| memory::peak(work));
+        let made = made?;
         results.push(Measure {
             tool: format!("d4c {name}"),
             bytes: made.bytes(),
             time,
+            processor,
             memory: Some(memory),
         });
         if name == DEFAULT {

@@ -14,6 +14,8 @@ pub struct Measure {
     pub tool: String,
     pub bytes: u64,
     pub time: Duration,
+    /// Of all processors: other work on the machine changes it little.
+    pub processor: Duration,
     /// Own memory at most, mapped files apart, in bytes, where it was measured.
     pub memory: Option<u64>,
 }
@@ -31,6 +33,7 @@ impl Measure {
     fn add(&mut self, other: &Self) {
         self.bytes += other.bytes;
         self.time += other.time;
+        self.processor += other.processor;
         self.memory = self.memory.max(other.memory);
     }
 }
@@ -91,8 +94,8 @@ pub fn markdown(rows: &[Row]) -> String {
 }
 
 fn lines(rows: &[Row]) -> String {
-    let mut text = String::from("| pair | tool | cores | bytes | size | seconds | speed | MiB |\n");
-    text.push_str("|---|---|--:|--:|--:|--:|--:|--:|\n");
+    let mut text = String::from("| pair | tool | cores | bytes | size | seconds | speed | cpu | MiB |\n");
+    text.push_str("|---|---|--:|--:|--:|--:|--:|--:|--:|\n");
     text + &lines_of(rows)
 }
 
@@ -101,12 +104,12 @@ fn lines_of(rows: &[Row]) -> String {
     for row in rows {
         let (size, speed) = row.ratios(rows).unwrap_or((f64::NAN, f64::NAN));
         let (pair, threads) = (&row.pair, row.threads);
-        let Measure { tool, bytes, time, memory } = &row.measure;
-        let seconds = time.as_secs_f64();
+        let Measure { tool, bytes, time, processor, memory } = &row.measure;
+        let (seconds, cpu) = (time.as_secs_f64(), processor.as_secs_f64());
         let memory = memory.map_or_else(String::new, |memory| (memory >> 20).to_string());
         let _ = writeln!(
             text,
-            "| {pair} | {tool} | {threads} | {bytes} | {size:.2} | {seconds:.2} | {speed:.1}× | {memory} |"
+            "| {pair} | {tool} | {threads} | {bytes} | {size:.2} | {seconds:.2} | {speed:.1}× | {cpu:.2} | {memory} |"
         );
     }
     text
@@ -136,6 +139,7 @@ pub fn json(rows: &[Row]) -> Value {
                 "cores": row.threads,
                 "bytes": row.measure.bytes,
                 "seconds": row.measure.time.as_secs_f64(),
+                "processor_seconds": row.measure.processor.as_secs_f64(),
                 "memory_bytes": row.measure.memory,
                 "size_ratio": ratios.map(|ratios| ratios.0),
                 "speed_ratio": ratios.map(|ratios| ratios.1),
@@ -153,10 +157,16 @@ mod tests {
         let row = |tool: &str, threads, bytes, seconds| Row {
             pair: "a → b".into(),
             threads,
-            measure: Measure { tool: tool.into(), bytes, time: Duration::from_secs(seconds), memory: None },
+            measure: Measure {
+                tool: tool.into(),
+                bytes,
+                time: Duration::from_secs(seconds),
+                processor: Duration::from_secs(2 * seconds),
+                memory: None,
+            },
         };
         let rows = [row("x", 1, 50, 2), row(BASELINE, 2, 10, 1), row(BASELINE, 1, 100, 10)];
-        assert!(markdown(&rows).contains("| a → b | x | 1 | 50 | 0.50 | 2.00 | 5.0× |  |"));
+        assert!(markdown(&rows).contains("| a → b | x | 1 | 50 | 0.50 | 2.00 | 5.0× | 4.00 |  |"));
         assert_eq!(json(&rows)[1]["size_ratio"], 1.0);
     }
 
@@ -169,6 +179,7 @@ mod tests {
                 tool: tool.into(),
                 bytes,
                 time: Duration::from_secs(bytes),
+                processor: Duration::from_secs(bytes),
                 memory: Some(bytes << 20),
             },
         };
