@@ -1,7 +1,7 @@
 //! Safe wrappers of system calls: the only crate of d4c with unsafe code.
 //!
 //! One file per duty: [`Map`] (read-only file mappings), copying between files, times and nodes, extended
-//! attributes, the control calls of `/dev/fuse`, descriptors sent to other processes, a thread's priority. Every function returns the bare [`std::io::Error`] of the call, errno kept; the caller knows
+//! attributes, the control calls of `/dev/fuse`, descriptors sent to other processes, a thread's priority, [`prefetch`]. Every function returns the bare [`std::io::Error`] of the call, errno kept; the caller knows
 //! the path's role and adds it.
 
 mod attr;
@@ -10,6 +10,7 @@ mod fuse;
 mod map;
 mod node;
 mod pass;
+mod prefetch;
 mod priority;
 
 pub use attr::{fset_xattr, lget_xattr, llist_xattr, lset_xattr};
@@ -18,6 +19,7 @@ pub use fuse::{fuse_backing_close, fuse_backing_open};
 pub use map::Map;
 pub use node::{FileTime, lutimens, mknod, set_times, statvfs, syncfs};
 pub use pass::{receive_with_fd, send_with_fd};
+pub use prefetch::prefetch;
 pub use priority::lower_priority;
 
 use std::ffi::CString;

@@ -6,12 +6,11 @@ use super::{
 };
 use crate::engine::compress::{Decoder, Kind, Level, Packed, pack};
 use crate::engine::error::EngineError;
+use crate::engine::parallel::map;
 use crate::engine::program::{Program, STREAMS, StreamKind, apply, layout_memory, skip_program};
 use crate::engine::varint;
 use std::cmp::Reverse;
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
 
 const COUNTS: &str = "op counts";
 
@@ -256,21 +255,11 @@ fn for_each_stream<T: Send>(
 ) -> Result<[T; STREAMS], EngineError> {
     let mut order: [usize; STREAMS] = std::array::from_fn(|at| at);
     order.sort_by_key(|&at| Reverse(length(at)));
-    let (next, made) = (AtomicUsize::new(0), Mutex::new([const { None }; STREAMS]));
-    let run = || {
-        while let Some(&at) = order.get(next.fetch_add(1, Ordering::Relaxed)) {
-            let result = work(at);
-            made.lock().unwrap_or_else(PoisonError::into_inner)[at] = Some(result);
-        }
-    };
-    std::thread::scope(|scope| {
-        for _ in 1..threads.min(STREAMS) {
-            scope.spawn(run);
-        }
-        run();
-    });
-    let made = made.into_inner().unwrap_or_else(PoisonError::into_inner);
-    let made: Vec<T> = made.into_iter().flatten().collect::<Result<_, _>>()?;
+    let mut made: [Option<T>; STREAMS] = std::array::from_fn(|_| None);
+    for (at, result) in order.into_iter().zip(map(threads, STREAMS, |number| work(order[number]))) {
+        made[at] = Some(result?);
+    }
+    let made: Vec<T> = made.into_iter().flatten().collect();
     made.try_into().map_err(|_| EngineError::corrupt(0, "streams", "not seven"))
 }
 

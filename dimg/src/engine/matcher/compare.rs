@@ -161,6 +161,30 @@ fn best_length(limit: usize, difference: impl Fn(usize) -> u64, equal: impl Fn(u
     best_at
 }
 
+/// Where to go over from `first` to `second`, all of one length, so that most of `shared` agrees.
+pub(super) fn best_cut(shared: &[u8], first: &[u8], second: &[u8]) -> usize {
+    let limit = shared.len().min(first.len()).min(second.len());
+    let (mut balance, mut best, mut cut) = (0i64, 0i64, 0);
+    let mut byte = |at: usize| {
+        balance += i64::from(shared[at] == first[at]) - i64::from(shared[at] == second[at]);
+        if balance > best {
+            (best, cut) = (balance, at + 1);
+        }
+    };
+    let mut at = 0;
+    while at + 8 <= limit {
+        let new = word(shared, at);
+        // Most words agree with both, or with neither at the same bytes: nothing is gained by them.
+        let (first, second) = (new ^ word(first, at), new ^ word(second, at));
+        if first != second && unequal_mask(first) != unequal_mask(second) {
+            (at..at + 8).for_each(&mut byte);
+        }
+        at += 8;
+    }
+    (at..limit).for_each(byte);
+    cut
+}
+
 /// How the balance goes over eight bytes.
 #[derive(Clone, Copy)]
 struct Step {
@@ -240,6 +264,10 @@ mod tests {
             prop_assert_eq!(balance(best_forward(&a, &b)), best);
             let (ra, rb): (Vec<u8>, Vec<u8>) = (a.iter().rev().copied().collect(), b.iter().rev().copied().collect());
             prop_assert_eq!(best_backward(&ra, &rb), best_forward(&a, &b));
+            let c: Vec<u8> = a.iter().skip(1).chain([&0]).copied().collect();
+            let agree = |at: usize| matches(&a[..at], &b[..at]) + matches(&a[at..], &c[at..]);
+            let cut = (0..=a.len()).max_by_key(|&at| (agree(at), std::cmp::Reverse(at))).unwrap();
+            prop_assert_eq!(best_cut(&a, &b, &c), cut);
         }
     }
 }

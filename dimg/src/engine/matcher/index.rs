@@ -1,12 +1,21 @@
 //! The index of an old content: hashes of keys at every step-th position, in buckets.
 
 use super::compare::{Extension, extend, word};
+use crate::engine::parallel::map;
+use d4c_sys::prefetch;
+use std::ops::Range;
 
 /// The logarithm of the most buckets.
 const MAX_BITS: u32 = 28;
 
 /// The logarithm of the number of partitions in which buckets are filled; each has at most 2^16 buckets.
 const PARTITION_BITS: u32 = 12;
+
+/// Candidates of a bucket that are fetched before they are looked at.
+const FETCHED: u32 = 4;
+
+/// A thread is worth its start for so many samples.
+const THREAD_SAMPLES: usize = 1 << 16;
 
 /// How an index samples the old content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,60 +105,81 @@ fn hash(bytes: &[u8], at: usize, key: usize) -> u64 {
     (hash ^ (hash >> 32)).wrapping_mul(MULTIPLIER)
 }
 
-impl<'o> Index<'o> {
-    /// Indexes `old`.
-    ///
-    /// Samples are sorted by bucket in two steps, first by partitions of the buckets and then within each, as one step would miss
-    /// the cache with every sample.
+/// The keys that are sampled, and where they belong.
+#[derive(Clone, Copy)]
+struct Keys<'o> {
+    old: &'o [u8],
+    sampling: Sampling,
+    shift: u32,
+    local_bits: u32,
+}
+
+impl Keys<'_> {
+    /// Calls `each` with numbers and hashes of the samples in a range. A key that equals the one before it belongs to a run or to a
+    /// table of one value: its first sample stands for all.
+    #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "Sampling::fit keeps samples below u32::MAX")]
+    #[expect(clippy::inline_always, reason = "it is the body of two hot loops")]
+    fn hashes(self, samples: Range<usize>, mut each: impl FnMut(u32, u64)) {
+        let Self { old, sampling: Sampling { key, step, .. }, .. } = self;
+        for sample in samples {
+            let at = sample * step;
+            let repeats = sample > 0
+                && word(old, at) == word(old, at - step)
+                && old[at..at + key] == old[at - step..at - step + key];
+            if !repeats {
+                each(sample as u32, hash(old, at, key));
+            }
+        }
+    }
+
+    #[inline]
+    #[expect(clippy::cast_possible_truncation, reason = "shifted to at most 12 bits")]
+    fn partition(self, hash: u64) -> usize {
+        (hash >> self.shift >> self.local_bits) as usize
+    }
+}
+
+/// Some partitions of an index under way, all within its arrays.
+struct Part<'p> {
+    partitions: Range<usize>,
+    /// Where each of them ends, from the start of the whole index.
+    ends: &'p [usize],
+    /// Where the first starts.
+    start: usize,
+    starts: &'p mut [u32],
+    samples: &'p mut [u32],
+    tags: &'p mut [u8],
+}
+
+impl Part<'_> {
+    /// Takes the samples whose partitions these are out of all, and sorts them by bucket.
     #[expect(
         clippy::cast_possible_truncation,
         reason = "Sampling::fit keeps samples below u32::MAX, and hashes are shifted to the width they are cast to"
     )]
-    pub(super) fn new(old: &'o [u8], sampling: Sampling) -> Self {
-        let Sampling { key, step, .. } = sampling;
-        let bits = sampling.bits(old.len() as u64);
-        let shift = 64 - bits;
-        let local_bits = bits.saturating_sub(PARTITION_BITS);
-        let count = sampling.samples(old.len() as u64) as usize;
-        // A key that equals the one before it belongs to a run or to a table of one value: its first sample stands for all.
-        let hashes = || {
-            (0..count).filter_map(|sample| {
-                let at = sample * step;
-                let repeats = sample > 0
-                    && word(old, at) == word(old, at - step)
-                    && old[at..at + key] == old[at - step..at - step + key];
-                (!repeats).then(|| (sample as u32, hash(old, at, key)))
-            })
-        };
-        let partition_of = |hash: u64| (hash >> shift >> local_bits) as usize;
-        let mut ends = vec![0usize; 1 << (bits - local_bits)];
-        for (_, hash) in hashes() {
-            ends[partition_of(hash)] += 1;
-        }
-        let mut total = 0;
-        for end in &mut ends {
-            let length = *end;
-            *end = total;
-            total += length;
-        }
-        let mut samples = vec![0u32; total];
-        let mut tags = vec![0u8; total];
-        let mut locals = vec![0u16; total];
-        let local_mask = (1u64 << local_bits) - 1;
-        for (sample, hash) in hashes() {
-            // Each end is the start of its partition first, and moves on.
-            let slot = &mut ends[partition_of(hash)];
+    fn fill(self, keys: Keys<'_>, count: usize) {
+        let Self { partitions, ends, start: first_slot, starts, samples, tags } = self;
+        let mut next: Vec<usize> = std::iter::once(first_slot).chain(ends.iter().copied()).collect();
+        next.pop();
+        next.iter_mut().for_each(|slot| *slot -= first_slot);
+        let mut locals = vec![0u16; samples.len()];
+        let local_mask = (1u64 << keys.local_bits) - 1;
+        keys.hashes(0..count, |sample, hash| {
+            let partition = keys.partition(hash);
+            if !partitions.contains(&partition) {
+                return;
+            }
+            let slot = &mut next[partition - partitions.start];
             samples[*slot] = sample;
             tags[*slot] = hash as u8;
-            locals[*slot] = (hash >> shift & local_mask) as u16;
+            locals[*slot] = (hash >> keys.shift & local_mask) as u16;
             *slot += 1;
-        }
-        let mut starts = vec![0u32; (1usize << bits) + 1];
+        });
         let mut start = 0;
         let mut moved: Vec<(u32, u8)> = Vec::new();
-        for (partition, &end) in ends.iter().enumerate() {
-            let first = partition << local_bits;
-            let slots = &mut starts[first..first + (1 << local_bits)];
+        for (slots, &end) in starts.chunks_exact_mut(1 << keys.local_bits).zip(ends) {
+            let end = end - first_slot;
             for &local in &locals[start..end] {
                 slots[local as usize] += 1;
             }
@@ -170,10 +200,80 @@ impl<'o> Index<'o> {
             // Each slot is the end of its bucket now, which is the start of the next one.
             slots.copy_within(..slots.len() - 1, 1);
             slots[0] = start as u32;
+            slots.iter_mut().for_each(|slot| *slot += first_slot as u32);
             start = end;
         }
-        starts[1 << bits] = start as u32;
-        Self { old, sampling, shift, starts, samples, tags }
+    }
+}
+
+impl<'o> Index<'o> {
+    /// Indexes `old` with so many threads; the index is the same.
+    ///
+    /// Samples are sorted by bucket in two steps, first by partitions of the buckets and then within each, as one step would miss
+    /// the cache with every sample. Each thread goes over all samples and keeps those of its partitions: hashing them again costs
+    /// less than moving them.
+    #[expect(clippy::cast_possible_truncation, reason = "Sampling::fit keeps samples below u32::MAX")]
+    pub(super) fn new(old: &'o [u8], sampling: Sampling, threads: usize) -> Self {
+        let bits = sampling.bits(old.len() as u64);
+        let local_bits = bits.saturating_sub(PARTITION_BITS);
+        let count = sampling.samples(old.len() as u64) as usize;
+        let keys = Keys { old, sampling, shift: 64 - bits, local_bits };
+        let threads = threads.clamp(1, count / THREAD_SAMPLES + 1);
+        let partitions = 1usize << (bits - local_bits);
+        let per_thread = count.div_ceil(threads).max(1);
+        let counts = map(threads, threads, |number| {
+            let mut counts = vec![0usize; partitions];
+            let first = (number * per_thread).min(count);
+            keys.hashes(first..(first + per_thread).min(count), |_, hash| counts[keys.partition(hash)] += 1);
+            counts
+        });
+        let mut total = 0;
+        let mut ends = Vec::with_capacity(partitions);
+        for partition in 0..partitions {
+            total += counts.iter().map(|counts| counts[partition]).sum::<usize>();
+            ends.push(total);
+        }
+        let mut starts = vec![0u32; (1usize << bits) + 1];
+        let mut samples = vec![0u32; total];
+        let mut tags = vec![0u8; total];
+        starts[1 << bits] = total as u32;
+        let (mut rest_starts, mut rest_samples, mut rest_tags) =
+            (&mut starts[..1 << bits], &mut samples[..], &mut tags[..]);
+        let (mut first, mut start) = (0, 0);
+        let mut parts = Vec::new();
+        for number in 1..=threads {
+            let last = match number == threads {
+                true => partitions,
+                // About as many samples each.
+                false => ends.partition_point(|&end| end < total / threads * number).max(first),
+            };
+            let end = if last > first { ends[last - 1] } else { start };
+            let (part_starts, after) = rest_starts.split_at_mut((last - first) << local_bits);
+            rest_starts = after;
+            let (part_samples, after) = rest_samples.split_at_mut(end - start);
+            rest_samples = after;
+            let (part_tags, after) = rest_tags.split_at_mut(end - start);
+            rest_tags = after;
+            parts.push(Part {
+                partitions: first..last,
+                ends: &ends[first..last],
+                start,
+                starts: part_starts,
+                samples: part_samples,
+                tags: part_tags,
+            });
+            (first, start) = (last, end);
+        }
+        std::thread::scope(|scope| {
+            let last = parts.pop();
+            for part in parts {
+                scope.spawn(move || part.fill(keys, count));
+            }
+            if let Some(part) = last {
+                part.fill(keys, count);
+            }
+        });
+        Self { old, sampling, shift: keys.shift, starts, samples, tags }
     }
 
     /// The length of a key.
@@ -181,13 +281,37 @@ impl<'o> Index<'o> {
         self.sampling.key
     }
 
-    /// The bucket of the key at `at` in `new`, which must have a whole key there.
+    /// The buckets of the keys from `at` on in `new`, which must have as many whole keys there, and what they will be looked at for
+    /// on its way to the cache.
     #[inline]
-    pub(super) fn bucket(&self, new: &[u8], at: usize) -> Bucket {
-        let hash = hash(new, at, self.sampling.key);
-        #[expect(clippy::cast_possible_truncation, reason = "shifted to at most 28 bits, and the low byte")]
-        let (bucket, tag) = ((hash >> self.shift) as usize, hash as u8);
-        Bucket { start: self.starts[bucket], end: self.starts[bucket + 1], tag }
+    pub(super) fn buckets(&self, new: &[u8], at: usize, buckets: &mut [Bucket]) {
+        for (offset, bucket) in buckets.iter_mut().enumerate() {
+            let hash = hash(new, at + offset, self.sampling.key);
+            #[expect(
+                clippy::cast_possible_truncation,
+                reason = "shifted to at most 28 bits, and the low byte"
+            )]
+            let (place, tag) = ((hash >> self.shift) as u32, hash as u8);
+            prefetch(&self.starts, place as usize);
+            *bucket = Bucket { start: place, end: place, tag };
+        }
+        for bucket in buckets.iter_mut() {
+            let place = bucket.start as usize;
+            (bucket.start, bucket.end) = (self.starts[place], self.starts[place + 1]);
+            if !bucket.is_empty() {
+                prefetch(&self.tags, bucket.start as usize);
+                prefetch(&self.samples, bucket.start as usize);
+            }
+        }
+        for bucket in buckets {
+            // Of large ones only a part is looked at, and not the first.
+            let range = bucket.start as usize..bucket.end.min(bucket.start.saturating_add(FETCHED)) as usize;
+            for (&sample, &tag) in self.samples[range.clone()].iter().zip(&self.tags[range]) {
+                if tag == bucket.tag {
+                    prefetch(self.old, sample as usize * self.sampling.step);
+                }
+            }
+        }
     }
 
     /// The candidate of a bucket that goes on best with `new`; of equally good ones the nearest to `expected`.
@@ -232,9 +356,11 @@ mod tests {
     fn finds_every_sampled_key() {
         let old: Vec<u8> = (0u32..4000).flat_map(|i| (i.wrapping_mul(2_654_435_761)).to_le_bytes()).collect();
         for (key, step) in [(8, 1), (16, 4), (32, 16), (16, 7)] {
-            let index = Index::new(&old, Sampling { key, step, depth: 32 });
+            let index = Index::new(&old, Sampling { key, step, depth: 32 }, 1);
             for at in (0..=old.len() - key).step_by(step) {
-                let found = index.best(index.bucket(&old, at), &old[at..], at).unwrap();
+                let mut bucket = [Bucket::default()];
+                index.buckets(&old, at, &mut bucket);
+                let found = index.best(bucket[0], &old[at..], at).unwrap();
                 assert_eq!(found.position, at);
             }
         }
@@ -244,8 +370,20 @@ mod tests {
     fn small_and_uniform_contents() {
         for length in [0usize, 7, 8, 9, 1000] {
             let old = vec![0u8; length];
-            let index = Index::new(&old, Sampling { key: 8, step: 1, depth: 4 });
+            let index = Index::new(&old, Sampling { key: 8, step: 1, depth: 4 }, 2);
             assert!(index.samples.len() <= 1);
+        }
+    }
+
+    #[test]
+    fn is_the_same_for_any_number_of_threads() {
+        let old: Vec<u8> =
+            (0u32..200_000).flat_map(|i| (i / 3).wrapping_mul(2_654_435_761).to_le_bytes()).collect();
+        let sampling = Sampling { key: 16, step: 3, depth: 32 };
+        let one = Index::new(&old, sampling, 1);
+        for threads in [2, 3, 8] {
+            let other = Index::new(&old, sampling, threads);
+            assert_eq!((&one.starts, &one.samples, &one.tags), (&other.starts, &other.samples, &other.tags));
         }
     }
 

@@ -11,11 +11,10 @@ mod scan;
 pub use compare::equal_prefix;
 
 use super::compress::Level;
+use super::parallel::map;
 use super::program::{Builder, Program};
 use index::{Index, Sampling};
-use scan::{Piece, scan};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use scan::scan;
 
 /// The new content is scanned in segments of this length.
 pub const SEGMENT_BYTES: usize = 16 << 20;
@@ -71,9 +70,12 @@ fn coarse(old_bytes: u64) -> Sampling {
 /// The program that makes `new` from `old`.
 #[must_use]
 pub fn diff(old: &[u8], new: &[u8], options: &MatchOptions) -> Program {
-    let index = Index::new(old, options.sampling(old.len() as u64));
+    let index = Index::new(old, options.sampling(old.len() as u64), options.threads);
     let segments = new.len().div_ceil(SEGMENT_BYTES);
-    let found = scan_segments(&index, new, segments, options.threads);
+    let found = map(options.threads, segments, |segment| {
+        let from = segment * SEGMENT_BYTES;
+        scan(&index, new, from, new.len().min(from + SEGMENT_BYTES))
+    });
     drop(index);
     let mut builder = Builder::new();
     for piece in found.into_iter().flatten() {
@@ -82,34 +84,6 @@ pub fn diff(old: &[u8], new: &[u8], options: &MatchOptions) -> Program {
         builder.insert(&new[middle..middle + piece.insert]);
     }
     builder.finish()
-}
-
-fn scan_segments(index: &Index<'_>, new: &[u8], segments: usize, threads: usize) -> Vec<Vec<Piece>> {
-    let one = |segment: usize| {
-        let from = segment * SEGMENT_BYTES;
-        scan(index, new, from, new.len().min(from + SEGMENT_BYTES))
-    };
-    let threads = threads.clamp(1, segments.max(1));
-    if threads == 1 {
-        return (0..segments).map(one).collect();
-    }
-    let next = AtomicUsize::new(0);
-    let found = Mutex::new(vec![Vec::new(); segments]);
-    std::thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(|| {
-                loop {
-                    let segment = next.fetch_add(1, Ordering::Relaxed);
-                    if segment >= segments {
-                        break;
-                    }
-                    let pieces = one(segment);
-                    found.lock().unwrap_or_else(std::sync::PoisonError::into_inner)[segment] = pieces;
-                }
-            });
-        }
-    });
-    found.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 #[cfg(test)]

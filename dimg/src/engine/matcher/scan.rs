@@ -4,7 +4,7 @@
 //! agree. Where they do not, every position is looked up in the index; a candidate that agrees on clearly more bytes than the
 //! alignment does becomes the new alignment. The border between the two is put where most bytes agree, as bsdiff does.
 
-use super::compare::{best_backward, best_forward, equal_prefix, matches};
+use super::compare::{best_backward, best_cut, best_forward, equal_prefix, matches};
 use super::index::{Bucket, Candidate, Index};
 
 /// A part of the new content: `add` bytes from `old`, then `insert` bytes of its own.
@@ -99,9 +99,7 @@ impl Scan<'_> {
             if count == 0 {
                 return self.to;
             }
-            for (offset, bucket) in buckets[..count].iter_mut().enumerate() {
-                *bucket = self.index.bucket(self.new, at + offset);
-            }
+            self.index.buckets(self.new, at, &mut buckets[..count]);
             for bucket in &buckets[..count] {
                 if !bucket.is_empty()
                     && let Some(candidate) = self.index.best(*bucket, &self.new[at..], self.aligned(at))
@@ -163,16 +161,4 @@ impl Scan<'_> {
         self.start_new = at - backward;
         self.start_old = next.map_or(self.start_old, |next| next - backward);
     }
-}
-
-/// Where to go over from `first` to `second` so that most of `shared` agrees.
-fn best_cut(shared: &[u8], first: &[u8], second: &[u8]) -> usize {
-    let (mut balance, mut best, mut cut) = (0i64, 0i64, 0);
-    for (index, ((new, first), second)) in shared.iter().zip(first).zip(second).enumerate() {
-        balance += i64::from(new == first) - i64::from(new == second);
-        if balance > best {
-            (best, cut) = (balance, index + 1);
-        }
-    }
-    cut
 }
