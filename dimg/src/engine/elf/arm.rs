@@ -15,14 +15,16 @@ struct Page {
     page: u64,
 }
 
-/// The fields of a region of code.
-pub(super) fn scan(image: &Image<'_>, region: &Region, sink: &mut Sink<'_>) {
+/// The fields of the instructions of a region of code that start from `from` on and before `to`.
+pub(super) fn scan(image: &Image<'_>, region: &Region, from: usize, to: usize, sink: &mut Sink<'_>) {
     let misaligned = usize::try_from(region.address % 4).unwrap_or(0);
     let start = region.start + (4 - misaligned) % 4;
     let skew = region.address.wrapping_sub(region.start as u64);
     let mut pages = [Page::default(); 32];
-    let mut at = start;
-    while at + 4 <= region.end {
+    let from = start + from.saturating_sub(start).next_multiple_of(4);
+    // What was made further back is of no use.
+    let mut at = from.saturating_sub(4 * LOOK_AHEAD).max(start);
+    while at < to && at + 4 <= region.end {
         let Some(word) = u32_at(image.bytes, at) else { break };
         let address = skew.wrapping_add(at as u64);
         let register = (word & 31) as usize;

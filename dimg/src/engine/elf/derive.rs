@@ -1,17 +1,23 @@
 //! Relocated patches: passes of matching, voting and relocating.
 
+use super::AddressMap;
 use super::image::Image;
+use super::relocate::relocate_scanned;
+use super::scan::Scan;
 use super::vote::{self, vote};
-use super::{AddressMap, relocate};
 use crate::engine::EngineError;
 use crate::engine::matcher::{MatchOptions, diff};
-use crate::engine::program::Program;
+use crate::engine::program::{Program, StreamKind};
 use d4c_sys::Map;
 use std::fs::File;
 use std::io;
 
 /// Files below this length gain nothing that would pay for a map.
 const MIN_BYTES: usize = 4 << 10;
+
+/// A program that inserts more than this part of the file is looked for with care in all passes: a coarse first pass made uv's
+/// patch 1.5 % larger, scientific wheels' 2.5 %, and those of others neither larger nor smaller.
+const ROUGH_PART: usize = 64;
 
 /// A patch of two stages.
 #[derive(Clone, Debug)]
@@ -38,6 +44,11 @@ pub fn memory(old_bytes: u64) -> u64 {
     vote::memory(old_bytes) + old_bytes.min(32 << 20)
 }
 
+/// Whether a program finds nearly all of `new_bytes` bytes in the old file: then where they went is seen well enough at a coarse look.
+fn inserts_little(program: &Program, new_bytes: usize) -> bool {
+    program.stream(StreamKind::Inserted).len() <= new_bytes / ROUGH_PART
+}
+
 /// Makes a relocated patch, given the plain program that makes `new` from `old`; `None` when nothing moves.
 ///
 /// `scratch` gives files for the relocated old content, which is mapped, not held in memory.
@@ -53,19 +64,28 @@ pub fn derive(
     scratch: &dyn Fn() -> io::Result<File>,
 ) -> Result<Option<Relocated>, EngineError> {
     let (Some(before), Some(after)) = (Image::parse(old), Image::parse(new)) else { return Ok(None) };
+    let threads = options.threads;
+    let scan = Scan::new(&before, threads);
+    let rough = inserts_little(plain, new.len());
     let mut best: Option<Relocated> = None;
-    for _ in 0..passes {
+    for pass in 1..=passes {
         let program = best.as_ref().map_or(plain, |best| &best.program);
-        let map = vote(&before, &after, program)?;
-        if map.segments() == 0 || best.as_ref().is_some_and(|best| best.map == map) {
+        let map = vote(&scan, &after, program, threads)?;
+        if map.segments() == 0 {
             break;
         }
+        let settled = best.as_ref().is_some_and(|best| best.map == map);
+        let last = settled || pass == passes;
         let mut file = scratch().map_err(EngineError::Output)?;
-        relocate(old, &map, &mut file).map_err(EngineError::Output)?;
+        relocate_scanned(&scan, &map, threads, &mut file).map_err(EngineError::Output)?;
         let moved = Map::file(&file).map_err(EngineError::Output)?;
-        let program = diff(&moved, new, options);
+        // Before the last pass it is only what moved where that counts.
+        let program = diff(&moved, new, &MatchOptions { coarse: rough && !last, ..*options });
         let worse = best.as_ref().is_some_and(|best| best.program.raw_bytes() < program.raw_bytes());
         best = Some(Relocated { map, program }).filter(|_| !worse).or(best);
+        if last {
+            break;
+        }
     }
     Ok(best)
 }

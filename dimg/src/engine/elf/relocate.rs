@@ -1,8 +1,9 @@
 //! Writing the old file with its addresses moved.
 
 use super::map::Shifts;
-use super::scan::{Field, Form, scan};
+use super::scan::{Field, Form, Scan};
 use super::{AddressMap, Image};
+use crate::engine::parallel::in_order;
 use std::io::{self, Write};
 
 /// One write per this many bytes.
@@ -16,13 +17,42 @@ const BUFFER_BYTES: usize = 256 << 10;
 /// Those of writing.
 pub fn relocate(old: &[u8], map: &AddressMap, out: &mut dyn Write) -> io::Result<()> {
     let Some(image) = Image::parse(old) else { return out.write_all(old) };
+    relocate_scanned(&Scan::new(&image, 1), map, 1, out)
+}
+
+/// As [`relocate`], of a file that has been looked through, with so many threads. With several the new fields of some parts of the
+/// file are in memory.
+pub(super) fn relocate_scanned(
+    scan: &Scan<'_>,
+    map: &AddressMap,
+    threads: usize,
+    out: &mut dyn Write,
+) -> io::Result<()> {
+    let (image, old) = (scan.image, scan.image.bytes);
     let shifts = Shifts::new(map, image.low, image.high);
     let mut writer = Rewriter { old, at: 0, buffer: Vec::with_capacity(BUFFER_BYTES), out, result: Ok(()) };
-    scan(&image, &mut |field| {
+    let changed = |field: &Field| {
         let (old, new) = moved(old, field, &shifts);
-        if new != old {
-            writer.put(field.offset, &new.to_le_bytes()[..field.form.bytes()]);
+        (new != old).then_some((field.offset, new, field.form.bytes()))
+    };
+    if threads <= 1 {
+        scan.run(&mut |field| {
+            if let Some((offset, new, bytes)) = changed(field) {
+                writer.put(offset, &new.to_le_bytes()[..bytes]);
+            }
+        });
+        return writer.finish();
+    }
+    let unit = |number| {
+        let mut all = Vec::new();
+        scan.unit(number, &mut |field| all.extend(changed(field)));
+        all
+    };
+    in_order(threads, scan.units(), unit, |all| {
+        for (offset, new, bytes) in all {
+            writer.put(offset, &new.to_le_bytes()[..bytes]);
         }
+        writer.result.is_ok()
     });
     writer.finish()
 }

@@ -68,41 +68,101 @@ impl Sink<'_> {
     }
 }
 
-/// Calls `each` with the fields of `image`: their offsets ascend, and they do not overlap.
-pub(super) fn scan(image: &Image<'_>, each: &mut dyn FnMut(&Field)) {
-    let regions = regions(image);
-    let mut jump_tables = Tables::default();
-    if image.machine == Machine::X86 {
-        for region in regions.iter().filter(|region| region.kind == RegionKind::Code) {
-            x86::find_tables(image, region, &mut jump_tables);
+/// Bytes of a region of code or of even entries that are scanned as one unit.
+const SLICE_BYTES: usize = if cfg!(fuzzing) { 1 << 10 } else { 1 << 20 };
+
+/// A part of a region, scanned by itself.
+#[derive(Clone, Copy, Debug)]
+struct Unit {
+    /// The region's number.
+    region: usize,
+    from: usize,
+    to: usize,
+}
+
+/// What a scan has to know of the whole file first, and the units that it can be done in.
+pub(super) struct Scan<'i> {
+    pub(super) image: &'i Image<'i>,
+    regions: Vec<Region>,
+    jump_tables: Vec<u64>,
+    units: Vec<Unit>,
+}
+
+impl<'i> Scan<'i> {
+    /// Looks through the file with so many threads.
+    pub(super) fn new(image: &'i Image<'i>, threads: usize) -> Self {
+        Self::sliced(image, SLICE_BYTES, threads)
+    }
+
+    /// As [`Scan::new`], with slices of so many bytes: the fields are the same.
+    pub(super) fn sliced(image: &'i Image<'i>, slice_bytes: usize, threads: usize) -> Self {
+        let regions = regions(image);
+        let mut jump_tables = Tables::default();
+        let mut units = Vec::new();
+        for (number, region) in regions.iter().enumerate() {
+            let starts = match (region.kind, image.machine) {
+                (RegionKind::Code, Machine::X86) => {
+                    x86::find_tables(image, region, slice_bytes, threads, &mut jump_tables)
+                }
+                (RegionKind::Code, Machine::Arm) => slices(region, slice_bytes, 4),
+                (RegionKind::Relocations { .. } | RegionKind::Symbols { .. }, _) => {
+                    slices(region, slice_bytes, 24)
+                }
+                (RegionKind::Packed, _) => slices(region, slice_bytes, 8),
+                _ => vec![region.start],
+            };
+            for (place, &from) in starts.iter().enumerate() {
+                let to = starts.get(place + 1).copied().unwrap_or(region.end);
+                units.push(Unit { region: number, from, to });
+            }
+        }
+        Self { image, regions, jump_tables: jump_tables.finish(), units }
+    }
+
+    /// The number of units.
+    pub(super) fn units(&self) -> usize {
+        self.units.len()
+    }
+
+    /// Where a unit starts: they ascend.
+    pub(super) fn start(&self, unit: usize) -> usize {
+        self.units.get(unit).map_or(usize::MAX, |unit| unit.from)
+    }
+
+    /// Calls `each` with all fields: their offsets ascend, and they do not overlap.
+    pub(super) fn run(&self, each: &mut dyn FnMut(&Field)) {
+        for number in 0..self.units.len() {
+            self.unit(number, each);
         }
     }
-    let jump_tables = jump_tables.finish();
-    for region in &regions {
-        let mut sink = Sink { each: &mut *each, from: region.start, end: region.end };
-        fields_of(image, region, &regions, &jump_tables, &mut sink);
+
+    /// Calls `each` with the fields of one unit, which come before those of the next one.
+    pub(super) fn unit(&self, number: usize, each: &mut dyn FnMut(&Field)) {
+        let Some(&Unit { region, from, to }) = self.units.get(number) else { return };
+        let (image, region) = (self.image, &self.regions[region]);
+        let mut sink = Sink { each, from, end: region.end };
+        let sink = &mut sink;
+        // Tables of even entries are cut between two of them.
+        let address = region.address.wrapping_add((from - region.start) as u64);
+        let part = &Region { start: from, end: to, address, ..*region };
+        match region.kind {
+            RegionKind::Code => match image.machine {
+                Machine::X86 => x86::scan(image, region, from, to, sink),
+                Machine::Arm => arm::scan(image, region, from, to, sink),
+            },
+            RegionKind::Data => data::scan(image, region, &self.regions, &self.jump_tables, sink),
+            RegionKind::Relocations { symbols } => tables::relocations(image, part, symbols, sink),
+            RegionKind::Packed => tables::packed(image, part, sink),
+            RegionKind::GoLines => tables::go_lines(image, region, sink),
+            RegionKind::Symbols { strings } => tables::symbols(image, part, strings, sink),
+            RegionKind::Dynamic => tables::dynamic(image, region, sink),
+            RegionKind::Frames => tables::frames(image, region, sink),
+            RegionKind::FrameIndex => tables::frame_index(image, region, sink),
+        }
     }
 }
 
-fn fields_of(
-    image: &Image<'_>,
-    region: &Region,
-    regions: &[Region],
-    jump_tables: &[u64],
-    sink: &mut Sink<'_>,
-) {
-    match region.kind {
-        RegionKind::Code => match image.machine {
-            Machine::X86 => x86::scan(image, region, sink),
-            Machine::Arm => arm::scan(image, region, sink),
-        },
-        RegionKind::Data => data::scan(image, region, regions, jump_tables, sink),
-        RegionKind::Relocations { symbols } => tables::relocations(image, region, symbols, sink),
-        RegionKind::Packed => tables::packed(image, region, sink),
-        RegionKind::GoLines => tables::go_lines(image, region, sink),
-        RegionKind::Symbols { strings } => tables::symbols(image, region, strings, sink),
-        RegionKind::Dynamic => tables::dynamic(image, region, sink),
-        RegionKind::Frames => tables::frames(image, region, sink),
-        RegionKind::FrameIndex => tables::frame_index(image, region, sink),
-    }
+/// Where the slices of a region of entries of this length start.
+fn slices(region: &Region, slice_bytes: usize, entry: usize) -> Vec<usize> {
+    (region.start..region.end).step_by((slice_bytes / entry).max(1) * entry).collect()
 }

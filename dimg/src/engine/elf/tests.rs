@@ -3,7 +3,7 @@
 use super::image::Image;
 use super::map::{Location, Override, Shifts};
 use super::sample::Sample;
-use super::scan::{Field, scan};
+use super::scan::{Field, Scan};
 use super::*;
 use crate::engine::matcher::{MatchOptions, diff};
 use crate::engine::program::{Program, StreamKind, apply};
@@ -12,9 +12,59 @@ use proptest::prelude::*;
 fn fields(file: &[u8]) -> Vec<Field> {
     let mut found = Vec::new();
     if let Some(image) = Image::parse(file) {
-        scan(&image, &mut |field| found.push(*field));
+        Scan::new(&image, 1).run(&mut |field| found.push(*field));
     }
     found
+}
+
+/// The fields, found in slices of so many bytes on so many threads.
+fn fields_in(file: &[u8], slice_bytes: usize, threads: usize) -> Vec<Field> {
+    let mut found = Vec::new();
+    if let Some(image) = Image::parse(file) {
+        Scan::sliced(&image, slice_bytes, threads).run(&mut |field| found.push(*field));
+    }
+    found
+}
+
+#[test]
+fn slices_change_nothing() {
+    for arm in [false, true] {
+        for fixed in [false, true] {
+            let mut file = Sample { arm, fixed, functions: 900, ..Sample::default() }.build();
+            let whole = fields_in(&file, usize::MAX, 1);
+            assert!(whole.len() > 3000, "{}", whole.len());
+            for (slice_bytes, threads) in [(1, 1), (7, 2), (48, 3), (1000, 2), (1 << 20, 4)] {
+                assert!(fields_in(&file, slice_bytes, threads) == whole, "{arm} {fixed} {slice_bytes}");
+            }
+            // Code that is none is decoded from other places at first.
+            let mut seed = 7u64;
+            for byte in file.iter_mut().skip(0x1_0000) {
+                seed = seed.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
+                *byte ^= u8::try_from(seed >> 56).unwrap() & u8::try_from(seed >> 48 & 0xff).unwrap();
+            }
+            let whole = fields_in(&file, usize::MAX, 1);
+            for (slice_bytes, threads) in [(1, 1), (13, 2), (500, 3), (4096, 1)] {
+                assert!(
+                    fields_in(&file, slice_bytes, threads) == whole,
+                    "{arm} {fixed} {slice_bytes}, damaged"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn a_patch_is_the_same_for_any_number_of_threads() {
+    let old = Sample { functions: 900, ..Sample::default() }.build();
+    let new = Sample { functions: 900, longer: 37, ..Sample::default() }.build();
+    let made = |threads| {
+        let options = MatchOptions { threads, ..MatchOptions::default() };
+        let plain = diff(&old, &new, &options);
+        let relocated = derive(&old, &new, &plain, 2, &options, &|| tempfile::tempfile()).unwrap().unwrap();
+        (relocated.map, relocated.program)
+    };
+    let one = made(1);
+    assert!(one == made(2) && one == made(5));
 }
 
 fn moved(file: &[u8], map: &AddressMap) -> Vec<u8> {

@@ -6,9 +6,10 @@
 use super::image::{Image, UNLOADED};
 use super::map::{Location, Override, Shifts};
 use super::relocate::value_at;
-use super::scan::{Field, Form, scan};
+use super::scan::{Field, Form, Scan};
 use super::{AddressMap, MAX_SEGMENTS};
 use crate::engine::EngineError;
+use crate::engine::parallel::in_order;
 use crate::engine::program::{Program, StreamKind, read_number};
 use crate::engine::varint;
 use std::collections::BTreeMap;
@@ -39,17 +40,26 @@ fn counters(old_bytes: u64) -> usize {
     usize::try_from((old_bytes / 8).next_power_of_two()).unwrap_or(usize::MAX).clamp(1 << 12, 1 << 24)
 }
 
-/// The map by which the fields of `old` become those of `new`, as far as `program`, which makes `new` from bytes that stand where
-/// those of `old` do, tells.
-pub(super) fn vote(old: &Image<'_>, new: &Image<'_>, program: &Program) -> Result<AddressMap, EngineError> {
+/// The map by which the fields of the old file become those of `new`, as far as `program`, which makes `new` from bytes that stand where
+/// those of the old one do, tells.
+pub(super) fn vote(
+    scan: &Scan<'_>,
+    new: &Image<'_>,
+    program: &Program,
+    threads: usize,
+) -> Result<AddressMap, EngineError> {
+    let old = scan.image;
     let mut copies = copies(program)?;
     let mut map = AddressMap { locations: locations(old, new, &copies), overrides: Vec::new() };
     map.locations.truncate(MAX_SEGMENTS / 2);
     copies.sort_unstable_by_key(|copied| (copied.old, copied.new));
     let shifts = Shifts::new(&map, old.low, old.high);
     let mut ballot = Ballot::new(old);
-    observe(old, new, &copies, &shifts, &mut |target, shift| {
-        ballot.cast(target, shift, shifts.of_location(target));
+    let opened = opened(scan, &copies);
+    let observed = |unit: usize| observe(scan, unit, new, (&copies, &opened[unit]), &shifts);
+    in_order(threads, scan.units(), observed, |votes| {
+        votes.into_iter().for_each(|vote| ballot.cast(vote));
+        true
     });
     map.overrides = ballot.overrides(&shifts);
     map.overrides.truncate(MAX_SEGMENTS / 2);
@@ -119,27 +129,57 @@ fn locations(old: &Image<'_>, new: &Image<'_>, copies: &[Copied]) -> Vec<Locatio
     locations
 }
 
-/// Calls `each` with the target of every field that is copied, and by how much it moved.
+/// Copies of the same bytes looked at.
+const MAX_ACTIVE: usize = 4;
+
+/// What a copied field says.
+#[derive(Clone, Copy, Debug)]
+struct Vote {
+    target: u64,
+    /// By how much it moved, and by how much its location did.
+    shift: i64,
+    location: i64,
+}
+
+/// The copies that go over the start of each unit.
+fn opened(scan: &Scan<'_>, copies: &[Copied]) -> Vec<Vec<Copied>> {
+    let starts: Vec<usize> = (0..scan.units()).map(|unit| scan.start(unit)).collect();
+    let mut opened = vec![Vec::new(); starts.len()];
+    for copied in copies {
+        let first = starts.partition_point(|&start| start <= copied.old);
+        let last = starts.partition_point(|&start| start < copied.old + copied.bytes);
+        for open in opened.get_mut(first..last).into_iter().flatten() {
+            activate(open, *copied);
+        }
+    }
+    opened
+}
+
+fn activate(active: &mut Vec<Copied>, copied: Copied) {
+    if active.len() == MAX_ACTIVE {
+        active.remove(0);
+    }
+    active.push(copied);
+}
+
+/// What every field of a unit that is copied says. `copies` are all by their old places, and those that go over the unit's start.
 fn observe(
-    old: &Image<'_>,
+    scan: &Scan<'_>,
+    unit: usize,
     new: &Image<'_>,
-    copies: &[Copied],
+    (copies, opened): (&[Copied], &[Copied]),
     shifts: &Shifts<'_>,
-    each: &mut dyn FnMut(u64, i64),
-) {
-    /// Copies of the same bytes looked at.
-    const MAX_ACTIVE: usize = 4;
-    let mut next = 0;
-    let mut active: Vec<Copied> = Vec::new();
-    scan(old, &mut |field| {
+) -> Vec<Vote> {
+    let (old, mut votes) = (scan.image, Vec::new());
+    let start = scan.start(unit);
+    let mut next = copies.partition_point(|copied| copied.old < start);
+    let mut active = opened.to_vec();
+    scan.unit(unit, &mut |field| {
         let end = field.offset + field.form.bytes();
         active.retain(|copied| copied.old + copied.bytes >= end);
         while let Some(copied) = copies.get(next).filter(|copied| copied.old <= field.offset) {
             if copied.old + copied.bytes >= end {
-                if active.len() == MAX_ACTIVE {
-                    active.remove(0);
-                }
-                active.push(*copied);
+                activate(&mut active, *copied);
             }
             next += 1;
         }
@@ -148,10 +188,12 @@ fn observe(
             if let Some(shift) = shift_of(old, new, field, at, copied, shifts)
                 && shift.unsigned_abs() < MAX_SHIFT
             {
-                each(field.target, shift);
+                let target = field.target;
+                votes.push(Vote { target, shift, location: shifts.of_location(target) });
             }
         }
     });
+    votes
 }
 
 /// By how much the target of a field moved, given that it stands at `at` of the new file.
@@ -246,7 +288,7 @@ impl Ballot {
         usize::try_from(hash).unwrap_or(0) & (self.counts.len() - 1)
     }
 
-    fn cast(&mut self, target: u64, shift: i64, location: i64) {
+    fn cast(&mut self, Vote { target, shift, location }: Vote) {
         if shift == location {
             let (bit, counter) = (self.bit(target), self.counter(target));
             self.agreed[bit / 64] |= 1 << (bit % 64);

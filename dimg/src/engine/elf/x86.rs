@@ -7,6 +7,7 @@ use super::code::Tables;
 use super::image::{Image, distance_at};
 use super::scan::{Field, Form, Sink};
 use super::tables::Region;
+use crate::engine::parallel::in_order;
 
 /// Bytes that a decoder may look at.
 const WINDOW: usize = 32;
@@ -236,12 +237,19 @@ pub(super) fn decode(window: &[u8; WINDOW]) -> Option<Instruction> {
     (found.length <= 15).then_some(found)
 }
 
-/// Calls `each` with the offset and instruction of all in the region.
+/// Calls `each` with the offset and instruction of all from `from` on that start before `to`, as long as it gives true; where
+/// the next one starts.
 #[inline]
-fn walk(image: &Image<'_>, region: &Region, mut each: impl FnMut(usize, &Instruction)) {
+fn walk(
+    image: &Image<'_>,
+    region: &Region,
+    from: usize,
+    to: usize,
+    mut each: impl FnMut(usize, &Instruction) -> bool,
+) -> usize {
     let bytes = &image.bytes[..region.end];
-    let mut at = region.start;
-    while at < region.end {
+    let mut at = from;
+    while at < to {
         let mut last = [0u8; WINDOW];
         let window = if let Some(window) = bytes.get(at..).and_then(<[u8]>::first_chunk) {
             window
@@ -252,59 +260,132 @@ fn walk(image: &Image<'_>, region: &Region, mut each: impl FnMut(usize, &Instruc
         match decode(window) {
             Some(found) => {
                 // An instruction that is cut off has fields beyond the end, which the sink refuses.
-                each(at, &found);
+                if !each(at, &found) {
+                    break;
+                }
                 at += found.length;
             }
             None => at += 1,
         }
     }
+    at
 }
 
-/// The fields of a region of code.
-pub(super) fn scan(image: &Image<'_>, region: &Region, sink: &mut Sink<'_>) {
+/// The fields of the instructions from `from` on, where one starts, to before `to`.
+pub(super) fn scan(image: &Image<'_>, region: &Region, from: usize, to: usize, sink: &mut Sink<'_>) {
     let skew = region.address.wrapping_sub(region.start as u64);
-    walk(image, region, |at, found| {
-        let distance = |place: usize| distance_at(image.bytes, at + place);
-        let next = skew.wrapping_add((at + found.length) as u64);
-        if found.near != 0 || found.relative != 0 {
-            let place = found.near.max(found.relative);
-            let Some(target) = distance(place).map(|distance| next.wrapping_add(distance)) else { return };
-            let plausible = if found.near != 0 { image.in_code(target) } else { image.contains(target) };
-            if plausible {
-                let base = skew.wrapping_add((at + place) as u64);
-                sink.put(&Field { offset: at + place, form: Form::Add32, target, base: Some(base) });
+    walk(image, region, from, to, |at, found| {
+        fields(image, skew, at, found, sink);
+        true
+    });
+}
+
+#[inline]
+fn fields(image: &Image<'_>, skew: u64, at: usize, found: &Instruction, sink: &mut Sink<'_>) {
+    let distance = |place: usize| distance_at(image.bytes, at + place);
+    let next = skew.wrapping_add((at + found.length) as u64);
+    if found.near != 0 || found.relative != 0 {
+        let place = found.near.max(found.relative);
+        let Some(target) = distance(place).map(|distance| next.wrapping_add(distance)) else { return };
+        let plausible = if found.near != 0 { image.in_code(target) } else { image.contains(target) };
+        if plausible {
+            let base = skew.wrapping_add((at + place) as u64);
+            sink.put(&Field { offset: at + place, form: Form::Add32, target, base: Some(base) });
+        }
+    }
+    if image.fixed {
+        for place in [found.absolute, found.number] {
+            if place != 0
+                && let Some(target) = distance(place).filter(|&target| image.contains(target))
+            {
+                sink.put(&Field { offset: at + place, form: Form::Add32, target, base: None });
             }
         }
-        if image.fixed {
-            for place in [found.absolute, found.number] {
-                if place != 0
-                    && let Some(target) = distance(place).filter(|&target| image.contains(target))
-                {
-                    sink.put(&Field { offset: at + place, form: Form::Add32, target, base: None });
+    }
+}
+
+/// The jump table that an instruction loads the address of: distances from the table's start to code, four bytes each.
+#[inline]
+fn table(image: &Image<'_>, skew: u64, at: usize, found: &Instruction) -> Option<u64> {
+    if !found.loads_address {
+        return None;
+    }
+    let distance = distance_at(image.bytes, at + found.relative)?;
+    let target = skew.wrapping_add((at + found.length) as u64).wrapping_add(distance);
+    if !target.is_multiple_of(4) || image.in_code(target) {
+        return None;
+    }
+    let entry = image.offset_of(target).and_then(|offset| distance_at(image.bytes, offset))?;
+    (entry != 0 && image.in_code(target.wrapping_add(entry))).then_some(target)
+}
+
+/// A slice of a region as it is decoded from its first byte, whether an instruction starts there or not.
+struct Guess {
+    /// Where its first instructions start.
+    starts: Vec<usize>,
+    /// Where instructions load the addresses of tables, and these.
+    tables: Vec<(usize, u64)>,
+    /// Where the first instruction after it starts.
+    exit: usize,
+}
+
+/// Instructions of a slice among which decoding is expected to come in step.
+const SYNC_INSTRUCTIONS: usize = 1024;
+
+/// The jump tables of a region of code, and where the first instruction of each slice of `slice` bytes starts, with so many threads.
+///
+/// Each slice is decoded from its first byte. Where the instruction before reaches into it, it is decoded again from there up to
+/// the first instruction that starts at the same place both ways: from then on all are the same.
+pub(super) fn find_tables(
+    image: &Image<'_>,
+    region: &Region,
+    slice: usize,
+    threads: usize,
+    tables: &mut Tables,
+) -> Vec<usize> {
+    let skew = region.address.wrapping_sub(region.start as u64);
+    let bounds = |number: usize| {
+        let from = region.start + number * slice;
+        (from, from.saturating_add(slice).min(region.end))
+    };
+    let guess = |number: usize| {
+        let (from, to) = bounds(number);
+        let (mut starts, mut tables) = (Vec::with_capacity(SYNC_INSTRUCTIONS), Vec::new());
+        let exit = walk(image, region, from, to, |at, found| {
+            if starts.len() < SYNC_INSTRUCTIONS {
+                starts.push(at);
+            }
+            tables.extend(table(image, skew, at, found).map(|table| (at, table)));
+            true
+        });
+        Guess { starts, tables, exit }
+    };
+    let (mut entries, mut entry) = (Vec::new(), region.start);
+    in_order(threads, (region.end - region.start).div_ceil(slice), guess, |guess| {
+        let (from, to) = bounds(entries.len());
+        entries.push(entry);
+        let mut met = from;
+        if entry != from {
+            let mut in_step = false;
+            met = walk(image, region, entry, to, |at, found| {
+                in_step = guess.starts.binary_search(&at).is_ok();
+                if !in_step && let Some(table) = table(image, skew, at, found) {
+                    tables.put(table);
                 }
+                !in_step
+            });
+            if !in_step {
+                entry = met;
+                return true;
             }
         }
-    });
-}
-
-/// The jump tables that a region of code loads the addresses of: distances from the table's start to code, four bytes each.
-pub(super) fn find_tables(image: &Image<'_>, region: &Region, tables: &mut Tables) {
-    let skew = region.address.wrapping_sub(region.start as u64);
-    walk(image, region, |at, found| {
-        if !found.loads_address {
-            return;
+        for (_, table) in guess.tables.iter().filter(|(at, _)| *at >= met) {
+            tables.put(*table);
         }
-        let Some(distance) = distance_at(image.bytes, at + found.relative) else { return };
-        let target = skew.wrapping_add((at + found.length) as u64).wrapping_add(distance);
-        if target.is_multiple_of(4)
-            && !image.in_code(target)
-            && let Some(entry) = image.offset_of(target).and_then(|offset| distance_at(image.bytes, offset))
-            && entry != 0
-            && image.in_code(target.wrapping_add(entry))
-        {
-            tables.put(target);
-        }
+        entry = guess.exit;
+        true
     });
+    entries
 }
 
 #[cfg(test)]
