@@ -8,7 +8,7 @@ use d4c_fuzz::Bounded;
 use d4c_fuzz::parts::Parts;
 use dimg::engine::deflate::Encoder;
 use dimg::engine::frame::ParameterFrame;
-use dimg::engine::member::{MAX_OPENED_BYTES, Plan, find_parameters, pack, packs_to};
+use dimg::engine::member::{MAX_OPENED_BYTES, Plan, comes_back, find_parameters, pack, packs_to};
 use libfuzzer_sys::fuzz_target;
 
 /// Opened forms above this size are not packed again by every compressor there is: it would take seconds.
@@ -36,10 +36,11 @@ fn opened(content: &[u8]) {
     if plan.opened_bytes() > SLOW_BYTES {
         return;
     }
-    let parameters = find_parameters(&plan, content).expect("streams that were inflated").encode();
+    let parameters = find_parameters(&plan, content, 1).expect("streams that were inflated").encode();
     // A record of a zip file that begins in another one cannot be told in the opened form: makers of patches look.
-    let comes_back = packs_to(&form, &parameters, content);
-    assert!(comes_back || content.starts_with(b"PK"), "something else comes back");
+    let packs = packs_to(&form, &parameters, content);
+    assert_eq!(packs, comes_back(&plan, &form, content), "streams as they are tell something else");
+    assert!(packs || content.starts_with(b"PK"), "something else comes back");
 }
 
 fn open(plan: &Plan, content: &[u8]) -> Vec<u8> {

@@ -1,7 +1,7 @@
 //! Names of the parent's files, to find what a changed file was before: the same path, else the same name but for its
 //! version.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use crate::index::edit::{Place, key};
 use crate::index::{Content, Kind, LayerIndex};
@@ -23,6 +23,25 @@ pub(super) struct Found {
     pub relative: Option<Candidate>,
 }
 
+/// The regular files of the layers, and their paths.
+fn regular(layers: &[Arc<LayerIndex>]) -> impl Iterator<Item = (Candidate, &[u8])> {
+    (0u32..).zip(layers).flat_map(|(number, layer)| {
+        (0u32..).zip(&layer.entries).filter_map(move |(at, entry)| {
+            let content = entry.content.filter(|_| layer.kind(entry) == Kind::Regular)?;
+            Some((Candidate { place: Place { layer: number, entry: at }, content }, &*entry.path))
+        })
+    })
+}
+
+/// Those that are `wanted`, each content once: where it is first.
+pub(super) fn distinct(
+    layers: &[Arc<LayerIndex>],
+    wanted: impl Fn(&Candidate) -> bool,
+) -> impl Iterator<Item = (Candidate, &[u8])> {
+    let mut seen = HashSet::new();
+    regular(layers).filter(move |(candidate, _)| wanted(candidate) && seen.insert(candidate.content.digest))
+}
+
 /// The parent's regular files by path and by stem.
 #[derive(Debug, Default)]
 pub(super) struct Names {
@@ -34,15 +53,9 @@ impl Names {
     /// Indexes all layers; of files with one path the topmost counts.
     pub(super) fn new(layers: &[Arc<LayerIndex>]) -> Self {
         let mut names = Self::default();
-        for (number, layer) in (0u32..).zip(layers) {
-            for (at, entry) in (0u32..).zip(&layer.entries) {
-                let Some(content) = entry.content.filter(|_| layer.kind(entry) == Kind::Regular) else {
-                    continue;
-                };
-                let candidate = Candidate { place: Place { layer: number, entry: at }, content };
-                names.paths.insert(key(&entry.path).to_vec(), candidate);
-                names.stems.entry(stem(&entry.path)).or_default().push(candidate);
-            }
+        for (candidate, path) in regular(layers) {
+            names.paths.insert(key(path).to_vec(), candidate);
+            names.stems.entry(stem(path)).or_default().push(candidate);
         }
         names
     }

@@ -69,14 +69,25 @@ pub(super) fn encode(
         encode::encode(content, new, found, &open, options, threads)
     };
     let unopened = |way: Way| Encoded { class: Class::of(path, new), kept: way.kept, packing: None };
-    let Some(opened) = open(new, options)? else { return Ok(unopened(as_is()?)) };
+    let Some((plan, form)) = form(new, options)? else { return Ok(unopened(as_is()?)) };
+    // The base is opened meanwhile; it is in vain where nobody is found who deflated the content.
+    let (opened, first_base) = std::thread::scope(|scope| {
+        let first = (threads > 1).then_some(found.bases.first()).flatten();
+        let first = first.map(|base| scope.spawn(|| (base.place, open_form(source, base, options))));
+        let opened = find(&plan, form, new, threads);
+        (opened, first.and_then(|thread| thread.join().ok()))
+    });
+    let Some(opened) = opened? else { return Ok(unopened(as_is()?)) };
     let inside = Content { digest: content.digest, size: opened.form.len() as u64 };
     let unpacked: RefCell<Vec<(Place, u64)>> = RefCell::default();
+    let first_base = RefCell::new(first_base);
     let open_base = |base: &Candidate| {
-        let bytes = encode::open(source, &base.content)?;
-        let Some((_, form)) = form(&bytes, options)? else { return Ok(bytes) };
-        unpacked.borrow_mut().push((base.place, form.len() as u64));
-        Ok(form)
+        let known = first_base.take().filter(|(place, _)| *place == base.place);
+        let (bytes, opened) = known.map_or_else(|| open_form(source, base, options), |(_, opened)| opened)?;
+        if opened {
+            unpacked.borrow_mut().push((base.place, bytes.len() as u64));
+        }
+        Ok(bytes)
     };
     let mut way = encode::encode(&inside, &opened.form, found, &open_base, options, threads)?;
     if matches!(way.kept, Kept::Stored) {
@@ -108,13 +119,25 @@ fn class(path: &[u8], form: &[u8]) -> Class {
     Class::of(path, form.get(64..).unwrap_or_default())
 }
 
-/// Opens a content, if it can be packed again: that is tried.
-fn open(content: &[u8], options: &BuildOptions) -> Result<Option<Opened>, DimgError> {
-    let Some((plan, form)) = form(content, options)? else { return Ok(None) };
-    let parameters = member::find_parameters(&plan, content)?.encode();
+/// The opened form of a base, or its bytes where it has none; and which of both.
+fn open_form(
+    source: &dyn ContentSource,
+    base: &Candidate,
+    options: &BuildOptions,
+) -> Result<(Bytes, bool), DimgError> {
+    let bytes = encode::open(source, &base.content)?;
+    Ok(match form(&bytes, options)? {
+        Some((_, form)) => (form, true),
+        None => (bytes, false),
+    })
+}
+
+/// Finds who deflated a content, if it can be packed again: that is tried.
+fn find(plan: &Plan, form: Bytes, content: &[u8], threads: usize) -> Result<Option<Opened>, DimgError> {
+    let parameters = member::find_parameters(plan, content, threads)?.encode();
     let fits = parameters.len() as u64 <= PARAMETER_GROUP_BYTES / 2
         && parameters.len() < content.len() / 2
-        && member::packs_to(&form, &parameters, content);
+        && member::comes_back(plan, &form, content);
     Ok(fits.then_some(Opened { form, parameters }))
 }
 

@@ -7,15 +7,14 @@
 use super::BuildOptions;
 use super::encode::refers;
 use super::groups::Class;
-use super::names::Candidate;
+use super::names::{Candidate, distinct};
 use crate::content::{ContentSource, open_exact};
 use crate::engine::frame::MAX_REFERENCE_BYTES;
-use crate::index::edit::Place;
-use crate::index::{Content, Kind, LayerIndex};
+use crate::engine::parallel::map;
+use crate::index::{Content, LayerIndex};
 use std::cmp::Reverse;
-use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::HashMap;
+use std::sync::Arc;
 
 /// Bytes of a new content that are looked at, at most.
 const LOOK_BYTES: usize = 1 << 20;
@@ -90,21 +89,10 @@ impl<'a> Relatives<'a> {
         options: &BuildOptions,
     ) -> HashMap<usize, Candidate> {
         let candidates = self.candidates(layers, options);
-        let known = Mutex::new(vec![Vec::new(); candidates.len()]);
-        let next = AtomicUsize::new(0);
-        std::thread::scope(|scope| {
-            for _ in 0..options.threads.get() {
-                scope.spawn(|| {
-                    loop {
-                        let number = next.fetch_add(1, Ordering::Relaxed);
-                        let Some((candidate, path)) = candidates.get(number) else { break };
-                        let words = self.known(candidate, path, contents);
-                        known.lock().unwrap_or_else(PoisonError::into_inner)[number] = words;
-                    }
-                });
-            }
+        let known = map(options.threads.get(), candidates.len(), |number| {
+            let (candidate, path) = &candidates[number];
+            self.known(candidate, path, contents)
         });
-        let known = known.into_inner().unwrap_or_else(PoisonError::into_inner);
         let best = self.best(&candidates, &known, options);
         let all: u64 = self.wanted.iter().map(|(_, content, _)| content.size).sum();
         let mut found = HashMap::new();
@@ -130,23 +118,8 @@ impl<'a> Relatives<'a> {
         else {
             return Vec::new();
         };
-        let mut seen = HashSet::new();
-        let mut candidates = Vec::new();
-        for (number, layer) in (0u32..).zip(layers) {
-            for (at, entry) in (0u32..).zip(&layer.entries) {
-                let Some(content) = entry.content.filter(|_| layer.kind(entry) == Kind::Regular) else {
-                    continue;
-                };
-                let candidate = Candidate { place: Place { layer: number, entry: at }, content };
-                if Self::wants(&content)
-                    && refers(largest, &candidate, options)
-                    && seen.insert(content.digest)
-                {
-                    candidates.push((candidate, &*entry.path));
-                }
-            }
-        }
-        candidates
+        distinct(layers, |candidate| Self::wants(&candidate.content) && refers(largest, candidate, options))
+            .collect()
     }
 
     /// The words that the candidate shares with new contents of its kind, each once.

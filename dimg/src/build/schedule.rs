@@ -27,6 +27,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// Contents that may be worked on or wait beyond the first that is not finished.
 const AHEAD: usize = 8192;
 
+/// Contents from this size on may be worked on by several threads.
+const SHARED_BYTES: u64 = 1 << 20;
+
 type Result<T> = std::result::Result<T, DimgError>;
 
 /// Work for a thread.
@@ -77,7 +80,7 @@ pub(super) fn run(
             similar: None,
             likeness: None,
             relatives: None,
-            all_bytes,
+            left_bytes: all_bytes,
             jobs: job_sender,
             next: 0,
             cursor: 0,
@@ -290,7 +293,8 @@ struct Coordinator<'a> {
     likeness: Option<(usize, Option<Candidate>)>,
     /// For contents like no other, those of the parent that share words with them, by number; found when first needed.
     relatives: Option<HashMap<usize, Candidate>>,
-    all_bytes: u64,
+    /// Bytes of the contents not handed out.
+    left_bytes: u64,
     jobs: Sender<(Job, u64)>,
     /// The first content not handed out.
     next: usize,
@@ -404,12 +408,14 @@ impl Coordinator<'_> {
         if bases.is_empty() && !self.bases.none && tells(content) {
             bases.extend(self.like(number, content));
         }
-        // A content that outweighs all others would keep one thread busy while the rest wait.
-        let alone = content.size > self.all_bytes / 2;
+        // A content of more than its share of what is left would keep one thread busy while the rest wait.
+        let threads = self.worker.options.threads.get();
+        let alone = content.size >= (self.left_bytes / threads as u64).max(SHARED_BYTES);
+        self.left_bytes -= content.size;
         Some(Job::Content {
             number,
             found: Found { relative: bases.is_empty().then(|| self.relative(number)).flatten(), bases },
-            threads: if alone { self.worker.options.threads.get() } else { 1 },
+            threads: if alone { threads } else { 1 },
         })
     }
 
@@ -448,7 +454,10 @@ impl Coordinator<'_> {
 
     fn put_back(&mut self, job: Job) {
         match job {
-            Job::Content { number, .. } => self.next = number,
+            Job::Content { number, .. } => {
+                self.next = number;
+                self.left_bytes += self.worker.contents[number].size;
+            }
             frame => self.ready.push_front(frame),
         }
     }

@@ -24,7 +24,7 @@ mod unpack;
 
 pub use pack::pack;
 pub use parameters::{Method, Parameters};
-pub use search::{find_parameters, packs_to};
+pub use search::{comes_back, find_parameters, packs_to};
 pub use unpack::Plan;
 
 /// Bytes of an opened form, at most.

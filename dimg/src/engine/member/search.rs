@@ -4,41 +4,60 @@ use super::parameters::{Method, Parameters};
 use super::unpack::Plan;
 use crate::engine::EngineError;
 use crate::engine::deflate::Encoder;
+use crate::engine::parallel::map;
 use flate2::{Decompress, FlushDecompress, Status};
 use std::io::{self, Write};
 
 /// Streams of one content that no encoder makes before the others are not tried.
 const HOPELESS: usize = 8;
 
+/// Streams tried at a time by each thread, at most.
+const BATCH: usize = 64;
+
 /// The parameters that make the streams of `content` again. A stream that no known encoder makes is given as it is; so are the
-/// others when that has happened often and nothing else has.
+/// others when that has happened often and nothing else has. With so many threads; the parameters are the same.
 ///
 /// # Errors
 /// [`EngineError::Member`] when `plan` is not that of `content`.
-pub fn find_parameters(plan: &Plan, content: &[u8]) -> Result<Parameters, EngineError> {
-    let mut methods = Vec::new();
+pub fn find_parameters(plan: &Plan, content: &[u8], threads: usize) -> Result<Parameters, EngineError> {
+    let streams: Vec<_> = plan.streams(content).collect();
+    let mut methods = Vec::with_capacity(streams.len());
     let mut order = candidates(content);
-    let (mut known, mut failed) = (0, 0);
-    for (stream, inflated_bytes) in plan.streams(content) {
-        let found = match known == 0 && failed >= HOPELESS {
-            true => None,
-            false => {
-                let inflated = inflate(stream, inflated_bytes)?;
-                order.iter().position(|encoder| makes(*encoder, &inflated, stream))
-            }
-        };
-        methods.push(match found {
-            Some(at) => {
-                known += 1;
-                // The next stream is most likely of the same maker.
-                order[..=at].rotate_right(1);
-                Method::Encoder(order[0])
-            }
-            None => {
-                failed += 1;
-                Method::Verbatim(stream.to_vec())
-            }
+    let (mut known, mut failed, mut batch) = (0, 0, threads);
+    while let Some(rest) = streams.get(methods.len()..).filter(|rest| !rest.is_empty()) {
+        if known == 0 && failed >= HOPELESS {
+            methods.extend(rest.iter().map(|(stream, _)| Method::Verbatim(stream.to_vec())));
+            break;
+        }
+        // The next streams are most likely of the same maker.
+        let tried = &rest[..rest.len().min(if known == 0 { 1 } else { batch })];
+        let by_first = map(threads, tried.len(), |at| {
+            let (stream, inflated_bytes) = tried[at];
+            inflate(stream, inflated_bytes).map(|inflated| makes(order[0], &inflated, stream))
         });
+        batch = (2 * batch).min(if threads == 1 { 1 } else { BATCH * threads });
+        for (&(stream, inflated_bytes), by_first) in tried.iter().zip(by_first) {
+            if by_first? {
+                known += 1;
+                methods.push(Method::Encoder(order[0]));
+                continue;
+            }
+            let inflated = inflate(stream, inflated_bytes)?;
+            match order.iter().skip(1).position(|encoder| makes(*encoder, &inflated, stream)) {
+                Some(at) => {
+                    known += 1;
+                    order[..=at + 1].rotate_right(1);
+                    methods.push(Method::Encoder(order[0]));
+                    // What was tried of the others says nothing any more.
+                    batch = threads;
+                    break;
+                }
+                None => {
+                    failed += 1;
+                    methods.push(Method::Verbatim(stream.to_vec()));
+                }
+            }
+        }
     }
     Ok(Parameters(methods))
 }
@@ -78,6 +97,14 @@ fn makes(encoder: Encoder, inflated: &[u8], stream: &[u8]) -> bool {
 pub fn packs_to(opened: &[u8], parameters: &[u8], content: &[u8]) -> bool {
     let mut expected = Expected(content);
     super::pack(opened, parameters, content.len() as u64, &mut expected).is_ok() && expected.0.is_empty()
+}
+
+/// Whether the opened form and the streams of `content` as they are make just this content. Then so do the form and parameters that
+/// make these streams, and nothing has to be deflated once more to know it.
+#[must_use]
+pub fn comes_back(plan: &Plan, opened: &[u8], content: &[u8]) -> bool {
+    let streams = plan.streams(content).map(|(stream, _)| Method::Verbatim(stream.to_vec()));
+    packs_to(opened, &Parameters(streams.collect()).encode(), content)
 }
 
 /// Takes no other bytes than these.

@@ -30,10 +30,14 @@ fn there_and_back(content: &[u8]) -> (Vec<u8>, Vec<Method>) {
     let opened = opened(content);
     let plan = Plan::of(content, opened.len() as u64).expect("within the limit");
     assert!(Plan::of(content, opened.len() as u64 - 1).is_none());
-    let parameters = find_parameters(&plan, content).unwrap();
+    let parameters = find_parameters(&plan, content, 1).unwrap();
     let mut packed = Vec::new();
     pack(&opened, &parameters.encode(), content.len() as u64, &mut packed).unwrap();
     assert!(packed == content);
+    assert!(comes_back(&plan, &opened, content));
+    for threads in [2, 5] {
+        assert_eq!(find_parameters(&plan, content, threads).unwrap(), parameters);
+    }
     (opened, parameters.0)
 }
 
@@ -242,7 +246,7 @@ proptest! {
         if let Some(plan) = Plan::of(&bytes, 1 << 20) {
             let mut opened = Vec::new();
             plan.unpack(&bytes, &mut opened).unwrap();
-            let parameters = find_parameters(&plan, &bytes).unwrap().encode();
+            let parameters = find_parameters(&plan, &bytes, 1).unwrap().encode();
             let mut packed = Vec::new();
             pack(&opened, &parameters, bytes.len() as u64, &mut packed).unwrap();
             prop_assert_eq!(packed, bytes);
@@ -274,8 +278,9 @@ fn a_record_that_begins_in_another_is_seen() {
     let content = [&zip[..central], CENTRAL_SIGNATURE, &[0; 8], &zip[central..]].concat();
     let form = opened(&content);
     let plan = Plan::of(&content, form.len() as u64).unwrap();
-    let parameters = find_parameters(&plan, &content).unwrap().encode();
+    let parameters = find_parameters(&plan, &content, 1).unwrap().encode();
     assert!(!packs_to(&form, &parameters, &content));
+    assert!(!comes_back(&plan, &form, &content));
 }
 
 #[test]
