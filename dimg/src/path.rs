@@ -1,8 +1,8 @@
 //! The cheapest way from what a node has to an image, through the deltas that are known.
 //!
 //! Images are the nodes of a graph and deltas its edges; several deltas between two images, loops and parts that hang
-//! together with nothing are all fine. A path is weighed by the bytes to fetch and the work to apply, in one unit: [`Weights`]
-//! says what a byte of each is worth. Among paths of the same cost the one of fewer deltas is taken, then the one that comes first in
+//! together with nothing are all fine. A path is weighed by the bytes to fetch, the work to apply and the number of its steps, in one
+//! unit: [`Weights`] says what each is worth. Among paths of the same cost the one of fewer deltas is taken, then the one that comes first in
 //! the order of the deltas given: the result depends on the input alone.
 //!
 //! An image that is only partly on the node, because contents of it were evicted, can still be a start: what is missing has to be
@@ -36,19 +36,21 @@ pub struct Present<I> {
     pub missing_bytes: u64,
 }
 
-/// What a byte is worth.
+/// What a byte is worth, and a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Weights {
     /// A byte fetched.
     pub fetch: u64,
     /// A byte made, with an apply factor of 1.
     pub apply: u64,
+    /// A delta or a pull, whatever its size: it is asked for, and what it makes is flushed.
+    pub step: u64,
 }
 
 impl Default for Weights {
-    /// A network of 25 MB/s and plain programs applied at 1 GB/s.
+    /// A network of 25 MB/s, plain programs applied at 1 GB/s, 10 ms for a step: what 250 KB take to fetch.
     fn default() -> Self {
-        Self { fetch: 40, apply: 1 }
+        Self { fetch: 40, apply: 1, step: 10_000_000 }
     }
 }
 
@@ -84,7 +86,7 @@ struct Reached {
 
 fn edge_cost<I>(edge: &Edge<I>, weights: &Weights) -> u64 {
     let apply = edge.made_bytes.saturating_mul(u64::from(edge.apply_factor)).saturating_mul(weights.apply);
-    edge.fetch_bytes.saturating_mul(weights.fetch).saturating_add(apply)
+    edge.fetch_bytes.saturating_mul(weights.fetch).saturating_add(apply).saturating_add(weights.step)
 }
 
 /// The cheapest path to `target` from any image of `present`, or from nothing, through `edges`; `None` when there is none.
@@ -165,7 +167,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const BYTES: Weights = Weights { fetch: 1, apply: 0 };
+    const BYTES: Weights = Weights { fetch: 1, apply: 0, step: 0 };
 
     fn edge(source: Option<u8>, target: u8, fetch_bytes: u64) -> Edge<u8> {
         Edge { source, target, fetch_bytes, made_bytes: 0, apply_factor: 1 }
@@ -199,11 +201,21 @@ mod tests {
     fn applying_counts() {
         let slow = Edge { made_bytes: 1000, apply_factor: 10, ..edge(Some(1), 2, 10) };
         let edges = [slow, edge(Some(1), 2, 200)];
-        let weights = Weights { fetch: 40, apply: 1 };
+        let weights = Weights { fetch: 40, apply: 1, step: 0 };
         assert_eq!(cheapest(2, &[there(1)], &edges, &weights).unwrap().edges, [1]);
-        let weights = Weights { fetch: 400, apply: 1 };
+        let weights = Weights { fetch: 400, apply: 1, step: 0 };
         let path = cheapest(2, &[there(1)], &edges, &weights).unwrap();
         assert_eq!((path.edges, path.made_bytes, path.cost), (vec![0], 1000, 14_000));
+    }
+
+    #[test]
+    fn steps_count() {
+        // Pulling 2 and then its delta takes fewer bytes than pulling 3.
+        let edges = [edge(None, 2, 90), edge(Some(2), 3, 5), edge(None, 3, 100)];
+        let steps = |step| cheapest(3, &[], &edges, &Weights { step, ..BYTES }).unwrap().edges;
+        assert_eq!((steps(0), steps(4), steps(6)), (vec![0, 1], vec![0, 1], vec![2]));
+        let path = cheapest(3, &[there(2)], &edges, &Weights { step: 6, ..BYTES }).unwrap();
+        assert_eq!((path.edges, path.cost), (vec![1], 11));
     }
 
     #[test]
@@ -264,7 +276,7 @@ mod tests {
         fn no_path_is_cheaper(edges in edges(), images in prop::collection::btree_map(0u8..10, 0u64..20, 0..3), target in 0u8..10) {
             let present: Vec<_> =
                 images.into_iter().map(|(image, missing_bytes)| Present { image, missing_bytes }).collect();
-            let weights = Weights { fetch: 3, apply: 1 };
+            let weights = Weights { fetch: 3, apply: 1, step: 2 };
             let best = relaxed(&present, &edges, &weights).get(&target).copied();
             let path = cheapest(target, &present, &edges, &weights);
             prop_assert_eq!(path.as_ref().map(|path| path.cost), best);

@@ -186,7 +186,7 @@ mod tests {
     use super::super::SourceImage;
     use super::*;
 
-    const BYTES: Weights = Weights { fetch: 1, apply: 0 };
+    const BYTES: Weights = Weights { fetch: 1, apply: 0, step: 0 };
 
     fn image(number: u8) -> Digest {
         Digest([number; 32])
@@ -232,6 +232,17 @@ mod tests {
     }
 
     #[test]
+    fn one_delta_of_more_bytes_may_be_cheaper_than_several() {
+        let deltas = [delta(Some(0), 1, 10), delta(Some(1), 3, 10), delta(Some(0), 3, 50)];
+        let steps = |step| {
+            let weights = Weights { step, ..BYTES };
+            let list = |target| Ok(deltas.iter().filter(|delta| delta.target == target).cloned().collect());
+            plan(image(3), 100, &[there(0)], &weights, list).unwrap()
+        };
+        assert_eq!((steps(20), steps(40)), (by(&deltas[..2]), by(&deltas[2..])));
+    }
+
+    #[test]
     fn pulling_and_why() {
         let deltas = [delta(Some(1), 2, 10), delta(Some(2), 3, 10)];
         assert_eq!(choose(100, &[there(0)], &[]).0, Choice::Pull(Why::NoDeltas));
@@ -268,7 +279,7 @@ mod tests {
         assert_eq!(choose(100, &[other], &deltas).0, of_other);
         // Whether its time is worth it is a matter of weights.
         let weigh = |apply| {
-            let weights = Weights { fetch: 1, apply };
+            let weights = Weights { fetch: 1, apply, step: 0 };
             plan(image(3), 100, &[packed, there(2)], &weights, |_| Ok(deltas.to_vec())).unwrap()
         };
         assert_eq!((weigh(0), weigh(1)), (unpacked(Some(0)), by(&deltas[1..])));
