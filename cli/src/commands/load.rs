@@ -1,13 +1,16 @@
 //! `d4c load FILE…`: images for containerd, without their layers' blobs.
 //!
 //! The plugin imports each file, which makes its contents; then containerd is told of the image, under its own manifest. The image that a
-//! delta starts from may be one that only containerd has: the plugin then takes it over first. Files of a folder are loaded as far as they
-//! lead somewhere from here ([`pick`]).
+//! delta starts from may be one that only containerd has: the plugin then takes it over first. Files of a folder or a tar file are loaded as
+//! far as they lead somewhere from here ([`pick`]).
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use d4c_image::delta::chain_id;
+use di3fs_snapshotter::api::control::ImportResponse;
 use dimg::Digest;
+use dimg::content::Bytes;
 use serde_json::{Value, json};
 
 use super::node::Node;
@@ -15,16 +18,16 @@ use super::reach::{Named, Way};
 use super::{base, pick};
 use crate::config::Config;
 use crate::failure::{Failure, Kind};
-use crate::files::STANDARD;
+use crate::files::{InFile, STANDARD};
 use crate::image::{Delta, ImageOptions, Opener};
 use crate::progress::{Progress, Unit};
-use crate::units::Bytes;
+use crate::units;
 
 /// Options of `load`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
-    /// The files, each after the one that it was made against. With a folder among them, those of all that lead from what the node has
-    /// to the last images, the cheapest way
+    /// The files, each after the one that it was made against. With a folder or a tar file of them among these, those of all that lead from
+    /// what the node has to the last images, the cheapest way
     #[arg(value_name = "FILE", required = true)]
     files: Vec<PathBuf>,
     /// Name that the last image gets; by default the one in the file, else its digest
@@ -35,40 +38,70 @@ pub(crate) struct Options {
     snapshotter: String,
 }
 
-/// Opens a file that can be loaded. Faults of files are found here, where they have the names that the user gave.
-fn open(path: &Path, config: &Config) -> Result<Delta, Failure> {
-    if path.as_os_str() == STANDARD {
-        return Err(Failure::usage("-", "the plugin reads files by their names"));
+/// A file that can be loaded.
+struct Given {
+    delta: Delta,
+    /// Its bytes where it is a part of a file: the plugin reads whole ones.
+    part: Option<Bytes>,
+}
+
+impl Given {
+    /// Faults of files are found here, where they have the names that the user gave.
+    fn new(delta: Delta, part: Option<Bytes>) -> Result<Self, Failure> {
+        if delta.file.cdimg().is_none() {
+            let why = "a dimg has no manifest and config; d4c pack adds them";
+            return Err(Failure::usage(delta.path.display(), why));
+        }
+        Ok(Self { delta, part })
     }
-    let delta = Delta::open(path, &config.tmpdir)?;
-    if delta.file.cdimg().is_none() {
-        let why = "a dimg has no manifest and config; d4c pack adds them";
-        return Err(Failure::usage(path.display(), why));
+
+    fn open(path: &Path, config: &Config) -> Result<Self, Failure> {
+        if path.as_os_str() == STANDARD {
+            return Err(Failure::usage("-", "the plugin reads files by their names"));
+        }
+        Self::new(Delta::open(path, &config.tmpdir)?, None)
     }
-    Ok(delta)
+
+    /// Has the plugin import it.
+    fn import(&self, node: &mut Node<'_>, config: &Config) -> Result<ImportResponse, Failure> {
+        let Some(part) = &self.part else { return node.import(&self.delta.path) };
+        let mut named = base::Named::new(config)?;
+        named.file.write_all(part).map_err(Failure::io("write temporary file", named.pending.path()))?;
+        node.import(named.pending.path())
+    }
+}
+
+/// The files in a tar file.
+fn open_tar(path: &Path, config: &Config) -> Result<Vec<Given>, Failure> {
+    let bytes = Bytes::new(InFile::open(path, &config.tmpdir)?.map);
+    let open = |(name, part): (PathBuf, Bytes)| Given::new(Delta::of_bytes(part.clone(), &name)?, Some(part));
+    pick::members(path, &bytes)?.into_iter().map(open).collect()
 }
 
 /// Loads the files.
 ///
 /// # Errors
-/// A file is damaged or its base is not there; the plugin or containerd does not answer, or refuses. Of a folder, nothing leads anywhere.
+/// A file is damaged or its base is not there; the plugin or containerd does not answer, or refuses. Of a folder or tar file, nothing leads anywhere.
 pub(crate) fn run(options: &Options, config: &Config) -> Result<(), Failure> {
     let (mut given, mut choose) = (Vec::new(), false);
     for path in &options.files {
         if path.is_dir() {
             choose = true;
             for file in pick::files(path)? {
-                given.push(open(&file, config)?);
+                given.push(Given::open(&file, config)?);
             }
+        } else if pick::is_tar(path) {
+            choose = true;
+            given.extend(open_tar(path, config)?);
         } else {
-            given.push(open(path, config)?);
+            given.push(Given::open(path, config)?);
         }
     }
     let mut node = Node::connect(config, &options.snapshotter)?;
     let progress = Progress::new(config.progress);
     let opener = Opener::new(&ImageOptions::default(), config, &progress)?;
     let (mut results, mut text, mut value) = (Vec::new(), String::new(), json!({}));
-    let mut files: Vec<&Delta> = given.iter().collect();
+    let mut files: Vec<&Given> = given.iter().collect();
     if choose {
         let picked = picked(&given, &node, &opener)?;
         let manifests = |list: &[Digest]| list.iter().map(ToString::to_string).collect::<Vec<_>>();
@@ -96,7 +129,7 @@ pub(crate) fn run(options: &Options, config: &Config) -> Result<(), Failure> {
 }
 
 /// What to load of these files.
-fn picked(given: &[Delta], node: &Node<'_>, opener: &Opener<'_>) -> Result<pick::Picked, Failure> {
+fn picked(given: &[Given], node: &Node<'_>, opener: &Opener<'_>) -> Result<pick::Picked, Failure> {
     let there = node.images()?.into_iter();
     let mut present: Vec<Named> =
         there.map(|(manifest, chain)| Named::of(&chain.into_iter().collect::<Vec<_>>(), manifest)).collect();
@@ -104,33 +137,34 @@ fn picked(given: &[Delta], node: &Node<'_>, opener: &Opener<'_>) -> Result<pick:
         let chain = (!image.diff_ids.is_empty()).then(|| chain_id(&image.diff_ids));
         present.push(Named::of(&chain.into_iter().collect::<Vec<_>>(), image.manifest));
     }
-    let ways = given.iter().map(Way::of).collect::<Result<Vec<_>, _>>()?;
+    let ways = given.iter().map(|file| Way::of(&file.delta)).collect::<Result<Vec<_>, _>>()?;
     Ok(pick::pick(&ways, &present))
 }
 
 /// Loads one file; what it says of it.
 fn load(
-    delta: &Delta,
+    file: &Given,
     name: Option<&String>,
     node: &mut Node<'_>,
     opener: &Opener<'_>,
     config: &Config,
     text: &mut String,
 ) -> Result<Value, Failure> {
+    let delta = &file.delta;
     let dimg = delta.file.dimg();
     let unpacked = match dimg.parent() {
         Some(parent) => base::require(node, parent, opener, config)?,
         None => None,
     };
     opener.progress.stage(format!("import {}", delta.path.display()), Unit::Bytes, 0);
-    let made = node.import(&delta.path)?;
+    let made = file.import(node, config)?;
     let name = match name {
         Some(name) => name.clone(),
         None if !dimg.target().name.is_empty() => dimg.target().name.clone(),
         None => format!("d4c.local/image@{}", made.manifest_digest),
     };
     let loaded = node.load(&name, &made)?;
-    let (contents, bytes) = (made.contents_made, Bytes(made.bytes_made));
+    let (contents, bytes) = (made.contents_made, units::Bytes(made.bytes_made));
     text.push_str(&format!("{}: {contents} contents made, {bytes}\n", loaded.name));
     Ok(json!({
         "file": delta.path.display().to_string(),

@@ -5,6 +5,7 @@ pub(crate) mod build;
 mod completions;
 mod convert;
 mod diff;
+mod export;
 mod images;
 mod load;
 mod man;
@@ -62,6 +63,8 @@ pub(crate) enum Command {
     Push(push::Options),
     /// Give other nodes deltas on demand: found, merged or made
     Serve(serve::Options),
+    /// Write an image of this node as an OCI layout
+    Export(export::Options),
     /// List the images that the snapshotter has
     Images,
     /// Remove images that containerd does not use
@@ -96,6 +99,7 @@ pub(crate) fn run(command: Command, config: &Config) -> Result<(), Failure> {
         Command::Pull(options) => pull::run(&options, config),
         Command::Push(options) => push::run(&options, config),
         Command::Serve(options) => serve::run(options, config),
+        Command::Export(options) => export::run(&options, config),
         Command::Images => images::run(config),
         Command::Prune => prune::run(config),
         Command::Status(options) => status::run(&options, config),

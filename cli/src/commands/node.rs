@@ -1,8 +1,8 @@
-//! What `load` and `pull` share: the plugin imports a file, then containerd is told of the image.
+//! What `load`, `pull` and `export` share: the plugin imports a file, then containerd is told of the image.
 
 use std::path::Path;
 
-use di3fs_snapshotter::api::control::ImportResponse;
+use di3fs_snapshotter::api::control::{ExportResponse, ImportResponse};
 use di3fs_snapshotter::client::{Containerd, Loaded, NewImage};
 use di3fs_snapshotter::control::ControlClient;
 use dimg::Digest;
@@ -54,6 +54,16 @@ impl<'a> Node<'a> {
     pub(super) fn restore(&mut self, manifest: Digest) -> Result<ImportResponse, Failure> {
         let made = self.plugin.restore(&manifest.to_string())?;
         Ok(self.hold(made))
+    }
+
+    /// Has the plugin complete an image that it knows, and hold it; where it lies.
+    ///
+    /// # Errors
+    /// It does not know it, or cannot complete it.
+    pub(super) fn export(&mut self, manifest: Digest) -> Result<ExportResponse, Failure> {
+        let answer = self.plugin.export(&manifest.to_string())?;
+        self.held.push(manifest.to_string());
+        Ok(answer)
     }
 
     fn hold(&mut self, made: ImportResponse) -> ImportResponse {

@@ -14,7 +14,7 @@ use serde_json::json;
 use crate::config::Config;
 use crate::failure::{Failure, Kind};
 use crate::files::{aside, parent, sync_dir};
-use crate::image::{Delta, Image, ImageOptions, Opener, chain, write_layout};
+use crate::image::{Delta, Image, ImageOptions, Opener, Place, chain, write_layout};
 use crate::interrupt::Pending;
 use crate::progress::{Progress, Unit};
 use crate::units::Bytes;
@@ -24,7 +24,7 @@ use crate::units::Bytes;
 pub(crate) struct Options {
     /// The image that the first delta starts from: any source
     base: String,
-    /// The deltas in order, then the destination: dir:PATH (a root file system) or oci:DIR[:TAG] (layers uncompressed)
+    /// The deltas in order, then the destination: dir:PATH (a root file system), oci:DIR[:TAG] or oci-archive:FILE[:TAG] (layers uncompressed)
     #[arg(value_names = ["DELTA", "DEST"], num_args = 2.., required = true)]
     deltas_and_dest: Vec<String>,
     #[command(flatten)]
@@ -34,22 +34,19 @@ pub(crate) struct Options {
 /// Where the image goes.
 enum Dest {
     Dir(PathBuf),
-    Layout(PathBuf, Option<String>),
+    Layout(Place),
 }
 
 impl Dest {
     fn parse(text: &str) -> Result<Self, Failure> {
-        let usage = |why| Failure::usage(text, why);
         match text.split_once(':') {
-            Some(("dir" | "oci", "")) => Err(usage("the destination has no path")),
+            Some(("dir", "")) => Err(Failure::usage(text, "the destination has no path")),
             Some(("dir", path)) => Ok(Self::Dir(path.into())),
-            Some(("oci", rest)) => match rest.split_once(':') {
-                Some(("", _)) => Err(usage("the destination has no path")),
-                Some((_, "")) => Err(usage("nothing after the last colon")),
-                Some((path, tag)) => Ok(Self::Layout(path.into(), Some(tag.into()))),
-                None => Ok(Self::Layout(rest.into(), None)),
-            },
-            _ => Err(usage("not a destination; known: dir:PATH, oci:DIR[:TAG]")),
+            Some(("oci" | "oci-archive", _)) => Place::parse(text).map(Self::Layout),
+            _ => {
+                let why = "not a destination; known: dir:PATH, oci:DIR[:TAG], oci-archive:FILE[:TAG]";
+                Err(Failure::usage(text, why))
+            }
         }
     }
 }
@@ -79,8 +76,9 @@ pub(crate) fn run(options: Options, config: &Config) -> Result<(), Failure> {
             let value = json!({"dest": path.display().to_string(), "entries": written.entries, "bytes": written.bytes});
             (value, format!("{}: {entries} entries, {bytes}\n", path.display()))
         }
-        Dest::Layout(path, tag) => {
-            let manifest = write_layout(&image, &path, tag.as_deref(), &opener)?;
+        Dest::Layout(place) => {
+            let manifest = write_layout(&image, &place, &opener)?;
+            let path = place.path;
             let value = json!({"dest": path.display().to_string(), "written_manifest": manifest.to_string()});
             (value, format!("{}: manifest {manifest}\n", path.display()))
         }

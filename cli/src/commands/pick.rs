@@ -1,11 +1,15 @@
-//! What `d4c load FOLDER` takes of many files: for each image that no other file goes on from, the cheapest way there from what is on the node.
+//! What `d4c load` takes of many files, in a folder or a tar file: for each image that no other file goes on from, the cheapest way there
+//! from what is on the node.
 
+use std::fs::File;
+use std::io::{Cursor, Read};
 use std::path::{Path, PathBuf};
 
 use dimg::Digest;
+use dimg::content::Bytes;
 
 use super::reach::{Named, Reach, Way};
-use crate::failure::Failure;
+use crate::failure::{Failure, Kind};
 
 /// The cdimgs in a folder, by their names.
 ///
@@ -15,14 +19,65 @@ pub(super) fn files(folder: &Path) -> Result<Vec<PathBuf>, Failure> {
     let mut files = Vec::new();
     for entry in folder.read_dir().map_err(Failure::io("read folder", folder))? {
         let path = entry.map_err(Failure::io("read folder", folder))?.path();
-        // A name that starts with a dot is of a file that is being written.
-        let hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
-        if !hidden && path.extension().is_some_and(|extension| extension == "cdimg") {
+        if is_cdimg(&path) {
             files.push(path);
         }
     }
     files.sort();
     Ok(files)
+}
+
+/// Whether it is called like a whole one: a name that starts with a dot is of a file that is being written.
+fn is_cdimg(path: &Path) -> bool {
+    let hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+    !hidden && path.extension().is_some_and(|extension| extension == "cdimg")
+}
+
+const BLOCK: u64 = 512;
+/// Where a tar header says that it is one.
+const MAGIC_AT: usize = 257;
+const MAGIC: &[u8] = b"ustar";
+
+/// Whether the file at `path` is a tar file; no cdimg begins so.
+pub(super) fn is_tar(path: &Path) -> bool {
+    let mut start = [0; MAGIC_AT + MAGIC.len()];
+    let read = File::open(path).and_then(|mut file| {
+        // A pipe would be read empty.
+        if file.metadata()?.is_file() { file.read_exact(&mut start).map(|()| true) } else { Ok(false) }
+    });
+    read.unwrap_or(false) && start.ends_with(MAGIC) && !start.starts_with(&dimg::format::CDIMG_MAGIC)
+}
+
+/// The cdimgs in the tar file `bytes` at `path`, by their names, which tell of both.
+///
+/// # Errors
+/// It is damaged.
+pub(super) fn members(path: &Path, bytes: &Bytes) -> Result<Vec<(PathBuf, Bytes)>, Failure> {
+    let bad = |why: &str| Failure::new(Kind::Corrupt, "read archive", path.display(), why);
+    let mut archive = tar::Archive::new(Cursor::new(bytes.clone()));
+    let mut found = Vec::new();
+    let mut end = 0u64;
+    for entry in archive.entries_with_seek().map_err(|_| bad("cannot be read as a tar"))? {
+        let entry = entry.map_err(|_| bad("not a tar header"))?;
+        end = entry.raw_file_position().saturating_add(entry.size()).div_ceil(BLOCK).saturating_mul(BLOCK);
+        let name = entry.path().map_err(|_| bad("a name that is none"))?.into_owned();
+        if !entry.header().entry_type().is_file() || !is_cdimg(&name) {
+            continue;
+        }
+        let range = || {
+            let start = usize::try_from(entry.raw_file_position()).ok()?;
+            bytes.slice(start..start.checked_add(usize::try_from(entry.size()).ok()?)?)
+        };
+        let part = range().ok_or_else(|| bad("it ends within a member"))?;
+        found.push((format!("{}({})", path.display(), name.display()).into(), part));
+    }
+    // One that was cut between members reads like a whole one, but for the zeros at its end.
+    let zeros = || bytes.slice(usize::try_from(end).ok()?..usize::try_from(end.checked_add(BLOCK)?).ok()?);
+    if !zeros().is_some_and(|zeros| zeros.iter().all(|&byte| byte == 0)) {
+        return Err(bad("its end is missing"));
+    }
+    found.sort_by(|one: &(PathBuf, Bytes), other| one.0.cmp(&other.0));
+    Ok(found)
 }
 
 /// What to do with the files.
@@ -105,5 +160,29 @@ mod tests {
         let names = ["a.cdimg", "b.cdimg"].map(|name| dir.path().join(name));
         assert_eq!(files(dir.path()).unwrap(), names);
         assert!(files(&dir.path().join("none")).is_err());
+    }
+
+    #[test]
+    fn cdimgs_are_found_in_a_tar_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("all.tar");
+        let mut builder = tar::Builder::new(File::create(&path).unwrap());
+        for (name, bytes) in [("b.cdimg", "bb"), ("in/a.cdimg", "a"), ("c.txt", "c"), (".d.cdimg", "d")] {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(bytes.len() as u64);
+            header.set_mode(0o644);
+            builder.append_data(&mut header, name, bytes.as_bytes()).unwrap();
+        }
+        builder.into_inner().unwrap();
+        assert!(is_tar(&path) && !is_tar(dir.path()) && !is_tar(&dir.path().join("none")));
+        let bytes = std::fs::read(&path).unwrap();
+        let found = members(&path, &Bytes::from(bytes.clone())).unwrap();
+        let shown = |name: &str| PathBuf::from(format!("{}({name})", path.display()));
+        let names: Vec<_> = found.iter().map(|(name, part)| (name.clone(), part.to_vec())).collect();
+        assert_eq!(names, [(shown("b.cdimg"), b"bb".to_vec()), (shown("in/a.cdimg"), b"a".to_vec())]);
+        for cut in [100, 600, 1024, 1100, 1536, bytes.len() - 1024] {
+            let found = members(&path, &Bytes::from(bytes[..cut].to_vec()));
+            assert!(found.is_err_and(|failure| failure.kind == Kind::Corrupt), "{cut}");
+        }
     }
 }

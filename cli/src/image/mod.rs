@@ -34,7 +34,7 @@ use crate::files::InFile;
 use crate::progress::{Progress, Unit};
 use crate::units::parse_threads;
 use contents::LayerContents;
-pub(crate) use layout::write_layout;
+pub(crate) use layout::{Place, write_kept, write_layout};
 
 /// Options of every command that opens images.
 #[derive(Debug, Default, clap::Args)]
@@ -277,8 +277,16 @@ impl Delta {
     }
 
     fn new(map: Map, path: &Path) -> Result<Self, Failure> {
-        let bytes = map.len() as u64;
-        let file = DeltaFile::open(Bytes::new(map)).map_err(Failure::delta(path))?;
+        Self::of_bytes(Bytes::new(map), path)
+    }
+
+    /// As [`Delta::open`], of what is in memory and called `path`.
+    ///
+    /// # Errors
+    /// It is no cdimg or dimg.
+    pub(crate) fn of_bytes(file: Bytes, path: &Path) -> Result<Self, Failure> {
+        let bytes = file.len() as u64;
+        let file = DeltaFile::open(file).map_err(Failure::delta(path))?;
         Ok(Self { path: path.to_owned(), file, bytes })
     }
 }

@@ -15,6 +15,7 @@
 mod batch;
 mod claims;
 mod error;
+mod files;
 mod gate;
 mod remove;
 
@@ -30,6 +31,7 @@ use nix::fcntl::{Flock, FlockArg};
 
 pub use batch::{Job, Output};
 pub use error::StoreError;
+pub use files::ObjectFiles;
 pub use gate::Hold;
 pub use remove::Removed;
 
@@ -37,6 +39,7 @@ pub use remove::Removed;
 #[derive(Debug)]
 pub struct ObjectStore {
     root: PathBuf,
+    files: ObjectFiles,
     claims: claims::Claims,
     gate: Arc<gate::Gate>,
     counters: Counters,
@@ -111,6 +114,7 @@ impl ObjectStore {
         }
         Ok(Self {
             root: root.to_owned(),
+            files: ObjectFiles::at(root.join("objects")),
             claims: claims::Claims::default(),
             gate: Arc::default(),
             counters: Counters::default(),
@@ -137,9 +141,7 @@ impl ObjectStore {
 
     /// Where the object of `content` is or would be.
     pub fn path(&self, content: &Content) -> PathBuf {
-        let hex = content.digest.hex();
-        let (fan, rest) = hex.split_at(2);
-        self.root.join("objects").join(fan).join(rest)
+        self.files.path(content)
     }
 
     /// The object, open for reading; `None` when the store does not have it. One of a wrong size, which only a damaged file
@@ -148,13 +150,7 @@ impl ObjectStore {
     /// # Errors
     /// It is there but cannot be opened.
     pub fn get(&self, content: &Content) -> Result<Option<File>, StoreError> {
-        let path = self.path(content);
-        let opened =
-            File::open(&path).and_then(|file| Ok((file.metadata()?.len() == content.size).then_some(file)));
-        match opened {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            opened => opened.map_err(|error| StoreError::io("open object", path, error)),
-        }
+        self.files.get(content)
     }
 
     /// Whether the store has the object.
@@ -201,21 +197,13 @@ impl ObjectStore {
     }
 }
 
-/// Objects were verified when they were made and are not hashed again.
 impl ContentSource for ObjectStore {
     fn open(&self, content: &Content) -> io::Result<Option<Bytes>> {
-        if content.size == 0 {
-            return Ok(Some(Bytes::default()));
-        }
-        let Some(file) = self.file(content)? else { return Ok(None) };
-        Ok(Some(Bytes::new(d4c_sys::Map::file(&file)?)))
+        self.files.open(content)
     }
 
     fn file(&self, content: &Content) -> io::Result<Option<File>> {
-        self.get(content).map_err(|error| match error {
-            StoreError::Io { source, .. } => source,
-            other => io::Error::other(other),
-        })
+        self.files.file(content)
     }
 }
 

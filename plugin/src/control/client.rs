@@ -7,8 +7,8 @@ use ttrpc::r#async::Client;
 use ttrpc::context::{Context, with_duration};
 
 use crate::api::control::{
-    ImagesRequest, ImagesResponse, ImportRequest, ImportResponse, PruneRequest, PruneResponse,
-    ReleaseRequest, StatusRequest, StatusResponse,
+    ExportRequest, ExportResponse, ImagesRequest, ImagesResponse, ImportRequest, ImportResponse,
+    PruneRequest, PruneResponse, ReleaseRequest, StatusRequest, StatusResponse,
 };
 use crate::api::control_ttrpc::ControlClient as Stub;
 
@@ -111,6 +111,15 @@ impl ControlClient {
     pub fn release(&self, manifest_digest: &str) -> Result<(), ControlError> {
         let request = ReleaseRequest { manifest_digest: manifest_digest.to_owned(), ..Default::default() };
         self.wait("release", self.stub.release(context(), &request)).map(drop)
+    }
+
+    /// Has the plugin complete an image that it knows, and hold it as an import does; where it lies.
+    ///
+    /// # Errors
+    /// It does not know it, or cannot complete it.
+    pub fn export(&self, manifest_digest: &str) -> Result<ExportResponse, ControlError> {
+        let request = ExportRequest { manifest_digest: manifest_digest.to_owned(), ..Default::default() };
+        self.wait("export", self.stub.export(context(), &request))
     }
 
     /// The images that the plugin knows.

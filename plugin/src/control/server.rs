@@ -13,8 +13,8 @@ use ttrpc::r#async::{Server, TtrpcContext};
 use ttrpc::asynchronous::transport::Listener;
 
 use crate::api::control::{
-    Image, ImagesRequest, ImagesResponse, ImportRequest, ImportResponse, PruneRequest, PruneResponse,
-    ReleaseRequest, ReleaseResponse, StatusRequest, StatusResponse,
+    ExportRequest, ExportResponse, Image, ImagesRequest, ImagesResponse, ImportRequest, ImportResponse,
+    PruneRequest, PruneResponse, ReleaseRequest, ReleaseResponse, StatusRequest, StatusResponse,
 };
 use crate::api::control_ttrpc::{Control, create_control};
 use crate::error::{Error, Result};
@@ -163,6 +163,21 @@ impl Control for Service {
         self.run(move |importer| -> Result<_> {
             importer.release(digest("release", &request.manifest_digest)?);
             Ok(ReleaseResponse::new())
+        })
+        .await
+    }
+
+    async fn export(&self, _: &TtrpcContext, request: ExportRequest) -> ttrpc::Result<ExportResponse> {
+        self.run(move |importer| -> Result<_> {
+            let done = importer.export(digest("export", &request.manifest_digest)?)?;
+            let text = |path: PathBuf| path.to_string_lossy().into_owned();
+            Ok(ExportResponse {
+                manifest: done.image.manifest,
+                config: done.image.config,
+                layers_path: text(done.layers),
+                objects_path: text(done.objects),
+                ..Default::default()
+            })
         })
         .await
     }

@@ -21,7 +21,7 @@ mod sweeper;
 
 use std::collections::{HashMap, HashSet};
 use std::num::NonZeroUsize;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use d4c_sys::Map;
@@ -90,6 +90,17 @@ pub struct Imported {
     pub bytes: u64,
     /// Layers written.
     pub layers: u64,
+}
+
+/// An image that can be read by another process while it is held.
+#[derive(Debug, Clone)]
+pub struct Exported {
+    /// The image.
+    pub image: ImageRecord,
+    /// File with the indexes of its layers, as [`dimg::index::encode_layers`] writes them.
+    pub layers: PathBuf,
+    /// Directory of objects, as [`di3fs::store::ObjectFiles`] reads it.
+    pub objects: PathBuf,
 }
 
 /// An image that the plugin knows.
@@ -210,6 +221,24 @@ impl Importer {
         };
         self.holds.take(digest);
         Ok(imported)
+    }
+
+    /// Completes an image that is known, and holds it: its contents can be read until it is released.
+    ///
+    /// # Errors
+    /// It is not known, was rejected, or cannot be completed.
+    pub fn export(&self, digest: Digest) -> Result<Exported> {
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let what = || format!("image {digest}");
+        let image = self.records.get(digest)?.ok_or_else(|| Error::NotFound { what: what() })?;
+        if let Some(why) = self.records.rejected(digest) {
+            return Err(Error::Corrupt { what: format!("{}: {why}", what()) });
+        }
+        if !self.finish(digest, self.workers)? {
+            return Err(Error::Unavailable { what: format!("complete {}", what()) });
+        }
+        self.holds.take(digest);
+        Ok(Exported { image, layers: self.records.layers_path(digest), objects: self.objects.objects() })
     }
 
     /// Checks the layers of an image whose contents are there, and writes those that have no tree unless it is a base.

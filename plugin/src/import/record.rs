@@ -119,9 +119,14 @@ impl Records {
         Ok(Some(ImageRecord { digest, manifest, config }))
     }
 
+    /// The file with the indexes of its layers.
+    pub(super) fn layers_path(&self, digest: Digest) -> PathBuf {
+        self.path(digest).join("layers")
+    }
+
     /// The indexes of its layers.
     pub(super) fn layers(&self, digest: Digest) -> Result<Vec<Arc<LayerIndex>>> {
-        let path = self.path(digest).join("layers");
+        let path = self.layers_path(digest);
         let bytes = fs::read(&path).map_err(Error::io("read layers", &path))?;
         decode_layers(&bytes).map_err(|error| Error::Corrupt { what: format!("{}: {error}", path.display()) })
     }
