@@ -10,6 +10,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod created;
 pub mod delta;
 pub mod error;
 pub mod manifest;

@@ -10,6 +10,7 @@ use std::fmt::Write;
 use dimg::Digest;
 use serde::Deserialize;
 
+use crate::created::Created;
 use crate::error::SourceError;
 use crate::platform::Platform;
 
@@ -103,6 +104,8 @@ pub struct Config {
     pub platform: Platform,
     /// Digests of the uncompressed layers, lowest first.
     pub diff_ids: Vec<Digest>,
+    /// When the image was made; none where the config does not say, or not as RFC 3339 has it.
+    pub created: Option<Created>,
 }
 
 #[derive(Deserialize)]
@@ -149,6 +152,9 @@ struct RawConfig {
     #[serde(flatten)]
     platform: RawPlatform,
     rootfs: RawRootfs,
+    // Of any kind: what cannot be read is as if it were not there.
+    #[serde(default)]
+    created: Option<serde_json::Value>,
 }
 
 #[derive(Deserialize)]
@@ -247,7 +253,8 @@ impl Config {
         let raw: RawConfig = serde_json::from_slice(bytes).map_err(|error| json_error(WHAT, on, &error))?;
         let ids = raw.rootfs.diff_ids.unwrap_or_default();
         let diff_ids = ids.iter().map(|id| digest(WHAT, on, id)).collect::<Result<_, _>>()?;
-        Ok(Self { platform: raw.platform.into(), diff_ids })
+        let created = raw.created.and_then(|value| value.as_str()?.parse().ok());
+        Ok(Self { platform: raw.platform.into(), diff_ids, created })
     }
 }
 

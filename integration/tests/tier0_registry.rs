@@ -15,10 +15,11 @@ use d4c_integration::faults::{Fault, Proxy};
 use d4c_integration::images::Series;
 use d4c_integration::program::d4c;
 use d4c_integration::random::mixed;
-use d4c_integration::registry::Registry;
+use d4c_integration::registry::{Kind, Registry};
 use dimg::Digest;
 use dimg::content::Bytes;
 use dimg::format::Cdimg;
+use serde_json::{Value, json};
 
 const FAULTS: u64 = 1000;
 const CLIENTS: usize = 24;
@@ -132,4 +133,58 @@ fn a_thousand_faults() -> Result<()> {
     ensure!(fetched * 2 > updates, "few got through: {ends:?}");
     registry.stop()?;
     sandbox.close()
+}
+
+/// `d4c publish` makes the deltas from the tags before it, once; where all were made at the same time, in the order of the tags.
+fn publishes_from_the_last_tags(kind: Kind) -> Result<()> {
+    let sandbox = Sandbox::new()?;
+    let series = Series::named("tiny")?;
+    let registry = Registry::start_as(&sandbox, kind, true)?;
+    for (tag, name) in [("v1", "1.9"), ("v2", "1.10"), ("v3", "1.11"), ("v3", "latest"), ("v1", "old")] {
+        registry.push(&series, tag, &format!("app:{name}"))?;
+    }
+    let publish = |tag: &str, words: &[&str]| -> Result<Value> {
+        let mut all = vec!["publish".to_owned(), registry.reference(&format!("app:{tag}")), "--json".into()];
+        all.extend(words.iter().map(|&word| word.to_owned()));
+        all.extend(registry.options());
+        Ok(serde_json::from_str(&d4c(all)?.success()?.stdout)?)
+    };
+    let told = |said: &Value| -> Vec<(Value, bool)> {
+        let deltas = said["deltas"].as_array().into_iter().flatten();
+        deltas.map(|delta| (delta["source"].clone(), delta["pushed"] == true)).collect()
+    };
+    let digest = |tag: &str| series.image(tag).map(|image| Value::from(image.digest));
+    let (v1, v2) = (digest("v1")?, digest("v2")?);
+    let first = publish("1.9", &[])?;
+    ensure!(told(&first).is_empty(), "{first}");
+    let last = publish("1.11", &[])?;
+    ensure!(told(&last) == [(v2.clone(), true)] && last["target"] == digest("v3")?, "{last}");
+    ensure!(last["deltas"][0]["tags"] == json!(["1.10"]), "{last}");
+    let two = publish("1.11", &["--from-last", "2"])?;
+    ensure!(told(&two) == [(v2.clone(), false), (v1.clone(), true)], "{two}");
+    ensure!(two["deltas"][1]["tags"] == json!(["1.9", "old"]), "{two}");
+    // Lists of referrers, at their tags, are no images.
+    ensure!(two["skipped"] == json!([]), "{two}");
+    let again = publish("latest", &["--from", "1.9", "--from", "1.10"])?;
+    ensure!(told(&again) == [(v1, false), (v2, false)], "{again}");
+    let none = publish("1.11", &["--match", "2\\..*", "--from-last", "9"])?;
+    ensure!(told(&none).is_empty(), "{none}");
+    let wrong = |words: &[&str]| {
+        let all = ["publish".to_owned(), registry.reference("app:1.11")].into_iter();
+        d4c(all.chain(words.iter().map(|&word| word.to_owned())).chain(registry.options()))
+    };
+    wrong(&["--from", "2.0"])?.refused(3, "2.0")?;
+    wrong(&["--match", "("])?.refused(2, "(")?;
+    registry.stop()?;
+    sandbox.close()
+}
+
+#[test]
+fn publishes_without_referrers() -> Result<()> {
+    publishes_from_the_last_tags(Kind::WithoutReferrers)
+}
+
+#[test]
+fn publishes_with_referrers() -> Result<()> {
+    publishes_from_the_last_tags(Kind::Strict)
 }

@@ -6,6 +6,7 @@ mod completions;
 mod convert;
 mod diff;
 mod export;
+mod from_tags;
 mod images;
 mod load;
 mod man;
@@ -61,6 +62,8 @@ pub(crate) enum Command {
     Pull(pull::Options),
     /// Put a delta into a registry, beside the image that it makes
     Push(push::Options),
+    /// Make the deltas from the last tags of a repository to an image in it, and put them beside it
+    Publish(from_tags::Options),
     /// Give other nodes deltas on demand: found, merged or made
     Serve(serve::Options),
     /// Write an image of this node as an OCI layout
@@ -98,6 +101,7 @@ pub(crate) fn run(command: Command, config: &Config) -> Result<(), Failure> {
         Command::Load(options) => load::run(&options, config),
         Command::Pull(options) => pull::run(&options, config),
         Command::Push(options) => push::run(&options, config),
+        Command::Publish(options) => from_tags::run(&options, config),
         Command::Serve(options) => serve::run(options, config),
         Command::Export(options) => export::run(&options, config),
         Command::Images => images::run(config),

@@ -1,11 +1,11 @@
-//! What `push` and `diff` to a registry share: the repository, and a delta published there.
+//! What `push`, `diff` to a registry and `publish` share: the repository, and a delta published there.
 
 use std::fs::File;
 use std::path::Path;
 
 use d4c_image::delta::{self, NewDelta, Published};
 use d4c_image::registry::{Access, Repository};
-use d4c_image::source::Source;
+use d4c_image::source::{Reference, Source};
 use d4c_sys::Map;
 use dimg::Digest;
 use dimg::format::Stat;
@@ -20,15 +20,24 @@ use crate::units::Bytes;
 /// What makes a source of a reference.
 pub(super) const SCHEME: &str = "docker://";
 
+/// The reference that `text` is, with or without `docker://`.
+///
+/// # Errors
+/// It is none.
+pub(super) fn reference(text: &str) -> Result<Reference, Failure> {
+    let whole = if text.starts_with(SCHEME) { text.to_owned() } else { format!("{SCHEME}{text}") };
+    match Source::parse(&whole)? {
+        Source::Registry(reference) => Ok(reference),
+        _ => Err(Failure::usage(text, "not a reference to a repository")),
+    }
+}
+
 /// The repository that `text` names, with or without `docker://`, to be written to.
 ///
 /// # Errors
 /// It is no reference, or the registry cannot be reached as configured.
 pub(super) fn repository(text: &str, registry: &RegistryArgs) -> Result<Repository, Failure> {
-    let whole = if text.starts_with(SCHEME) { text.to_owned() } else { format!("{SCHEME}{text}") };
-    let Source::Registry(reference) = Source::parse(&whole)? else {
-        return Err(Failure::usage(text, "not a reference to a repository"));
-    };
+    let reference = reference(text)?;
     let name = format!("{SCHEME}{}/{}", reference.registry(), reference.repository());
     Ok(Repository::open(&reference, Access::Push, &registry.options(), name)?)
 }
@@ -43,6 +52,19 @@ pub(super) fn publish(
     progress: &Progress,
     config: &Config,
 ) -> Result<(), Failure> {
+    let (published, pushed) = put(repository, (file, path), progress)?;
+    report(repository, &published, pushed, config)
+}
+
+/// Publishes the cdimg in `file`, as [`publish`] does; what the repository has then, and whether it was put there now.
+///
+/// # Errors
+/// As for [`publish`].
+pub(super) fn put(
+    repository: &Repository,
+    (file, path): (File, &Path),
+    progress: &Progress,
+) -> Result<(Published, bool), Failure> {
     let opened = Delta::of(&file, path)?;
     let Some(cdimg) = opened.file.cdimg() else {
         let why = "a dimg has no manifest and config; d4c pack adds them";
@@ -54,14 +76,13 @@ pub(super) fn publish(
     progress.stage("look for deltas", Unit::Bytes, 0);
     delta::require(repository, new.subject.digest)?;
     if let Some(there) = delta::find(repository, new.subject.digest, source)? {
-        return report(repository, &there, false, config);
+        return Ok((there, false));
     }
     progress.stage(format!("push {}", path.display()), Unit::Bytes, opened.bytes);
     let map = Map::file(&file).map_err(Failure::io("read file", path))?;
     map.advise_sequential();
     let digest = Digest::of(&map);
-    let published = delta::publish(repository, &new, (file, digest), Some(progress.on_bytes()))?;
-    report(repository, &published, true, config)
+    Ok((delta::publish(repository, &new, (file, digest), Some(progress.on_bytes()))?, true))
 }
 
 /// Says what the repository has, and whether it was put there now.

@@ -8,6 +8,7 @@ use reqwest::header::{ACCEPT, CONTENT_TYPE};
 use serde::Deserialize;
 
 use super::failed::{Failed, one_line};
+use super::referrers::next_page;
 use super::request::{Attempts, Endpoint, read_limited};
 use super::{Inner, Repository};
 use crate::error::SourceError;
@@ -17,8 +18,13 @@ const FETCH: &str = "fetch manifest";
 const WRITE: &str = "write manifest";
 /// Tags that an error lists.
 const MAX_TAGS: usize = 50;
-/// Largest list of tags that is read.
+/// Largest list of tags, or page of one, that is read.
 const MAX_TAGS_BYTES: u64 = 1 << 20;
+const LIST: &str = "list tags";
+/// Tags that are asked for at once.
+const PAGE_TAGS: usize = 1000;
+/// Pages of them that are read.
+const MAX_TAG_PAGES: usize = 100;
 /// What a registry says of a manifest whose subject it took note of.
 const SUBJECT_HEADER: &str = "OCI-Subject";
 const DIGEST_HEADER: &str = "Docker-Content-Digest";
@@ -54,7 +60,7 @@ impl Repository {
                     let missing = failed.is_missing();
                     match failed.told(FETCH, &inner.name) {
                         SourceError::NotFound { what, on, why } if missing => {
-                            let why = why + &inner.tags().await;
+                            let why = why + &inner.some_tags().await;
                             Err(SourceError::NotFound { what, on, why })
                         }
                         error => Err(error),
@@ -73,6 +79,17 @@ impl Repository {
         self.wait(async move {
             inner.manifest(&digest.to_string()).await.map_err(|failed| failed.told(FETCH, &inner.name))
         })?
+    }
+
+    /// The tags of the repository, sorted; all pages.
+    ///
+    /// # Errors
+    /// The registry does not tell, or has more than a hundred thousand.
+    pub fn tags(&self) -> Result<Vec<String>, SourceError> {
+        let inner = Arc::clone(&self.inner);
+        self.wait(
+            async move { inner.all_tags().await.map_err(|failed: Failed| failed.told(LIST, &inner.name)) },
+        )?
     }
 
     /// Whether the repository has a manifest with this digest.
@@ -187,16 +204,62 @@ impl Inner {
         }
     }
 
+    async fn all_tags(&self) -> Result<Vec<String>, Failed> {
+        // Not of a mirror, which knows what was pulled through it.
+        let mut attempts = self.pushes()?;
+        let mut tags = Vec::new();
+        let mut next = None;
+        for _ in 0..MAX_TAG_PAGES {
+            let page = loop {
+                match self.page_of_tags(attempts.endpoint(), PAGE_TAGS, next.as_ref()).await {
+                    Ok(page) => break page,
+                    Err(failed) => attempts.after(failed).await?,
+                }
+            };
+            tags.extend(page.0);
+            next = page.1;
+            if next.is_none() {
+                tags.sort_unstable();
+                tags.dedup();
+                return Ok(tags);
+            }
+        }
+        let why = format!("more than {} tags", MAX_TAG_PAGES * PAGE_TAGS);
+        Err(Failed::Local(SourceError::Remote { what: LIST, on: self.name.clone(), why }))
+    }
+
+    /// Some of the tags, and where the next ones are.
+    async fn page_of_tags(
+        &self,
+        endpoint: &Endpoint,
+        count: usize,
+        at: Option<&reqwest::Url>,
+    ) -> Result<(Vec<String>, Option<reqwest::Url>), Failed> {
+        let url = match at {
+            Some(url) => url.clone(),
+            None => {
+                let mut url = endpoint.url(&format!("{}/tags/list", self.path))?;
+                url.query_pairs_mut().append_pair("n", &count.to_string());
+                url
+            }
+        };
+        let answer = endpoint.send(&url, |client, url| client.get(url)).await?;
+        if answer.status() != StatusCode::OK {
+            return Err(Failed::of_answer(answer).await);
+        }
+        let more = next_page(&answer);
+        let bytes = read_limited(answer, MAX_TAGS_BYTES, LIST).await?;
+        let list = serde_json::from_slice::<Tags>(&bytes).map_err(|error| {
+            Failed::Local(SourceError::corrupt(LIST, self.name.clone(), one_line(&error.to_string())))
+        })?;
+        Ok((list.tags.unwrap_or_default(), more))
+    }
+
     /// The tags of the repository, for a message; empty where the registry does not tell.
-    async fn tags(&self) -> String {
+    async fn some_tags(&self) -> String {
         let list = async {
             let endpoint = self.resolves()?.endpoint();
-            let mut url = endpoint.url(&format!("{}/tags/list", self.path))?;
-            url.query_pairs_mut().append_pair("n", &MAX_TAGS.to_string());
-            let answer = endpoint.send(&url, |client, url| client.get(url)).await?;
-            let bytes = read_limited(answer, MAX_TAGS_BYTES, "list tags").await?;
-            let tags = serde_json::from_slice::<Tags>(&bytes).ok().and_then(|list| list.tags);
-            Ok::<_, Failed>(tags.unwrap_or_default())
+            Ok::<_, Failed>(self.page_of_tags(endpoint, MAX_TAGS, None).await?.0)
         };
         let mut tags = list.await.unwrap_or_default();
         if tags.is_empty() {

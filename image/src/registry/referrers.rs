@@ -279,7 +279,7 @@ fn added(mut index: Value, entry: &Value) -> Result<Option<Value>, &'static str>
 }
 
 /// Where the next page is (`Link: <…>; rel="next"`), on the same host.
-fn next_page(answer: &reqwest::Response) -> Option<reqwest::Url> {
+pub(super) fn next_page(answer: &reqwest::Response) -> Option<reqwest::Url> {
     let link = answer.headers().get(LINK)?.to_str().ok()?;
     let (target, rest) = link.trim_start().strip_prefix('<')?.split_once('>')?;
     if !rest.contains("rel=\"next\"") && !rest.contains("rel=next") {

@@ -34,15 +34,35 @@ impl RemoteImage {
     pub fn resolve(reference: &Reference, options: &Options) -> Result<Self, SourceError> {
         let name = Source::Registry(reference.clone()).to_string();
         let repository = Repository::open(reference, Access::Pull, &options.registry, name.clone())?;
-        let root = match reference.digest() {
-            Some(digest) => {
-                let digest: Digest =
-                    digest.parse().map_err(|error| SourceError::usage(name.clone(), format!("{error}")))?;
-                repository.manifest(digest)?
-            }
-            None => repository.tagged(reference.tag().unwrap_or("latest"))?,
+        let tag = reference.digest().or(reference.tag()).unwrap_or("latest");
+        Self::find(Arc::new(repository), tag, options, name)
+    }
+
+    /// The image that a repository has at a tag or a digest.
+    ///
+    /// # Errors
+    /// As for [`RemoteImage::resolve`].
+    pub fn within(repository: &Arc<Repository>, tag: &str, options: &Options) -> Result<Self, SourceError> {
+        let between = if tag.contains(':') { '@' } else { ':' };
+        let name = format!("{}{between}{tag}", repository.name());
+        Self::find(Arc::clone(repository), tag, options, name)
+    }
+
+    fn find(
+        repository: Arc<Repository>,
+        tag: &str,
+        options: &Options,
+        name: String,
+    ) -> Result<Self, SourceError> {
+        // No tag has a colon.
+        let root = if tag.contains(':') {
+            let digest: Digest =
+                tag.parse().map_err(|error| SourceError::usage(name.clone(), format!("{error}")))?;
+            repository.manifest(digest)?
+        } else {
+            repository.tagged(tag)?
         };
-        let backend = Registry { repository: Arc::new(repository), spool: options.spool() };
+        let backend = Registry { repository, spool: options.spool() };
         let (bytes, manifest) = choose_image(&backend, root.bytes, options, &name)?;
         let digest = Digest::of(&bytes);
         Ok(Self { repository: backend.repository, name, bytes, manifest, digest })
