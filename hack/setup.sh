@@ -12,7 +12,8 @@ demo_packages="
     debian-archive-keyring:"
 all_packages="$demo_packages
     libarchive-tools:bsdtar tar:tar busybox-static: acl:setfacl attr:setfattr libcap2-bin:setcap e2fsprogs:mkfs.ext4
-    npm:npm python3-pip:pip3 xdelta3:xdelta3 bzip2:bzip2 xz-utils:xz shellcheck:shellcheck openssl:openssl"
+    npm:npm python3-pip:pip3 xdelta3:xdelta3 bzip2:bzip2 xz-utils:xz shellcheck:shellcheck openssl:openssl
+    curl:curl"
 
 case ${1:-all} in
     demo) wanted=$demo_packages ;;

@@ -35,6 +35,9 @@ pub struct Flags {
     /// Seconds from a load until contents that nobody opened are made in the background [default: 2]
     #[arg(long, value_name = "SECONDS")]
     pub finish_after: Option<u32>,
+    /// When the layers of an image that is loaded are compared with their diff IDs [default: background]
+    #[arg(long, value_name = "WHEN")]
+    pub diff_ids: Option<DiffIds>,
     /// Hold descriptors for the plugin at a socket; the plugin starts it
     #[arg(long, value_name = "SOCK", hide = true)]
     pub hold: Option<PathBuf>,
@@ -76,6 +79,20 @@ impl Route {
     }
 }
 
+/// When the tars of an image's layers are made again and compared with their diff IDs. Each content is compared with its digest when it is
+/// made, whatever this says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum DiffIds {
+    /// Before the load ends; all contents are made for it.
+    Eager,
+    /// After the contents that nobody opened were made. Where all is made in advance, before the load ends.
+    #[default]
+    Background,
+    /// Never.
+    Off,
+}
+
 /// The file as it is written.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -85,8 +102,10 @@ struct File {
     control: Option<PathBuf>,
     route: Option<Route>,
     finish_after: Option<u32>,
+    diff_ids: Option<DiffIds>,
     containerd: Option<PathBuf>,
     log_level: Option<String>,
+    trusted_keys: Vec<PathBuf>,
     overlay: OverlayTable,
 }
 
@@ -109,6 +128,8 @@ pub struct Config {
     pub route: Route,
     /// How long after a load the rest is made.
     pub finish_after: Duration,
+    /// When layers are compared with their diff IDs.
+    pub diff_ids: DiffIds,
     /// containerd's socket.
     pub containerd: PathBuf,
     /// What to log.
@@ -133,6 +154,7 @@ impl Config {
             control: or(flags.control, file.control, "/run/di3fs/control.sock"),
             route: flags.route.or(file.route).unwrap_or_default(),
             finish_after: Duration::from_secs(flags.finish_after.or(file.finish_after).unwrap_or(2).into()),
+            diff_ids: flags.diff_ids.or(file.diff_ids).unwrap_or_default(),
             containerd: or(flags.containerd, file.containerd, "/run/containerd/containerd.sock"),
             log_level: flags.log_level.or(file.log_level).unwrap_or_else(|| "info".to_owned()),
             redirect_dir: file.overlay.redirect_dir,
@@ -144,6 +166,14 @@ impl Config {
         }
         Ok(config)
     }
+}
+
+/// The public keys that deltas from registries must be signed with, as the file says; it is the command line that fetches them.
+///
+/// # Errors
+/// `Config` for a file that cannot be read or understood.
+pub fn trusted_keys(asked: Option<&Path>) -> Result<Vec<PathBuf>> {
+    Ok(read(asked)?.trusted_keys)
 }
 
 /// A file that was asked for must be there, the default one need not.
@@ -183,6 +213,8 @@ mod tests {
         assert_eq!(config.control, Path::new("/run/di3fs/control.sock"));
         assert!(config.redirect_dir && config.log_level == "info");
         assert_eq!((config.route, config.finish_after), (Route::Overlay, Duration::from_secs(2)));
+        assert_eq!(config.diff_ids, DiffIds::Background);
+        assert_eq!(load("diff_ids = \"off\"", Flags::default()).unwrap().diff_ids, DiffIds::Off);
         let flags = Flags { route: Some(Route::FusePassthrough), ..Flags::default() };
         assert_eq!(load("", Flags::default()).unwrap().route, Route::Auto);
         assert_eq!(load("route = \"erofs\"\nfinish_after = 9", flags).unwrap().route, Route::FusePassthrough);

@@ -4,12 +4,14 @@
 //! included, is told and leads to the layers: those are fetched as usual, made into a base file and imported as such, so that the
 //! next update finds the contents on the node.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
-use d4c_image::delta::{self, Choice, Present, Published, Wanted};
+use d4c_image::delta::{self, Choice, Present, Published, TrustedKey, Wanted};
 use d4c_image::error::SourceError;
 use d4c_image::source::{Reference, RemoteImage, Source};
 use di3fs_snapshotter::api::control::ImportResponse;
+use di3fs_snapshotter::config::trusted_keys;
 use dimg::Digest;
 use dimg::path::Weights;
 use serde_json::{Value, json};
@@ -41,6 +43,9 @@ pub(crate) struct Options {
     /// Seconds until it begins to answer
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     serve_timeout: u64,
+    /// Public key that deltas must be signed with, as of cosign (default: trusted_keys of /etc/di3fs/config.toml, else none)
+    #[arg(long, value_name = "FILE")]
+    key: Vec<PathBuf>,
     #[command(flatten)]
     image: ImageOptions,
 }
@@ -55,6 +60,11 @@ pub(crate) fn run(options: &Options, config: &Config) -> Result<(), Failure> {
     let Source::Registry(reference) = Source::parse(&whole)? else {
         return Err(Failure::usage(text, "not a reference to an image"));
     };
+    let keys = match options.key.is_empty() {
+        true => trusted_keys(None).map_err(|error| Failure::usage("trusted_keys", error))?,
+        false => options.key.clone(),
+    };
+    let keys = keys.iter().map(|path| TrustedKey::read(path)).collect::<Result<Vec<_>, _>>()?;
     let progress = Progress::new(config.progress);
     let opener = Opener::new(&options.image, config, &progress)?;
     let node = Node::connect(config, &options.snapshotter)?;
@@ -68,7 +78,7 @@ pub(crate) fn run(options: &Options, config: &Config) -> Result<(), Failure> {
         told: None,
     });
     let (stored, present) = (Vec::new(), Vec::new());
-    let mut pull = Pull { image, name, node, stored, present, served, opener: &opener, config };
+    let mut pull = Pull { image, name, node, stored, present, served, keys, opener: &opener, config };
     let done = pull.run()?;
     let (value, text) = pull.report(&done);
     drop(pull);
@@ -86,6 +96,8 @@ struct Pull<'a> {
     /// What deltas can start from, that included.
     present: Vec<Present>,
     served: Option<Server>,
+    /// Those that deltas must be signed with; none where they need not be.
+    keys: Vec<TrustedKey>,
     opener: &'a Opener<'a>,
     config: &'a Config,
 }
@@ -186,6 +198,10 @@ impl Pull<'_> {
         if self.served.is_none() || self.present.is_empty() {
             return Ok(None);
         }
+        if let (Some(served), false) = (&mut self.served, self.keys.is_empty()) {
+            served.told = Some("what it makes is not signed, and only signed deltas are taken".to_owned());
+            return Ok(None);
+        }
         match self.ask_server() {
             Ok(done) => Ok(Some(done)),
             Err(failure) if failure.kind == Kind::NoSpace => Err(failure),
@@ -268,6 +284,9 @@ impl Pull<'_> {
             let stage = format!("fetch delta {} of {}", number + 1, deltas.len());
             self.opener.progress.stage(stage, Unit::Bytes, published.bytes);
             let named = Named::new(self.config)?;
+            if !self.keys.is_empty() {
+                delta::verify(self.image.repository(), published.manifest, &self.keys)?;
+            }
             let handle = named.file.try_clone().map_err(Failure::io("open file", named.pending.path()))?;
             let repository = self.image.repository();
             delta::fetch(repository, published, handle, Some(self.opener.progress.on_bytes()))?;

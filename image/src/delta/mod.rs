@@ -2,6 +2,7 @@
 //!
 //! - [`NewDelta`]: a cdimg about to be published; [`publish`], [`list`], [`fetch`] are what a [`Repository`] does with deltas.
 //! - [`ask`]: a delta made on demand by a `d4c serve`.
+//! - [`verify`]: whether a delta is signed by a key that is trusted.
 //! - [`plan`]: which of them lead most cheaply from what a node has to an image, and whether that beats pulling it.
 //!
 //! What a registry lists is a hint: the artifact's manifest is compared with its digest, the cdimg with its own, and what it makes and
@@ -10,6 +11,7 @@
 mod artifact;
 mod plan;
 mod served;
+mod signature;
 
 use std::fs::File;
 
@@ -20,6 +22,7 @@ use dimg::format::{Cdimg, VERSION};
 pub use artifact::{ARTIFACT_TYPE, LAYER_TYPE, annotation};
 pub use plan::{Choice, Present, Why, plan};
 pub use served::{MAX_HAVE, PATH, Wanted, ask};
+pub use signature::{TrustedKey, verify};
 
 use crate::error::SourceError;
 use crate::manifest::{Descriptor, Document};

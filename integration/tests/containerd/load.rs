@@ -156,6 +156,25 @@ fn nothing_is_made_before_it_is_opened_over_fuse() -> Result<()> {
     nothing_is_made_before_it_is_opened("fuse")
 }
 
+/// Where layers are to be checked before a load ends, all is made by then; else nothing is.
+#[test]
+fn layers_are_checked_when_it_is_asked_for() -> Result<()> {
+    for (when, complete) in [("eager", true), ("off", false)] {
+        let sandbox = Sandbox::new()?;
+        let flags = ["--route", "erofs", "--finish-after", "1000", "--diff-ids", when];
+        let plugin = Snapshotter::start(&sandbox, &flags)?;
+        let containerd = Containerd::start(&sandbox, VERSION)?;
+        containerd.d4c(["load", &deltas("tiny")?[0], "--name", NAME])?.success()?;
+        let record = Series::named("tiny")?.image(TAGS[0])?.digest.replace("sha256:", "");
+        let pending = Snapshotter::root(&sandbox).join("images").join(record).join("delta").exists();
+        ensure!(pending != complete, "{when}: pending: {pending}");
+        containerd.stop()?;
+        plugin.terminate()?;
+        sandbox.close()?;
+    }
+    Ok(())
+}
+
 /// A container's snapshot is committed, and a new one on it has what the container wrote.
 fn commits(sandbox: &Sandbox, containerd: &Containerd<'_>, container: &str) -> Result<()> {
     let target = sandbox.dir("committed")?;

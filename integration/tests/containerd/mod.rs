@@ -5,5 +5,6 @@ mod load;
 mod ordinary;
 mod reference;
 mod registry;
+mod signed;
 mod source;
 mod status;

@@ -22,6 +22,7 @@ use dimg::format::{Cdimg, DeltaFile, DimgError};
 use dimg::index::{Content, LayerIndex};
 
 use super::{ImageRecord, ImportError, Imported, Importer, chain_ids, contents};
+use crate::config::DiffIds;
 use crate::error::{Error, Result};
 
 /// Contents made between two looks at whether they are still wanted.
@@ -75,6 +76,7 @@ impl Importer {
             drop(kept.into_temp_path().keep());
         }
         let imported = self.register_lazily(path, record)?;
+        self.finish_eagerly(target.manifest)?;
         self.holds.take(target.manifest);
         Ok(imported)
     }
@@ -91,6 +93,14 @@ impl Importer {
         }
         self.work.ask();
         Ok(Imported { image, chain_ids, contents: 0, bytes: 0, layers })
+    }
+
+    /// Completes an image before its load ends, where its diff IDs are to be compared then.
+    pub(super) fn finish_eagerly(&self, digest: Digest) -> Result<()> {
+        if self.diff_ids == DiffIds::Eager && !self.finish(digest, self.workers)? {
+            return Err(Error::Unavailable { what: format!("complete image {digest}") });
+        }
+        Ok(())
     }
 
     /// The image that ends with the layer of `chain_id`, if that layer was imported to be served; none when it has gone.
@@ -195,7 +205,10 @@ impl Importer {
         let Some(record) = self.records.get(digest)? else { return Ok(false) };
         let diff_ids = record.diff_ids()?;
         let (objects, layers) = (&*self.objects, &pending.layers);
-        let checked = contents::check_diff_ids(objects, layers, &diff_ids, &pending.new_layers, workers);
+        let checked = match self.diff_ids {
+            DiffIds::Off => Ok(()),
+            _ => contents::check_diff_ids(objects, layers, &diff_ids, &pending.new_layers, workers),
+        };
         if let Err(why) = checked {
             self.records.reject(digest, &why)?;
             return Err(Error::Corrupt { what: format!("image {digest} is rejected: {why}") });
