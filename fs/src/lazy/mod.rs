@@ -25,6 +25,9 @@ use job::{Copy, Make};
 /// Decoded groups of small contents kept of a file: whoever goes through a tree opens files of many kinds in turn, and a group is of one kind.
 const KEPT_GROUPS: NonZeroUsize = NonZeroUsize::new(8).expect("it is not 0");
 
+/// As many contents are remembered in the order in which they were opened.
+const MOST_OPENED: usize = 1 << 16;
+
 /// A delta file and what it makes.
 pub struct Step {
     /// The file.
@@ -47,6 +50,8 @@ pub struct Contents {
     failed: AtomicU64,
     /// Those whose failure was logged: a reader that tries again and again fills no log.
     logged: Mutex<HashSet<Digest>>,
+    /// Those made because they were asked for one by one, in that order.
+    opened: Mutex<Vec<Digest>>,
 }
 
 impl std::fmt::Debug for Contents {
@@ -70,7 +75,14 @@ impl Contents {
     /// that the chain starts from: `sources` have them, or the store has.
     pub fn new(store: Arc<ObjectStore>, steps: Vec<Step>, sources: Vec<Arc<dyn ContentSource>>) -> Self {
         steps.iter().for_each(|step| step.file.dimg().keep_groups(KEPT_GROUPS));
-        Self { store, steps, sources, failed: AtomicU64::new(0), logged: Mutex::default() }
+        Self {
+            store,
+            steps,
+            sources,
+            failed: AtomicU64::new(0),
+            logged: Mutex::default(),
+            opened: Mutex::default(),
+        }
     }
 
     /// Where contents are made to.
@@ -81,6 +93,11 @@ impl Contents {
     /// Contents asked for that could not be made, each time counted.
     pub fn failed(&self) -> u64 {
         self.failed.load(Ordering::Relaxed)
+    }
+
+    /// The contents that [`Contents::ensure`] had to make, the first asked for first, up to 65,536.
+    pub fn opened(&self) -> Vec<Digest> {
+        self.opened.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The object of `content`, made first when it is not there, with the bases that it needs.
@@ -102,6 +119,7 @@ impl Contents {
         if let Some(file) = self.store.get(content)? {
             return Ok(file);
         }
+        let _first = self.store.reading();
         // The way down: from the content to a base that is there or needs none.
         let mut chain = vec![*content];
         let (mut below, mut at) = (self.steps.len(), *content);
@@ -116,8 +134,12 @@ impl Contents {
         for content in chain.iter().rev() {
             self.make_one(content)?;
         }
-        let made = self.store.get(content)?;
-        made.ok_or(StoreError::NotMade { digest: content.digest })
+        let made = self.store.get(content)?.ok_or(StoreError::NotMade { digest: content.digest })?;
+        let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        if opened.len() < MOST_OPENED {
+            opened.push(content.digest);
+        }
+        Ok(made)
     }
 
     /// The earliest step that makes `content`, among the first `below` of them.

@@ -73,6 +73,7 @@ fn a_content_is_made_with_the_bases_on_its_way_and_no_others() {
     assert_eq!(contents.store().counts().made, 1);
     assert_eq!(read(&contents, "c"), text("c"));
     assert!(!contents.store().has(&content("other")).unwrap());
+    assert_eq!(contents.opened(), ["a", "c"].map(|name| content(name).digest));
     assert_eq!(contents.failed(), 0);
 }
 

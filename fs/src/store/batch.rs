@@ -139,7 +139,8 @@ struct Batch<'a> {
 }
 
 impl ObjectStore {
-    /// Makes every content of `jobs` that the store does not have, on `workers` threads. The jobs are taken in their order.
+    /// Makes every content of `jobs` that the store does not have, on `workers` threads. The jobs are taken in their order, in
+    /// rounds: one ends early when someone else waits for a content of it, who gets it then and not after all of them.
     ///
     /// # Errors
     /// The first failure; nothing of this call is in the store then, unless others made it too or it came from an
@@ -148,7 +149,12 @@ impl ObjectStore {
         let _hold = self.hold();
         let mut jobs = jobs.to_vec();
         loop {
-            let awaited = self.make_round(&jobs, workers)?;
+            let (mut left, mut awaited) = (&*jobs, Vec::new());
+            while !left.is_empty() {
+                let (taken, theirs) = self.make_round(left, workers)?;
+                awaited.extend(theirs);
+                left = left.get(taken..).unwrap_or_default();
+            }
             // Ours are published: no one who waits for them can keep the ones that we wait for.
             let mut missing = HashSet::new();
             for content in awaited {
@@ -164,7 +170,12 @@ impl ObjectStore {
         }
     }
 
-    fn make_round(&self, jobs: &[&dyn Job], workers: NonZeroUsize) -> Result<Vec<Content>, StoreError> {
+    /// How many of the jobs were taken, and contents of these that others are making.
+    fn make_round(
+        &self,
+        jobs: &[&dyn Job],
+        workers: NonZeroUsize,
+    ) -> Result<(usize, Vec<Content>), StoreError> {
         let id = self.next_batch.fetch_add(1, Ordering::Relaxed);
         let (claimed, staged, awaited) = Default::default();
         let batch = Batch { store: self, id, claimed, staged, awaited };
@@ -172,7 +183,11 @@ impl ObjectStore {
         let work = || {
             while !stop.load(Ordering::Relaxed) {
                 let Some(job) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) else { break };
-                if let Err(error) = batch.run(*job) {
+                let ran = batch.run(*job);
+                if self.claims.is_awaited(id) {
+                    stop.store(true, Ordering::Relaxed);
+                }
+                if let Err(error) = ran {
                     stop.store(true, Ordering::Relaxed);
                     lock(&failure).get_or_insert(error);
                 }
@@ -186,7 +201,7 @@ impl ObjectStore {
         });
         match failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
             Some(error) => Err(error),
-            None => batch.publish(),
+            None => Ok((next.into_inner().min(jobs.len()), batch.publish()?)),
         }
     }
 }
@@ -282,7 +297,7 @@ impl Drop for Batch<'_> {
                 _ => {}
             }
         }
-        self.store.claims.release(claimed);
+        self.store.claims.release(self.id, claimed);
     }
 }
 

@@ -1,7 +1,7 @@
 //! Who is making which content.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use dimg::Digest;
@@ -9,8 +9,15 @@ use dimg::Digest;
 /// Contents that are being made, each with the batch that makes it.
 #[derive(Debug, Default)]
 pub(super) struct Claims {
-    by_digest: Mutex<HashMap<Digest, u64>>,
+    state: Mutex<State>,
     released: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    by_digest: HashMap<Digest, u64>,
+    /// Batches of which someone awaits a content.
+    awaited: HashSet<u64>,
 }
 
 /// Whose a content is.
@@ -27,7 +34,7 @@ pub(super) enum Claim {
 impl Claims {
     /// Claims `digest` for `batch` unless it is claimed.
     pub(super) fn claim(&self, digest: Digest, batch: u64) -> Claim {
-        match self.lock().entry(digest) {
+        match self.lock().by_digest.entry(digest) {
             Entry::Vacant(free) => {
                 free.insert(batch);
                 Claim::New
@@ -37,12 +44,13 @@ impl Claims {
         }
     }
 
-    /// Gives up the claims on `digests`.
-    pub(super) fn release(&self, digests: impl IntoIterator<Item = Digest>) {
+    /// Gives up the claims of `batch` on `digests`, all that it has.
+    pub(super) fn release(&self, batch: u64, digests: impl IntoIterator<Item = Digest>) {
         let mut claims = self.lock();
         for digest in digests {
-            claims.remove(&digest);
+            claims.by_digest.remove(&digest);
         }
+        claims.awaited.remove(&batch);
         drop(claims);
         self.released.notify_all();
     }
@@ -50,12 +58,21 @@ impl Claims {
     /// Waits until no one is making `digest`.
     pub(super) fn wait(&self, digest: Digest) {
         let claims = self.lock();
-        let waited = self.released.wait_while(claims, |claims| claims.contains_key(&digest));
+        let waited = self.released.wait_while(claims, |claims| {
+            let maker = claims.by_digest.get(&digest).copied();
+            claims.awaited.extend(maker);
+            maker.is_some()
+        });
         drop(waited.unwrap_or_else(PoisonError::into_inner));
     }
 
+    /// Whether someone waits for a content of `batch`: it should not begin anything more.
+    pub(super) fn is_awaited(&self, batch: u64) -> bool {
+        self.lock().awaited.contains(&batch)
+    }
+
     /// No code that could panic runs under this lock, so a poisoned one is as good as any.
-    fn lock(&self) -> MutexGuard<'_, HashMap<Digest, u64>> {
-        self.by_digest.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

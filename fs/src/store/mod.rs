@@ -17,6 +17,7 @@ mod claims;
 mod error;
 mod files;
 mod gate;
+mod readers;
 mod remove;
 
 use std::fs::{self, File};
@@ -24,6 +25,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use dimg::content::{Bytes, ContentSource};
 use dimg::index::Content;
@@ -33,6 +35,7 @@ pub use batch::{Job, Output};
 pub use error::StoreError;
 pub use files::ObjectFiles;
 pub use gate::Hold;
+pub use readers::Reading;
 pub use remove::Removed;
 
 /// A store of contents, open in this process alone and shared by its threads.
@@ -44,6 +47,7 @@ pub struct ObjectStore {
     gate: Arc<gate::Gate>,
     counters: Counters,
     next_batch: AtomicU64,
+    readers: readers::Readers,
     /// Whether objects are flushed before they get their names.
     durable: bool,
     _lock: Flock<File>,
@@ -119,6 +123,7 @@ impl ObjectStore {
             gate: Arc::default(),
             counters: Counters::default(),
             next_batch: AtomicU64::new(0),
+            readers: readers::Readers::default(),
             durable,
             _lock: lock,
         })
@@ -170,6 +175,17 @@ impl ObjectStore {
     /// for or made, dropped after what refers to them is recorded. Waits while objects are being removed.
     pub fn hold(&self) -> Hold {
         self.gate.hold()
+    }
+
+    /// Says, until it is dropped, that someone waits for a content.
+    pub fn reading(&self) -> Reading<'_> {
+        self.readers.begin()
+    }
+
+    /// Waits until no one has waited for a content for a moment, `most` at the longest: for work that can wait. Whether that
+    /// moment came.
+    pub fn let_readers_go_first(&self, most: Duration) -> bool {
+        self.readers.let_go_first(most)
     }
 
     /// Flushes the file system of the store: after this, objects made earlier outlive a crash.

@@ -1,10 +1,10 @@
-//! Removing what nothing refers to.
+//! Removing what nothing refers to, and what can be made again.
 
 use std::collections::HashSet;
 use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
 use dimg::Digest;
@@ -33,32 +33,87 @@ impl ObjectStore {
         let Some(_removal) = self.gate.try_remove() else { return Ok(None) };
         let referenced = referenced()?;
         let mut removed = Removed::default();
-        let objects = self.root.join("objects");
+        self.each_object(|object| {
+            if object.digest.is_some_and(|digest| referenced.contains(&digest)) {
+                return Ok(());
+            }
+            self.remove(&object.path, object.meta.len(), &mut removed)
+        })?;
+        Ok(Some(removed))
+    }
+
+    /// Removes objects that are in `evictable`, the oldest first, until the store has at most `keep_bytes`. What was removed, and
+    /// what the store has then, which is more when there are not enough of them; `None` when someone holds the store: try later.
+    ///
+    /// Files that are open stay readable, but their bytes are not free before they are closed.
+    ///
+    /// # Errors
+    /// A failed system call; objects removed before that stay removed.
+    pub fn evict(
+        &self,
+        evictable: &HashSet<Digest>,
+        keep_bytes: u64,
+    ) -> Result<Option<(Removed, u64)>, StoreError> {
+        let Some(_removal) = self.gate.try_remove() else { return Ok(None) };
+        let (mut left, mut candidates) = (0u64, Vec::new());
+        self.each_object(|object| {
+            let bytes = object.meta.len();
+            left = left.saturating_add(bytes);
+            if object.digest.is_some_and(|digest| evictable.contains(&digest)) {
+                candidates.push((object.meta.modified().ok(), object.path, bytes));
+            }
+            Ok(())
+        })?;
+        candidates.sort_unstable();
+        let mut removed = Removed::default();
+        for (_, path, bytes) in candidates {
+            if left <= keep_bytes {
+                break;
+            }
+            self.remove(&path, bytes, &mut removed)?;
+            left = left.saturating_sub(bytes);
+        }
+        Ok(Some((removed, left)))
+    }
+
+    fn each_object(&self, mut see: impl FnMut(Object) -> Result<(), StoreError>) -> Result<(), StoreError> {
+        let objects = self.objects();
         for fan in read_dir(&objects)? {
             let fan = fan.map_err(|error| StoreError::io("read directory", &objects, error))?;
             let (directory, fan_name) = (fan.path(), fan.file_name());
             for object in read_dir(&directory)? {
                 let object = object.map_err(|error| StoreError::io("read directory", &directory, error))?;
                 let name = [fan_name.as_bytes(), object.file_name().as_bytes()].concat();
-                if digest(&name).is_some_and(|digest| referenced.contains(&digest)) {
-                    continue;
-                }
                 let path = object.path();
-                let bytes = object.metadata().map_or(0, |meta| meta.len());
-                match fs::remove_file(&path) {
-                    Ok(()) => {
-                        removed.objects += 1;
-                        removed.bytes += bytes;
-                    }
-                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                    Err(error) => return Err(StoreError::io("remove object", path, error).into()),
-                }
+                let meta =
+                    object.metadata().map_err(|error| StoreError::io("look at object", &path, error))?;
+                see(Object { digest: digest(&name), path, meta })?;
             }
         }
-        self.counters.removed.fetch_add(removed.objects, Ordering::Relaxed);
-        self.counters.removed_bytes.fetch_add(removed.bytes, Ordering::Relaxed);
-        Ok(Some(removed))
+        Ok(())
     }
+
+    fn remove(&self, path: &Path, bytes: u64, removed: &mut Removed) -> Result<(), StoreError> {
+        match fs::remove_file(path) {
+            Ok(()) => {
+                removed.objects += 1;
+                removed.bytes += bytes;
+                self.counters.removed.fetch_add(1, Ordering::Relaxed);
+                self.counters.removed_bytes.fetch_add(bytes, Ordering::Relaxed);
+                Ok(())
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(StoreError::io("remove object", path, error)),
+        }
+    }
+}
+
+/// A file below `objects`.
+struct Object {
+    /// None of one whose name is no digest.
+    digest: Option<Digest>,
+    path: PathBuf,
+    meta: fs::Metadata,
 }
 
 fn read_dir(path: &Path) -> Result<fs::ReadDir, StoreError> {

@@ -1,6 +1,5 @@
 use std::os::unix::fs::PermissionsExt;
 use std::sync::atomic::AtomicUsize;
-use std::time::Duration;
 
 use super::*;
 use std::collections::HashSet;
@@ -98,6 +97,31 @@ fn one_maker_for_many_askers() {
 }
 
 #[test]
+fn who_waits_for_a_content_does_not_wait_for_those_behind_it() {
+    let root = tempfile::tempdir().unwrap();
+    let store = ObjectStore::open(root.path()).unwrap();
+    let begun = std::sync::Barrier::new(2);
+    let first = parts_after(&[b"first"], || {
+        begun.wait();
+        std::thread::sleep(Duration::from_millis(50));
+    });
+    let (asked, next) = (parts(&[b"first"]), parts(&[b"second"]));
+    let was_there = AtomicUsize::new(2);
+    // Published before the third is begun.
+    let third = parts_after(&[b"third"], || {
+        was_there.store(store.has(&content(b"first")).unwrap().into(), Ordering::Relaxed);
+    });
+    std::thread::scope(|scope| {
+        scope.spawn(|| store.make(&[&first, &next, &third], NonZeroUsize::MIN).unwrap());
+        begun.wait();
+        store.make(&[&asked], NonZeroUsize::MIN).unwrap();
+    });
+    assert_eq!((asked.runs.into_inner(), was_there.into_inner()), (0, 1));
+    assert_eq!(store.counts().made, 3);
+    assert!(nothing_staged(&store));
+}
+
+#[test]
 fn askers_take_over_when_the_maker_fails() {
     let root = tempfile::tempdir().unwrap();
     let store = ObjectStore::open(root.path()).unwrap();
@@ -181,6 +205,28 @@ fn removes_what_nothing_refers_to_unless_held() {
     assert_eq!(store.remove_unreferenced(keep).unwrap(), Some(Removed { objects: 1, bytes: 4 }));
     assert!(store.has(&content(b"keep")).unwrap() && !store.has(&content(b"drop")).unwrap());
     assert_eq!(store.counts().removed_bytes, 4);
+}
+
+#[test]
+fn evicts_the_oldest_that_can_be_made_again() {
+    let root = tempfile::tempdir().unwrap();
+    let store = ObjectStore::open(root.path()).unwrap();
+    let names = [&b"needed"[..], b"older", b"newer"];
+    store.make(&[&parts(&names)], TWO).unwrap();
+    for (name, age) in names.iter().zip([9000, 8000, 7000]) {
+        let file = File::open(store.path(&content(name))).unwrap();
+        file.set_modified(std::time::SystemTime::now() - Duration::from_secs(age)).unwrap();
+    }
+    let evictable = HashSet::from([Digest::of(b"older"), Digest::of(b"newer")]);
+    let hold = store.hold();
+    assert_eq!(store.evict(&evictable, 0).unwrap(), None);
+    drop(hold);
+    let removed = |objects, bytes| Removed { objects, bytes };
+    assert_eq!(store.evict(&evictable, 16).unwrap(), Some((removed(0, 0), 16)));
+    assert_eq!(store.evict(&evictable, 11).unwrap(), Some((removed(1, 5), 11)));
+    assert!(store.has(&content(b"newer")).unwrap() && !store.has(&content(b"older")).unwrap());
+    assert_eq!(store.evict(&evictable, 1).unwrap(), Some((removed(1, 5), 6)));
+    assert!(store.has(&content(b"needed")).unwrap());
 }
 
 #[test]
