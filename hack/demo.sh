@@ -15,6 +15,8 @@ work=$(mktemp -d /tmp/d4c-demo.XXXXXX)
 daemons=()
 finish() {
     local pid point
+    # What no container lies on any more is not left to a next snapshotter.
+    ctr images rm --sync "$name" >/dev/null 2>&1 || true
     # The latest first: containerd before the snapshotter that it speaks to.
     for ((i = ${#daemons[@]} - 1; i >= 0; i--)); do
         pid=${daemons[i]}
@@ -104,6 +106,8 @@ delta_bytes=$(stat -c %s "$work/update.cdimg")
 
 say "d4c: the base is on the node; load the delta, run"
 d4c load "$work/base.cdimg" --name "$name" >/dev/null
+# As it is on a node where it ran for a while.
+d4c prefetch "$name" >/dev/null
 began=$(now)
 d4c load "$work/update.cdimg" --name "$name" >/dev/null
 ctr run --rm --snapshotter di3fs "$name" d4c-demo-delta nginx -v >"$work/delta.out" 2>&1 || { cat "$work/delta.out" >&2; die "ctr run failed"; }

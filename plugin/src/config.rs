@@ -38,6 +38,9 @@ pub struct Flags {
     /// When the layers of an image that is loaded are compared with their diff IDs [default: background]
     #[arg(long, value_name = "WHEN")]
     pub diff_ids: Option<DiffIds>,
+    /// Whether contents that nobody opened are made in the background at all [default: true]
+    #[arg(long, value_name = "BOOL")]
+    pub prefetch: Option<bool>,
     /// Hold descriptors for the plugin at a socket; the plugin starts it
     #[arg(long, value_name = "SOCK", hide = true)]
     pub hold: Option<PathBuf>,
@@ -103,6 +106,7 @@ struct File {
     route: Option<Route>,
     finish_after: Option<u32>,
     diff_ids: Option<DiffIds>,
+    prefetch: Option<bool>,
     containerd: Option<PathBuf>,
     log_level: Option<String>,
     trusted_keys: Vec<PathBuf>,
@@ -130,6 +134,8 @@ pub struct Config {
     pub finish_after: Duration,
     /// When layers are compared with their diff IDs.
     pub diff_ids: DiffIds,
+    /// Whether it is made at all without being asked for.
+    pub prefetch: bool,
     /// containerd's socket.
     pub containerd: PathBuf,
     /// What to log.
@@ -155,6 +161,7 @@ impl Config {
             route: flags.route.or(file.route).unwrap_or_default(),
             finish_after: Duration::from_secs(flags.finish_after.or(file.finish_after).unwrap_or(2).into()),
             diff_ids: flags.diff_ids.or(file.diff_ids).unwrap_or_default(),
+            prefetch: flags.prefetch.or(file.prefetch).unwrap_or(true),
             containerd: or(flags.containerd, file.containerd, "/run/containerd/containerd.sock"),
             log_level: flags.log_level.or(file.log_level).unwrap_or_else(|| "info".to_owned()),
             redirect_dir: file.overlay.redirect_dir,
@@ -165,6 +172,11 @@ impl Config {
             return Err(Error::Config { what });
         }
         Ok(config)
+    }
+
+    /// How long after a load the rest is made; none for not before someone asks for it.
+    pub fn finish_after(&self) -> Option<Duration> {
+        self.prefetch.then_some(self.finish_after)
     }
 }
 
@@ -217,6 +229,8 @@ mod tests {
         assert_eq!(load("diff_ids = \"off\"", Flags::default()).unwrap().diff_ids, DiffIds::Off);
         let flags = Flags { route: Some(Route::FusePassthrough), ..Flags::default() };
         assert_eq!(load("", Flags::default()).unwrap().route, Route::Auto);
+        let quiet = load("prefetch = false", Flags::default()).unwrap();
+        assert_eq!((quiet.finish_after(), config.finish_after()), (None, Some(Duration::from_secs(2))));
         assert_eq!(load("route = \"erofs\"\nfinish_after = 9", flags).unwrap().route, Route::FusePassthrough);
     }
 

@@ -56,7 +56,7 @@ async fn serve_all(config: &Config) -> Result<()> {
         swept.0.sweep_unused();
         swept.1.sweep();
     };
-    let finisher = Finisher::start(importer.clone(), config.finish_after, move || finished.sweep())?;
+    let finisher = Finisher::start(importer.clone(), config.finish_after(), move || finished.sweep())?;
     let hooks = Arc::new(Told {
         sweeper: Sweeper::start(sweep)?,
         importer: importer.clone(),

@@ -16,6 +16,7 @@ mod node;
 mod pack;
 mod patch;
 mod pick;
+mod prefetch;
 mod prune;
 mod publish;
 mod pull;
@@ -70,8 +71,10 @@ pub(crate) enum Command {
     Export(export::Options),
     /// List the images that the snapshotter has
     Images,
+    /// Make all contents of a loaded image now
+    Prefetch(prefetch::Options),
     /// Remove images that containerd does not use
-    Prune,
+    Prune(prune::Options),
     /// Show how the snapshotter is, and how an image would be reached from what it has
     Status(status::Options),
     /// Print a completion script
@@ -105,7 +108,8 @@ pub(crate) fn run(command: Command, config: &Config) -> Result<(), Failure> {
         Command::Serve(options) => serve::run(options, config),
         Command::Export(options) => export::run(&options, config),
         Command::Images => images::run(config),
-        Command::Prune => prune::run(config),
+        Command::Prefetch(options) => prefetch::run(&options, config),
+        Command::Prune(options) => prune::run(&options, config),
         Command::Status(options) => status::run(&options, config),
         Command::Completions(options) => completions::run(options, config),
         Command::Man(options) => man::run(&options),

@@ -175,6 +175,56 @@ fn layers_are_checked_when_it_is_asked_for() -> Result<()> {
     Ok(())
 }
 
+/// Without the background nothing is made but what is opened, until it is asked for; and what no container sees is given back
+/// and made again.
+#[test]
+fn made_when_asked_for_and_given_back() -> Result<()> {
+    let sandbox = Sandbox::new()?;
+    let series = Series::named("tiny")?;
+    let plugin =
+        Snapshotter::start(&sandbox, &["--route", "erofs", "--prefetch", "false", "--finish-after", "0"])?;
+    let containerd = Containerd::start(&sandbox, VERSION)?;
+    for file in &deltas("tiny")?[..2] {
+        containerd.d4c(["load", file, "--name", NAME])?.success()?;
+    }
+    let record = |tag: &str| -> Result<std::path::PathBuf> {
+        let digest = series.image(tag)?.digest.replace("sha256:", "");
+        Ok(Snapshotter::root(&sandbox).join("images").join(digest))
+    };
+    let number = |arguments: &[&str], field: &str| -> Result<u64> {
+        let said = containerd.d4c(["--json"].iter().chain(arguments))?.success()?.stdout;
+        let said: serde_json::Value = serde_json::from_str(&said)?;
+        said[field].as_u64().ok_or_else(|| anyhow::anyhow!("no {field}: {said}"))
+    };
+    containerd.run_detached("di3fs", NAME, "reader", &["sleep", "1000"])?;
+    containerd.exec("reader", &["cat", "/app/release"])?;
+    let all = number(&["prune", "--keep", "1"], "left_bytes")?;
+    ensure!(number(&["prune", "--keep", "1"], "objects")? == 0, "taken from a container");
+    containerd.remove("reader")?;
+    ensure!(number(&["prune", "--keep", &all.to_string()], "objects")? == 0, "more than asked for");
+    wait_for("what only the container saw to be given back", || {
+        Ok(number(&["prune", "--keep", "1"], "left_bytes")? < all)
+    })?;
+    ensure!(release(&containerd)? == RELEASES[1], "not made again");
+    ensure!(record(TAGS[1])?.join("delta").exists(), "completed by itself");
+
+    containerd.d4c(["prefetch", "example.com/none:latest"])?.refused(3, "example.com/none:latest")?;
+    ensure!(number(&["prefetch", NAME], "contents")? > 0, "nothing was left to make");
+    ensure!(!record(TAGS[1])?.join("delta").exists(), "not complete");
+    ensure!(number(&["prefetch", &series.image(TAGS[1])?.digest], "contents")? == 0, "made twice");
+    let opened = std::fs::read(record(TAGS[1])?.join("opened"))?;
+    ensure!(!opened.is_empty() && opened.len() % 32 == 0, "{} bytes of order", opened.len());
+    containerd.d4c(["load", &deltas("tiny")?[2], "--name", NAME])?.success()?;
+    ensure!(record(TAGS[2])?.join("opened").exists(), "the order is not carried over");
+    ensure!(release(&containerd)? == RELEASES[2], "not served");
+
+    containerd.ctr(["images", "rm", "--sync", NAME])?.success()?;
+    wait_for("the snapshots to be collected", || Ok(containerd.snapshots("di3fs")?.is_empty()))?;
+    containerd.stop()?;
+    ensure!(plugin.terminate()?.success(), "the plugin did not end well");
+    sandbox.close()
+}
+
 /// A container's snapshot is committed, and a new one on it has what the container wrote.
 fn commits(sandbox: &Sandbox, containerd: &Containerd<'_>, container: &str) -> Result<()> {
     let target = sandbox.dir("committed")?;

@@ -8,7 +8,8 @@ use ttrpc::context::{Context, with_duration};
 
 use crate::api::control::{
     ExportRequest, ExportResponse, ImagesRequest, ImagesResponse, ImportRequest, ImportResponse,
-    PruneRequest, PruneResponse, ReleaseRequest, StatusRequest, StatusResponse,
+    PrefetchRequest, PrefetchResponse, PruneRequest, PruneResponse, ReleaseRequest, StatusRequest,
+    StatusResponse,
 };
 use crate::api::control_ttrpc::ControlClient as Stub;
 
@@ -138,12 +139,23 @@ impl ControlClient {
         self.wait("status", self.stub.status(context(), &StatusRequest::new()))
     }
 
-    /// Forgets images that containerd does not use.
+    /// Makes all that is missing of an image that the plugin knows.
+    ///
+    /// # Errors
+    /// It does not know it, or something cannot be made.
+    pub fn prefetch(&self, manifest_digest: &str) -> Result<PrefetchResponse, ControlError> {
+        let request = PrefetchRequest { manifest_digest: manifest_digest.to_owned(), ..Default::default() };
+        self.wait("prefetch", self.stub.prefetch(context(), &request))
+    }
+
+    /// Forgets images that containerd does not use; with `keep_bytes` also removes contents that can be made again and are not
+    /// in use until the store has no more than this.
     ///
     /// # Errors
     /// Something cannot be removed.
-    pub fn prune(&self) -> Result<PruneResponse, ControlError> {
-        self.wait("prune", self.stub.prune(context(), &PruneRequest::new()))
+    pub fn prune(&self, keep_bytes: Option<u64>) -> Result<PruneResponse, ControlError> {
+        let request = PruneRequest { keep_bytes: keep_bytes.unwrap_or(0), ..Default::default() };
+        self.wait("prune", self.stub.prune(context(), &request))
     }
 
     fn wait<T>(

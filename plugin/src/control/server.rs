@@ -14,7 +14,8 @@ use ttrpc::asynchronous::transport::Listener;
 
 use crate::api::control::{
     ExportRequest, ExportResponse, Image, ImagesRequest, ImagesResponse, ImportRequest, ImportResponse,
-    PruneRequest, PruneResponse, ReleaseRequest, ReleaseResponse, StatusRequest, StatusResponse,
+    PrefetchRequest, PrefetchResponse, PruneRequest, PruneResponse, ReleaseRequest, ReleaseResponse,
+    StatusRequest, StatusResponse,
 };
 use crate::api::control_ttrpc::{Control, create_control};
 use crate::error::{Error, Result};
@@ -216,11 +217,27 @@ impl Control for Service {
         .await
     }
 
-    async fn prune(&self, _: &TtrpcContext, _: PruneRequest) -> ttrpc::Result<PruneResponse> {
-        self.run(|importer| -> Result<_> {
-            let (images, removed) = importer.sweep(true)?;
+    async fn prefetch(&self, _: &TtrpcContext, request: PrefetchRequest) -> ttrpc::Result<PrefetchResponse> {
+        self.run(move |importer| -> Result<_> {
+            let made = importer.prefetch(digest("prefetch", &request.manifest_digest)?)?;
+            let (contents_made, bytes_made) = (made.contents, made.bytes);
+            Ok(PrefetchResponse { contents_made, bytes_made, ..Default::default() })
+        })
+        .await
+    }
+
+    async fn prune(&self, _: &TtrpcContext, request: PruneRequest) -> ttrpc::Result<PruneResponse> {
+        self.run(move |importer| -> Result<_> {
+            let (images, mut removed) = importer.sweep(true)?;
+            let mut left_bytes = 0;
+            if request.keep_bytes > 0 {
+                let evicted = importer.evict(request.keep_bytes)?;
+                removed.objects += evicted.removed.objects;
+                removed.bytes += evicted.removed.bytes;
+                left_bytes = evicted.left_bytes;
+            }
             let (objects, bytes) = (removed.objects, removed.bytes);
-            Ok(PruneResponse { images, objects, bytes, ..Default::default() })
+            Ok(PruneResponse { images, objects, bytes, left_bytes, ..Default::default() })
         })
         .await
     }

@@ -67,19 +67,25 @@ pub struct Finisher {
 }
 
 impl Finisher {
-    /// Starts the thread, which begins `after` an import: a container's start goes first. It calls `then` each time that
-    /// it has nothing more to do.
+    /// Starts the thread, which begins `after` an import: a container's start goes first; without `after` it completes nothing. It
+    /// calls `then` each time that it has nothing more to do.
     ///
     /// # Errors
     /// The system has no more threads.
-    pub fn start(importer: Arc<Importer>, after: Duration, then: impl Fn() + Send + 'static) -> Result<Self> {
+    pub fn start(
+        importer: Arc<Importer>,
+        after: Option<Duration>,
+        then: impl Fn() + Send + 'static,
+    ) -> Result<Self> {
         let work = importer.clone();
         let run = move || {
             if let Err(error) = d4c_sys::lower_priority() {
                 tracing::warn!(%error, "images are completed at the priority of all else");
             }
-            while work.work.wait(after) {
-                work.finish_all();
+            while work.work.wait(after.unwrap_or_default()) {
+                if after.is_some() {
+                    work.finish_all();
+                }
                 then();
             }
         };

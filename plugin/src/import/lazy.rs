@@ -11,14 +11,16 @@ use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::num::NonZeroUsize;
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use d4c_sys::Map;
 use di3fs::lazy::{Contents, Step};
 use di3fs::tree::Tree;
 use dimg::Digest;
 use dimg::content::Bytes;
-use dimg::format::{Cdimg, DeltaFile, DimgError};
+use dimg::format::{Cdimg, DeltaFile, DimgError, Image};
 use dimg::index::{Content, LayerIndex};
 
 use super::{ImageRecord, ImportError, Imported, Importer, chain_ids, contents};
@@ -27,16 +29,29 @@ use crate::error::{Error, Result};
 
 /// Contents made between two looks at whether they are still wanted.
 const BATCH: usize = 128;
+/// Between two looks at whether someone waits for an image.
+const PAUSE: Duration = Duration::from_millis(100);
+/// The background goes on after this, however many wait for contents.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// How an image is completed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Pace {
+    /// Someone waits for it.
+    Wanted,
+    /// Whenever nothing else is to be done.
+    Background,
+}
 
 /// What a pending image's contents are made from.
 #[derive(Debug)]
 pub(super) struct Pending {
     contents: Arc<Contents>,
-    layers: Vec<Arc<LayerIndex>>,
+    pub(super) layers: Vec<Arc<LayerIndex>>,
     /// Whether each layer is one that its parent has not.
     new_layers: Vec<bool>,
-    /// What its recipes make, along the file: a group of small ones is then decoded once.
-    order: Vec<Content>,
+    /// What its recipes make: first what was opened first, then along the file, so that a group of small ones is decoded once.
+    pub(super) order: Vec<Content>,
     /// What its recipes start from.
     pub(super) bases: HashSet<Digest>,
 }
@@ -71,7 +86,11 @@ impl Importer {
             let kept = self.records.incoming()?;
             let source = File::open(path).map_err(|error| ImportError::read(path, error))?;
             d4c_sys::clone_file(&source, kept.as_file()).map_err(|error| ImportError::copy(path, error))?;
-            self.records.put(&record, &image.layers, Some((kept.path(), parent.as_deref())))?;
+            let layers = parent.as_ref().map(|(_, layers)| layers.as_slice());
+            self.records.put(&record, &image.layers, Some((kept.path(), layers)))?;
+            if let Some((parent, _)) = parent {
+                self.note_opened(record.digest, &carried_over(&self.records.opened(parent), &image));
+            }
             // Moved.
             drop(kept.into_temp_path().keep());
         }
@@ -164,7 +183,12 @@ impl Importer {
         let is_new =
             |layer: &Arc<LayerIndex>| !parent.iter().flatten().any(|other| Arc::ptr_eq(layer, other));
         let mut recipes: Vec<_> = image.recipes.values().collect();
-        recipes.sort_unstable_by_key(|recipe| (recipe.place(), recipe.content.digest));
+        let opened = self.records.opened(digest);
+        let rank: HashMap<&Digest, usize> = opened.iter().enumerate().map(|(at, one)| (one, at)).collect();
+        let rank = |content: Digest| rank.get(&content).copied().unwrap_or(usize::MAX);
+        recipes.sort_unstable_by_key(|recipe| {
+            (rank(recipe.content.digest), recipe.place(), recipe.content.digest)
+        });
         Ok(Pending {
             new_layers: image.layers.iter().map(is_new).collect(),
             order: recipes.iter().map(|recipe| recipe.content).collect(),
@@ -187,16 +211,39 @@ impl Importer {
     /// # Errors
     /// A content cannot be made, or a layer is not what its image says.
     pub fn finish(&self, digest: Digest, workers: NonZeroUsize) -> Result<bool> {
+        self.hurry.fetch_add(1, Ordering::Relaxed);
+        let finished = self.finish_at(digest, workers, Pace::Wanted);
+        self.hurry.fetch_sub(1, Ordering::Relaxed);
+        finished
+    }
+
+    /// Before a batch in the background: leaves the disk and the processors to whoever waits for a content. Whether to go on.
+    fn may_go_on(&self, digest: Digest) -> Result<bool> {
+        let (end, hurry) = (Instant::now() + LONGEST_PAUSE, || self.hurry.load(Ordering::Relaxed) > 0);
+        while !hurry() && Instant::now() < end && !self.objects.let_readers_go_first(PAUSE) {}
+        if hurry() {
+            self.work.ask();
+            return Ok(false);
+        }
+        match self.has_room()? {
+            true => Ok(true),
+            false => {
+                Err(Error::Unavailable { what: format!("complete image {digest}: the disk is nearly full") })
+            }
+        }
+    }
+
+    fn finish_at(&self, digest: Digest, workers: NonZeroUsize, pace: Pace) -> Result<bool> {
         let _one = self.finishing.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(pending) = self.pending(digest)? else { return Ok(self.records.get(digest)?.is_some()) };
-        let started = std::time::Instant::now();
+        let started = Instant::now();
         for batch in pending.order.chunks(BATCH) {
             if !self.records.is_pending(digest) {
                 // Forgotten meanwhile, and swept: not all that was made was there to be seen then.
                 self.remove_unneeded()?;
                 return Ok(false);
             }
-            if self.work.is_stopped() {
+            if self.work.is_stopped() || (pace == Pace::Background && !self.may_go_on(digest)?) {
                 return Ok(false);
             }
             let made = pending.contents.ensure_all(batch, workers);
@@ -215,6 +262,12 @@ impl Importer {
         }
         let synced = self.objects.sync();
         synced.map_err(|error| Error::Unavailable { what: format!("complete image {digest}: {error}") })?;
+        let mut opened = pending.contents.opened();
+        if !opened.is_empty() {
+            let before: HashSet<Digest> = opened.iter().copied().collect();
+            opened.extend(self.records.opened(digest).into_iter().filter(|one| !before.contains(one)));
+            self.note_opened(digest, &opened);
+        }
         self.records.complete(digest)?;
         self.pending_lock().remove(&digest);
         let ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -234,10 +287,18 @@ impl Importer {
             }
             if self.records.is_pending(digest)
                 && self.records.rejected(digest).is_none()
-                && let Err(error) = self.finish(digest, NonZeroUsize::MIN)
+                && let Err(error) = self.finish_at(digest, NonZeroUsize::MIN, Pace::Background)
             {
                 tracing::error!(%error, "image is not complete");
             }
+        }
+    }
+
+    fn note_opened(&self, digest: Digest, opened: &[Digest]) {
+        if !opened.is_empty()
+            && let Err(error) = self.records.set_opened(digest, opened)
+        {
+            tracing::warn!(%digest, %error, "the order of first opens is not kept");
         }
     }
 
@@ -256,4 +317,21 @@ impl Importer {
         }
         Ok(false)
     }
+}
+
+/// The order in which the parent's contents were opened, for the contents of `image`: what is made from one of them takes its
+/// place.
+fn carried_over(opened: &[Digest], image: &Image) -> Vec<Digest> {
+    let mut left: HashSet<Digest> =
+        image.layers.iter().flat_map(|layer| layer.contents()).map(|content| content.digest).collect();
+    let mut made: HashMap<Digest, Vec<Digest>> = HashMap::new();
+    for recipe in image.recipes.values() {
+        if let Some(base) = recipe.base {
+            made.entry(base.digest).or_default().push(recipe.content.digest);
+        }
+    }
+    let followed =
+        opened.iter().flat_map(|one| made.remove(one).unwrap_or_default().into_iter().chain([*one]));
+    // Each once, and none that has gone.
+    followed.filter(|one| left.remove(one)).collect()
 }

@@ -17,11 +17,13 @@ mod finisher;
 mod holds;
 mod lazy;
 mod record;
+mod room;
 mod sweeper;
 
 use std::collections::{HashMap, HashSet};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use d4c_sys::Map;
@@ -41,6 +43,7 @@ use lazy::Pending;
 pub use lazy::ServedImage;
 use record::Records;
 pub use record::{ImageRecord, chain_ids};
+pub use room::{Evicted, Prefetched};
 pub use sweeper::Sweeper;
 
 use crate::config::DiffIds;
@@ -65,6 +68,8 @@ pub struct Importer {
     pending: Mutex<HashMap<Digest, Arc<Pending>>>,
     /// One image is completed at a time.
     finishing: Mutex<()>,
+    /// How many wait for their turn to complete an image: the background leaves it to them.
+    hurry: AtomicUsize,
     work: Work,
 }
 
@@ -141,6 +146,7 @@ impl Importer {
             diff_ids: DiffIds::default(),
             pending: Mutex::default(),
             finishing: Mutex::default(),
+            hurry: AtomicUsize::new(0),
             work: Work::default(),
         })
     }
@@ -275,8 +281,8 @@ impl Importer {
         Ok(Imported { image, chain_ids, contents: 0, bytes: 0, layers })
     }
 
-    /// The image that `file` makes, and the layers of its parent, which is found here and completed.
-    fn resolve(&self, path: &Path, file: &Cdimg) -> Result<(Image, Option<Layers>), ImportError> {
+    /// The image that `file` makes, and its parent with its layers, which is found here and completed.
+    fn resolve(&self, path: &Path, file: &Cdimg) -> Result<(Image, Option<(Digest, Layers)>), ImportError> {
         let Some(parent) = file.dimg().parent() else {
             let image = file.dimg().resolve(None).map_err(|source| ImportError::file(path, source))?;
             return Ok((image, None));
@@ -295,7 +301,7 @@ impl Importer {
         let resolve = || -> Result<_, DimgError> {
             let layers =
                 self.records.layers(found.digest).map_err(|error| DimgError::Refused(error.to_string()))?;
-            Ok((file.dimg().resolve(Some(&layers))?, Some(layers)))
+            Ok((file.dimg().resolve(Some(&layers))?, Some((found.digest, layers))))
         };
         resolve().map_err(|source| ImportError::file(path, source))
     }

@@ -4,7 +4,9 @@
 //! other: the image that a delta was made from may go. `used` in it marks that containerd has had the image.
 //!
 //! A pending image (`lazy`) has `delta` as well, the file that it came from, and `parent`, the indexes of its parent's
-//! layers unless it has none; it is complete when `delta` is gone. `rejected` says why nothing new is served from it.
+//! layers unless it has none; it is complete when `delta` is gone. `rejected` says why nothing new is served from it. `opened`
+//! has the digests of contents in the order in which containers first opened them, 32 bytes each, the parent's carried over. It
+//! is a hint: it is not flushed, and wrong or missing it changes only what is made first.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -230,6 +232,25 @@ impl Records {
         fs::read_to_string(self.path(digest).join("rejected")).ok()
     }
 
+    /// The contents that were opened first, in that order.
+    pub(super) fn opened(&self, digest: Digest) -> Vec<Digest> {
+        let bytes = fs::read(self.path(digest).join("opened")).unwrap_or_default();
+        bytes.as_chunks().0.iter().map(|bytes| Digest(*bytes)).collect()
+    }
+
+    /// Keeps that order.
+    pub(super) fn set_opened(&self, digest: Digest, opened: &[Digest]) -> Result<()> {
+        let path = self.path(digest).join("opened");
+        let bytes: Vec<u8> = opened.iter().flat_map(|digest| digest.0).collect();
+        let write = || -> io::Result<()> {
+            let mut file = tempfile::NamedTempFile::new_in(self.path(digest))?;
+            file.write_all(&bytes)?;
+            drop(file.persist(&path)?);
+            Ok(())
+        };
+        write().map_err(Error::io("write order of contents", &path))
+    }
+
     /// Whether containerd has had the image.
     pub(super) fn is_used(&self, digest: Digest) -> bool {
         self.path(digest).join("used").exists()
@@ -292,6 +313,10 @@ mod tests {
         assert!(records.is_pending(image.digest) && !file.exists());
         assert_eq!(fs::read(records.delta(image.digest)).unwrap(), b"delta");
         assert_eq!(records.parent_layers(image.digest).unwrap().unwrap().len(), 2);
+        let opened = [Digest::of(b"first"), Digest::of(b"second")];
+        assert!(records.opened(image.digest).is_empty());
+        records.set_opened(image.digest, &opened).unwrap();
+        assert_eq!(records.opened(image.digest), opened);
         assert!(records.rejected(image.digest).is_none());
         records.reject(image.digest, "no").unwrap();
         assert_eq!(records.rejected(image.digest).unwrap(), "no");

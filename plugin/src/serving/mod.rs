@@ -20,7 +20,6 @@ use di3fs::mount::{Lower, Options, Route, Served};
 use crate::error::{Error, Result};
 use crate::holder::Holder;
 use crate::import::Importer;
-use crate::snapshot::Kind;
 
 /// What a snapshot that stands on a lazily made layer lies on.
 pub trait LowerProvider: Send + Sync {
@@ -166,25 +165,7 @@ impl Serving {
 
     /// The chain IDs that active snapshots and views lie on; none when that cannot be told.
     fn used(&self) -> Option<HashSet<String>> {
-        let store = self.importer.store();
-        let find = || -> Result<_> {
-            let mut used = HashSet::new();
-            for info in store.list(|info| info.kind != Kind::Committed)? {
-                let parents = match store.layers(&info.name) {
-                    // Removed or committed meanwhile.
-                    Err(Error::NotFound { .. } | Error::FailedPrecondition { .. }) => continue,
-                    layers => layers?.parents,
-                };
-                for number in parents {
-                    if let Some(chain_id) = store.lazy_chain(number)? {
-                        used.insert(chain_id);
-                        break;
-                    }
-                }
-            }
-            Ok(used)
-        };
-        let found = find();
+        let found = self.importer.store().lazy_in_use();
         found.inspect_err(|error| tracing::warn!(%error, "cannot tell which layers are in use: all are")).ok()
     }
 

@@ -5,7 +5,7 @@
 //! chain ID can be answered with it. A ready tree stays while a snapshot refers to it or a holder is left; after
 //! [`Store::release_trees`] the last Remove deletes it. What is not registered is gone at the next start.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::path::PathBuf;
 
 use redb::{ReadableTable, WriteTransaction};
@@ -13,7 +13,7 @@ use redb::{ReadableTable, WriteTransaction};
 use super::Store;
 use super::tables::{CHAINS, TREES, TreeRecord, TreeState, decode, encode};
 use crate::error::{Error, Result};
-use crate::snapshot::Usage;
+use crate::snapshot::{Kind, Usage};
 
 /// A directory that an import may fill.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -121,6 +121,28 @@ impl Store {
         let Some(raw) = trees.get(number).map_err(Error::metadata("read tree"))? else { return Ok(None) };
         let tree: TreeRecord = decode("tree", number, raw.value())?;
         Ok(tree.chain_id.filter(|_| tree.lazy))
+    }
+
+    /// The chain IDs of the lazy layers that active snapshots and views lie on.
+    ///
+    /// # Errors
+    /// The metadata cannot be read.
+    pub fn lazy_in_use(&self) -> Result<HashSet<String>> {
+        let mut used = HashSet::new();
+        for info in self.list(|info| info.kind != Kind::Committed)? {
+            let parents = match self.layers(&info.name) {
+                // Removed or committed meanwhile.
+                Err(Error::NotFound { .. } | Error::FailedPrecondition { .. }) => continue,
+                layers => layers?.parents,
+            };
+            for number in parents {
+                if let Some(chain_id) = self.lazy_chain(number)? {
+                    used.insert(chain_id);
+                    break;
+                }
+            }
+        }
+        Ok(used)
     }
 
     /// Gives up a directory that was being filled.

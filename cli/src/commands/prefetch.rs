@@ -1,0 +1,43 @@
+//! `d4c prefetch REF`: makes all contents of a loaded image that nobody has opened yet.
+
+use std::time::Instant;
+
+use di3fs_snapshotter::client::Containerd;
+use di3fs_snapshotter::control::ControlClient;
+use dimg::Digest;
+use serde_json::json;
+
+use crate::config::Config;
+use crate::failure::Failure;
+use crate::units::Bytes;
+
+/// Options of `prefetch`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Options {
+    /// The image: its name in containerd, or the digest of its manifest
+    #[arg(value_name = "REF")]
+    image: String,
+}
+
+/// Has the plugin make them, and waits until it has.
+///
+/// # Errors
+/// The image is not known, or something of it cannot be made.
+pub(crate) fn run(options: &Options, config: &Config) -> Result<(), Failure> {
+    let started = Instant::now();
+    let digest = match options.image.parse::<Digest>() {
+        Ok(digest) => digest.to_string(),
+        Err(_) => Containerd::connect(&config.address, &config.namespace)?.image_target(&options.image)?,
+    };
+    let made = ControlClient::connect(&config.control)?.prefetch(&digest)?;
+    let value = json!({
+        "image": options.image,
+        "manifest": digest,
+        "contents": made.contents_made,
+        "bytes": made.bytes_made,
+        "ms": u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+    });
+    config.output.report(&value, || {
+        format!("{}: made {} contents, {}\n", options.image, made.contents_made, Bytes(made.bytes_made))
+    })
+}
