@@ -1,5 +1,6 @@
 //! The commands, one file each: its options, and what it does with them.
 
+mod abandoned;
 mod base;
 pub(crate) mod build;
 mod completions;

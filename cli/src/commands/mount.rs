@@ -3,7 +3,7 @@
 //! Nothing is made but what is opened. The command stays in the foreground until the image is unmounted, by a signal or
 //! by someone else; a mount that its process has left (`kill -9`) can be unmounted as any other.
 
-use std::fs;
+use std::fs::{self, File};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,6 +15,7 @@ use di3fs::store::ObjectStore;
 use di3fs::tree::Tree;
 use serde_json::json;
 
+use super::abandoned;
 use crate::config::Config;
 use crate::failure::{Failure, Kind};
 use crate::files::aside;
@@ -80,8 +81,12 @@ pub(crate) fn run(options: Options, config: &Config) -> Result<(), Failure> {
     let steps = steps.map(|(delta, image)| Step { file: Arc::new(delta.file), recipes: image.recipes });
     let steps = steps.collect();
 
-    let state = Pending::new(aside(&config.tmpdir.join("d4c-mount")));
+    abandoned::sweep(&config.tmpdir);
+    let state = Pending::new(aside(&config.tmpdir.join(abandoned::NAME)));
     fs::create_dir(state.path()).map_err(Failure::io("make directory", state.path()))?;
+    // Until the end: what is not locked may be swept.
+    let lock = File::open(state.path()).map_err(Failure::io("open directory", state.path()))?;
+    lock.lock().map_err(Failure::io("lock directory", state.path()))?;
     let store = match &options.store {
         Some(dir) => ObjectStore::open(dir)?,
         None => ObjectStore::open_volatile(&state.path().join("store"))?,
