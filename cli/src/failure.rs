@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 use std::path::Path;
 
+use d4c_image::base::BaseError;
 use d4c_image::error::SourceError;
 use d4c_image::tar::{TarError, WriteError};
 use di3fs::checkout::CheckoutError;
@@ -120,15 +121,6 @@ impl Failure {
         }
     }
 
-    /// Turns an error about a layer's tar into a failure about `on`.
-    pub(crate) fn tar(on: impl fmt::Display) -> impl Fn(TarError) -> Self {
-        let on = on.to_string();
-        move |error| {
-            let kind = if matches!(error, TarError::Limit { .. }) { Kind::NoSpace } else { Kind::Corrupt };
-            Self::new(kind, "read layer", &on, &error).at(Some(error.offset()))
-        }
-    }
-
     /// Turns an error of writing a layer's tar into a failure about `on`.
     pub(crate) fn tar_write(on: impl fmt::Display) -> impl Fn(WriteError) -> Self {
         let on = on.to_string();
@@ -166,6 +158,20 @@ impl From<SourceError> for Failure {
             return Self::io(what, &path)(source);
         }
         Self { kind, message: error.to_string(), path: Some(error.on()), offset: error.offset() }
+    }
+}
+
+impl From<BaseError> for Failure {
+    fn from(error: BaseError) -> Self {
+        match error {
+            BaseError::Source(error) => error.into(),
+            BaseError::Layer { on, source } => {
+                let limit = matches!(source, TarError::Limit { .. });
+                let kind = if limit { Kind::NoSpace } else { Kind::Corrupt };
+                Self::new(kind, "read layer", on, &source).at(Some(source.offset()))
+            }
+            BaseError::Make(error) => Self::delta(Path::new("base file"))(error),
+        }
     }
 }
 

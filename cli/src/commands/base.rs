@@ -16,7 +16,7 @@ use di3fs_snapshotter::client::ContentBlobs;
 use dimg::Digest;
 use dimg::format::Parent;
 
-use super::build::{self, LevelChoice};
+use super::build;
 use super::node::Node;
 use crate::config::Config;
 use crate::failure::Failure;
@@ -63,14 +63,10 @@ pub(super) fn write(
     let image = opener.read(open)?;
     let mut named = Named::new(config)?;
     let path = named.pending.path().to_owned();
-    let make = build::Make {
-        level: LevelChoice::Fast.level(),
-        codec: dimg::build::Codec::Store,
-        memory_bytes: 1 << 30,
-        name: name.to_owned(),
-        dir: config.tmpdir.clone(),
-    };
-    build::make(None, &image, make, (&mut named.file, &path), opener)?;
+    let how = (opener.threads, config.tmpdir.clone());
+    let mut told = build::Told(opener.progress);
+    d4c_image::base::write(open, &image.side(), name.to_owned(), how, &mut told, &mut named.file)
+        .map_err(Failure::delta(&path))?;
     Ok(named)
 }
 

@@ -5,7 +5,6 @@
 //! digests.
 
 pub(crate) mod chain;
-mod contents;
 mod layout;
 mod made;
 mod verify;
@@ -16,10 +15,10 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use d4c_image::base::read_layer;
 use d4c_image::platform::Platform;
 use d4c_image::registry::RegistryOptions;
 use d4c_image::source::{OpenImage, Options, RemoteImage, Source};
-use d4c_image::tar::{self, ParseOptions};
 use d4c_sys::Map;
 use di3fs_snapshotter::client::{Containerd, ContentBlobs};
 use dimg::Digest;
@@ -33,7 +32,6 @@ use crate::failure::{Failure, Kind};
 use crate::files::InFile;
 use crate::progress::{Progress, Unit};
 use crate::units::parse_threads;
-use contents::LayerContents;
 pub(crate) use layout::{Place, write_kept, write_layout};
 
 /// Options of every command that opens images.
@@ -235,16 +233,10 @@ impl<'a> Opener<'a> {
             verified: HashSet::new(),
         };
         for number in 0..count {
-            let layer = open.layer(number)?;
-            // The source has compared the tar with the diff ID.
-            let parse = ParseOptions { threads: self.threads, diff_id: false, ..ParseOptions::default() };
-            let on = format!("layer {number} of {}", image.name);
-            let mut parsed = tar::parse(&layer, &parse).map_err(Failure::tar(on))?;
-            let index = Arc::new(std::mem::take(&mut parsed.index));
-            let bytes = layer.bytes().clone();
-            image.verified.insert(layer.diff_id());
-            image.layers.push(SideLayer { diff_id: layer.diff_id(), tar_bytes: bytes.len() as u64, index });
-            image.contents.push(Arc::new(LayerContents::new(bytes, parsed, self.tmpdir)));
+            let read = read_layer(open, number, self.threads, self.tmpdir)?;
+            image.verified.insert(read.layer.diff_id);
+            image.layers.push(read.layer);
+            image.contents.push(read.contents);
             self.progress.add(1);
         }
         Ok(image)

@@ -183,16 +183,23 @@ impl Answers {
             .iter()
             .map(|&manifest| Present { manifest, chain_id: None, missing_bytes: 0, packed_bytes: 0 })
             .collect();
-        let choice = delta::plan(asked.want, limit, &present, &Weights::default(), |target| {
-            let of_target = files.iter().map(|(file, _)| file).filter(|file| file.target == target);
-            let mut all: Vec<Published> = of_target.cloned().collect();
-            if let Some(repository) = repository {
-                all.extend(delta::list(repository, target)?);
-            }
-            // A base file is no delta.
-            all.retain(|delta| delta.source.is_some());
-            Ok(all)
-        })?;
+        let choice = delta::plan(
+            asked.want,
+            limit,
+            &present,
+            &Weights::default(),
+            |_| None,
+            |target| {
+                let of_target = files.iter().map(|(file, _)| file).filter(|file| file.target == target);
+                let mut all: Vec<Published> = of_target.cloned().collect();
+                if let Some(repository) = repository {
+                    all.extend(delta::list(repository, target)?);
+                }
+                // A base file is no delta.
+                all.retain(|delta| delta.source.is_some());
+                Ok(all)
+            },
+        )?;
         let Choice::Deltas { deltas, .. } = choice else {
             return Err(Refusal::None(format!("no deltas lead to {}", asked.want)));
         };

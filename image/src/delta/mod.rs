@@ -17,6 +17,7 @@ use std::fs::File;
 
 use d4c_sys::Map;
 use dimg::Digest;
+use dimg::content::Bytes;
 use dimg::format::{Cdimg, VERSION};
 
 pub use artifact::{ARTIFACT_TYPE, LAYER_TYPE, annotation};
@@ -192,7 +193,8 @@ pub fn require(repository: &Repository, target: Digest) -> Result<(), SourceErro
     Err(SourceError::NotFound { what: PUBLISH, on: repository.name().to_owned(), why })
 }
 
-/// Downloads `delta` into `file`, which is empty, and verifies it. That the cdimg makes what it should is for the caller to see.
+/// Downloads `delta` into `file`, which is empty, and verifies it: its digest, and that it starts from and leads to what it is listed for.
+/// Whether it makes that is seen when it is applied.
 ///
 /// # Errors
 /// It is gone, or not what it should be.
@@ -225,6 +227,14 @@ pub fn fetch(
             expected,
             actual,
         });
+    }
+    let cdimg = Cdimg::open(Bytes::new(map))
+        .map_err(|error| SourceError::corrupt(FETCH, on(), format!("is no cdimg: {error}")))?;
+    if cdimg.dimg().target().manifest != delta.target {
+        return Err(SourceError::corrupt(FETCH, on(), "makes another image than it is listed for"));
+    }
+    if cdimg.dimg().parent().map(|parent| parent.manifest) != delta.source.map(|source| source.manifest) {
+        return Err(SourceError::corrupt(FETCH, on(), "starts from another image than it is listed with"));
     }
     Ok(file)
 }

@@ -1,7 +1,8 @@
 //! The deltas that lead most cheaply from what a node has to an image.
 //!
 //! Lists are asked for backwards, from the image over the sources of its deltas, those in reach by the fewest bytes first; not beyond an
-//! image that is on the node, nor where the deltas together cost more than pulling. The choice itself is [`dimg::path::cheapest`]'s.
+//! image that is on the node, nor where the deltas together cost more than pulling. What the node has may also be looked at only once a
+//! delta starts from it. The choice itself is [`dimg::path::cheapest`]'s.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap, HashMap};
@@ -10,7 +11,7 @@ use std::fmt;
 use dimg::Digest;
 use dimg::path::{Edge, Present as Start, Weights, cheapest};
 
-use super::Published;
+use super::{Published, SourceImage};
 use crate::error::SourceError;
 
 /// Images whose lists are asked for.
@@ -80,8 +81,8 @@ impl fmt::Display for Why {
     }
 }
 
-/// Chooses how the image `target`, whose layers cost `pull_bytes` to pull, gets onto a node that has `present`. `list` gives the deltas
-/// that make an image.
+/// Chooses how the image `target`, whose layers cost `pull_bytes` to pull, gets onto a node that has `present`, and what `look` finds of
+/// the images that deltas start from: for a node whose images cannot be listed. `list` gives the deltas that make an image.
 ///
 /// # Errors
 /// Those of `list`.
@@ -90,12 +91,13 @@ pub fn plan(
     pull_bytes: u64,
     present: &[Present],
     weights: &Weights,
+    mut look: impl FnMut(&SourceImage) -> Option<Present>,
     mut list: impl FnMut(Digest) -> Result<Vec<Published>, SourceError>,
 ) -> Result<Choice, SourceError> {
     // What is at hand comes last, and counts.
     let mut sorted: Vec<&Present> = present.iter().collect();
     sorted.sort_by_key(|image| Reverse(image.packed_bytes));
-    let mut starts: HashMap<Digest, &Present> = sorted.iter().map(|&image| (image.manifest, image)).collect();
+    let mut starts: HashMap<Digest, Present> = sorted.iter().map(|&image| (image.manifest, *image)).collect();
     if starts.get(&target).is_some_and(|image| image.packed_bytes == 0) {
         return Ok(Choice::Present);
     }
@@ -112,8 +114,11 @@ pub fn plan(
         }
         for delta in list(image)? {
             if let Some(source) = delta.source {
-                if let Some(&image) = by_chain.get(&source.chain_id) {
-                    starts.entry(source.manifest).or_insert(image);
+                if !starts.contains_key(&source.manifest)
+                    && let Some(image) =
+                        by_chain.get(&source.chain_id).map(|&image| *image).or_else(|| look(&source))
+                {
+                    starts.insert(source.manifest, image);
                 }
                 let bytes = delta.bytes.saturating_add(bytes);
                 if !starts.contains_key(&source.manifest) && bytes < pull_bytes {
@@ -137,7 +142,7 @@ pub fn plan(
     let mut at_hand = Vec::new();
     // An image that is to be unpacked is one that costs nothing to fetch.
     let mut packed = Vec::new();
-    for (&image, &there) in &starts {
+    for (&image, there) in &starts {
         if there.packed_bytes == 0 {
             at_hand.push(Start { image, missing_bytes: there.missing_bytes });
         } else {
@@ -183,7 +188,6 @@ pub fn plan(
 
 #[cfg(test)]
 mod tests {
-    use super::super::SourceImage;
     use super::*;
 
     const BYTES: Weights = Weights { fetch: 1, apply: 0, step: 0 };
@@ -211,10 +215,17 @@ mod tests {
     /// The choice for image 3, and the images whose deltas were asked for.
     fn choose(pull_bytes: u64, present: &[Present], deltas: &[Published]) -> (Choice, Vec<Digest>) {
         let mut asked = Vec::new();
-        let choice = plan(image(3), pull_bytes, present, &BYTES, |target| {
-            asked.push(target);
-            Ok(deltas.iter().filter(|delta| delta.target == target).cloned().collect())
-        });
+        let choice = plan(
+            image(3),
+            pull_bytes,
+            present,
+            &BYTES,
+            |_| None,
+            |target| {
+                asked.push(target);
+                Ok(deltas.iter().filter(|delta| delta.target == target).cloned().collect())
+            },
+        );
         (choice.unwrap(), asked)
     }
 
@@ -280,10 +291,28 @@ mod tests {
         // Whether its time is worth it is a matter of weights.
         let weigh = |apply| {
             let weights = Weights { fetch: 1, apply, step: 0 };
-            plan(image(3), 100, &[packed, there(2)], &weights, |_| Ok(deltas.to_vec())).unwrap()
+            plan(image(3), 100, &[packed, there(2)], &weights, |_| None, |_| Ok(deltas.to_vec())).unwrap()
         };
         assert_eq!((weigh(0), weigh(1)), (unpacked(Some(0)), by(&deltas[1..])));
         assert_eq!(choose(100, &[Present { packed_bytes: 9, ..there(3) }], &[]).0, unpacked(None));
+    }
+
+    #[test]
+    fn what_is_looked_at_is_a_start() {
+        let deltas = [delta(Some(1), 2, 10), delta(Some(2), 3, 10)];
+        let found = Present { packed_bytes: 50, ..there(1) };
+        let (mut looked, mut asked) = (Vec::new(), Vec::new());
+        let look = |source: &SourceImage| {
+            looked.push(source.manifest);
+            (source.manifest == image(1)).then_some(found)
+        };
+        let choice = plan(image(3), 100, &[], &BYTES, look, |target| {
+            asked.push(target);
+            Ok(deltas.iter().filter(|delta| delta.target == target).cloned().collect())
+        });
+        let wanted = Choice::Deltas { unpack: Some(image(1)), deltas: deltas.to_vec() };
+        assert_eq!(choice.unwrap(), wanted);
+        assert_eq!((looked, asked), (vec![image(2), image(1)], vec![image(3), image(2)]));
     }
 
     #[test]
