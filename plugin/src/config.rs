@@ -6,12 +6,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
+use d4c_image::registry::RegistryOptions;
 use serde::Deserialize;
 
 use crate::error::{Error, Result};
 use crate::mounts::check_root;
 
 const DEFAULT_CONFIG: &str = "/etc/di3fs/config.toml";
+const DEFAULT_CONTENT: &str = "/var/lib/containerd/io.containerd.content.v1.content";
 
 /// containerd snapshotter of delta images
 #[derive(Clone, Debug, Default, Parser)]
@@ -111,12 +113,69 @@ struct File {
     log_level: Option<String>,
     trusted_keys: Vec<PathBuf>,
     overlay: OverlayTable,
+    pull: Option<PullTable>,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct OverlayTable {
     redirect_dir: bool,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct PullTable {
+    deadline: Option<u32>,
+    content: Option<PathBuf>,
+    auth_file: Option<PathBuf>,
+    hosts_dirs: Option<Vec<PathBuf>>,
+    insecure: bool,
+}
+
+impl PullSettings {
+    fn of(table: PullTable, trusted_keys: Vec<PathBuf>) -> Self {
+        let content = table.content.unwrap_or_else(|| PathBuf::from(DEFAULT_CONTENT));
+        Self {
+            deadline: Duration::from_secs(table.deadline.unwrap_or(10).into()),
+            content,
+            auth_file: table.auth_file,
+            hosts_dirs: table.hosts_dirs,
+            insecure: table.insecure,
+            trusted_keys,
+        }
+    }
+}
+
+/// How deltas are looked for within ordinary pulls (`pull`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PullSettings {
+    /// How long a pull waits for them.
+    pub deadline: Duration,
+    /// Directory of containerd's content store.
+    pub content: PathBuf,
+    /// File with credentials of registries; those of podman and docker when not set.
+    pub auth_file: Option<PathBuf>,
+    /// Directories with `hosts.toml` and certificates; containerd's and docker's when not set.
+    pub hosts_dirs: Option<Vec<PathBuf>>,
+    /// Plain HTTP to other machines, and any certificate.
+    pub insecure: bool,
+    /// Public keys one of which has to have signed a delta; none: they need not be signed.
+    pub trusted_keys: Vec<PathBuf>,
+}
+
+impl PullSettings {
+    /// How registries are reached.
+    pub(crate) fn registry(&self) -> RegistryOptions {
+        let mut options = RegistryOptions {
+            insecure: self.insecure,
+            auth_file: self.auth_file.clone(),
+            ..RegistryOptions::default()
+        };
+        if let Some(dirs) = &self.hosts_dirs {
+            options.hosts_dirs.clone_from(dirs);
+        }
+        options
+    }
 }
 
 /// The configuration in force.
@@ -142,6 +201,8 @@ pub struct Config {
     pub log_level: String,
     /// Mount with `redirect_dir=on`.
     pub redirect_dir: bool,
+    /// Look for deltas within ordinary pulls; none: do not.
+    pub pull: Option<PullSettings>,
 }
 
 impl Config {
@@ -165,6 +226,7 @@ impl Config {
             containerd: or(flags.containerd, file.containerd, "/run/containerd/containerd.sock"),
             log_level: flags.log_level.or(file.log_level).unwrap_or_else(|| "info".to_owned()),
             redirect_dir: file.overlay.redirect_dir,
+            pull: file.pull.map(|table| PullSettings::of(table, file.trusted_keys)),
         };
         check_root(&config.root)?;
         if config.address == config.control {
@@ -180,7 +242,7 @@ impl Config {
     }
 }
 
-/// The public keys that deltas from registries must be signed with, as the file says; it is the command line that fetches them.
+/// The public keys that deltas from registries must be signed with, as the file says; for the command line; the plugin has them with its other settings.
 ///
 /// # Errors
 /// `Config` for a file that cannot be read or understood.
@@ -232,6 +294,22 @@ mod tests {
         let quiet = load("prefetch = false", Flags::default()).unwrap();
         assert_eq!((quiet.finish_after(), config.finish_after()), (None, Some(Duration::from_secs(2))));
         assert_eq!(load("route = \"erofs\"\nfinish_after = 9", flags).unwrap().route, Route::FusePassthrough);
+    }
+
+    #[test]
+    fn deltas_are_looked_for_where_the_table_is() {
+        assert_eq!(load("", Flags::default()).unwrap().pull, None);
+        let pull = |text| load(text, Flags::default()).unwrap().pull.unwrap();
+        let default = pull("[pull]");
+        assert_eq!(
+            (default.deadline, &*default.content),
+            (Duration::from_secs(10), Path::new(DEFAULT_CONTENT))
+        );
+        assert_eq!(default.registry().hosts_dirs, RegistryOptions::default().hosts_dirs);
+        let other = pull("[pull]\ndeadline = 3\nhosts_dirs = [\"/h\"]\nauth_file = \"/a\"\ninsecure = true");
+        let registry = other.registry();
+        assert_eq!((other.deadline, registry.insecure), (Duration::from_secs(3), true));
+        assert_eq!((registry.hosts_dirs, registry.auth_file), (vec!["/h".into()], Some("/a".into())));
     }
 
     #[test]

@@ -14,6 +14,7 @@ pub mod holder;
 pub mod import;
 pub mod mounts;
 mod notify;
+pub mod pull;
 mod run;
 pub mod server;
 pub mod service;

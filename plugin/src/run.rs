@@ -18,10 +18,11 @@ use crate::holder::Holder;
 use crate::import::{Finisher, Importer, Sweeper};
 use crate::mounts::OverlayOptions;
 use crate::notify::notify;
+use crate::pull::Puller;
 use crate::server::{Socket, serve};
 use crate::service::Service;
 use crate::serving::{LowerProvider, Serving};
-use crate::snapshotter::{Hooks, Snapshotter};
+use crate::snapshotter::{Hooks, LayerProvider, Snapshotter};
 use crate::store::Store;
 
 /// Runs the plugin. Call it on the main thread, before any other is started. Returns after SIGTERM or SIGINT.
@@ -57,14 +58,23 @@ async fn serve_all(config: &Config) -> Result<()> {
         swept.1.sweep();
     };
     let finisher = Finisher::start(importer.clone(), config.finish_after(), move || finished.sweep())?;
+    let puller = match config.pull.clone() {
+        Some(settings) => Some(Puller::open(importer.clone(), store.clone(), settings)?),
+        None => None,
+    };
     let hooks = Arc::new(Told {
         sweeper: Sweeper::start(sweep)?,
         importer: importer.clone(),
+        puller: puller.clone(),
         events: Events::start(&config.containerd),
     });
     let overlay = OverlayOptions::probe(config.redirect_dir);
     let lower: Arc<dyn LowerProvider> = serving.clone();
-    let snapshotter = Arc::new(Snapshotter::new(store.clone(), store, lower, hooks, overlay));
+    let layers: Arc<dyn LayerProvider> = match &puller {
+        Some(puller) => Arc::new(puller.clone()),
+        None => store.clone(),
+    };
+    let snapshotter = Arc::new(Snapshotter::new(store, layers, lower, hooks, overlay));
     let mut terminate = signal(SignalKind::terminate()).map_err(Error::io("catch signal", "SIGTERM"))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(Error::io("catch signal", "SIGINT"))?;
     let stop = async move {
@@ -73,6 +83,9 @@ async fn serve_all(config: &Config) -> Result<()> {
             _ = interrupt.recv() => {}
         }
         notify("STOPPING=1");
+        if let Some(puller) = puller {
+            puller.close();
+        }
     };
     let socket = Socket::bind(&config.address)?;
     let control = start_control(&config.control, importer, route).await?;
@@ -131,6 +144,7 @@ fn log_to_stderr(level: &str) -> Result<()> {
 /// Tells the importer and, by an event, containerd's other clients.
 struct Told {
     importer: Arc<Importer>,
+    puller: Option<Arc<Puller>>,
     sweeper: Sweeper,
     events: Events,
 }
@@ -139,6 +153,9 @@ impl Hooks for Told {
     fn adopted(&self, chain_id: &str, key: &str, name: &str) {
         if let Err(e) = self.importer.adopted(chain_id) {
             tracing::warn!(chain_id, error = %e, "cannot note that a layer is in use");
+        }
+        if self.puller.as_ref().is_some_and(|puller| puller.adopted(chain_id)) {
+            self.sweeper.wake();
         }
         let event = SnapshotCommit {
             key: key.to_owned(),

@@ -10,6 +10,12 @@ pub type Labels = BTreeMap<String, String>;
 
 /// The chain ID that a Prepare is for: if we have that layer, we commit it ourselves and answer AlreadyExists.
 pub const LABEL_SNAPSHOT_REF: &str = "containerd.io/snapshot.ref";
+/// The name of the image that is being pulled.
+pub const LABEL_IMAGE_REF: &str = "containerd.io/snapshot/cri.image-ref";
+/// The digest of its manifest.
+pub const LABEL_MANIFEST_DIGEST: &str = "containerd.io/snapshot/cri.manifest-digest";
+/// The digest of the layer's blob.
+pub const LABEL_LAYER_DIGEST: &str = "containerd.io/snapshot/cri.layer-digest";
 
 /// The state of a snapshot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -28,7 +28,7 @@ pub struct ReadyLayer {
 
 /// Says which layers need no unpacking by containerd.
 pub trait LayerProvider: Send + Sync {
-    /// Looks for the layer of a chain ID. containerd waits with a lock held: never download or build here.
+    /// Looks for the layer of a chain ID. containerd waits with a lock held: never download or build here, nor wait without a bound.
     ///
     /// # Errors
     /// The Prepare goes on as if there were no such layer.

@@ -360,11 +360,32 @@ impl Importer {
         Ok(written)
     }
 
-    /// Ends a hold of [`Importer::import`].
+    /// Ends a hold of [`Importer::import`], and sweeps.
     pub fn release(&self, image: Digest) {
-        self.holds.release(image);
+        self.unhold(image);
         // A sweep may have passed it by.
         self.sweep_unused();
+    }
+
+    /// Ends a hold of [`Importer::import`]; a later sweep sees it.
+    pub fn unhold(&self, image: Digest) {
+        self.holds.release(image);
+    }
+
+    /// Lets a sweep forget an image that containerd never had, too, once nothing holds it.
+    ///
+    /// # Errors
+    /// It cannot be marked.
+    pub fn set_forgettable(&self, image: Digest) -> Result<()> {
+        self.records.set_used(image)
+    }
+
+    /// The images known, by digest, and the chain IDs of their layers, the lowest first.
+    ///
+    /// # Errors
+    /// A record cannot be read.
+    pub fn chains(&self) -> Result<Vec<(Digest, Vec<Digest>)>> {
+        self.records.list()?.into_iter().map(|digest| Ok((digest, self.chain(digest)?))).collect()
     }
 
     /// The images known, by digest.
@@ -457,6 +478,14 @@ impl Importer {
             Ok((0, _)) => {}
             Ok((images, _)) => tracing::info!(images, "forgot images that containerd has no more"),
             Err(e) => tracing::warn!(error = %e, "cannot forget images"),
+        }
+    }
+
+    /// Removes objects that a failed import left, unless another one runs.
+    pub fn sweep_objects(&self) {
+        let Ok(_turn) = self.turn.try_lock() else { return };
+        if let Err(error) = self.remove_unneeded() {
+            tracing::warn!(%error, "cannot remove what a failed import left");
         }
     }
 

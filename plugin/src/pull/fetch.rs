@@ -1,0 +1,235 @@
+//! One image: from what the node has to its layers, by deltas of the registry.
+
+use std::num::NonZeroUsize;
+use std::path::Path;
+use std::sync::Arc;
+
+use d4c_image::base::{self, BaseError, read_layer};
+use d4c_image::delta::{self, Choice, Present, Published, SourceImage, TrustedKey, Why};
+use d4c_image::error::SourceError;
+use d4c_image::source::{OpenImage, Options, Reference, RemoteImage, Source};
+use dimg::Digest;
+use dimg::build::Side;
+use dimg::content::ContentSource;
+use dimg::path::Weights;
+use tempfile::NamedTempFile;
+
+use super::Asked;
+use super::content::ContentDir;
+use crate::config::PullSettings;
+use crate::error::{Error, Result};
+use crate::import::{ImportError, Importer, What};
+
+/// Why there is no image.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Failed {
+    #[error("{0}")]
+    Why(Why),
+    #[error("{0}")]
+    None(&'static str),
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    #[error(transparent)]
+    Base(#[from] BaseError),
+    #[error(transparent)]
+    Import(#[from] ImportError),
+    #[error(transparent)]
+    Plugin(#[from] Error),
+}
+
+impl Failed {
+    /// Whether nothing went wrong: there is no delta to use.
+    pub(super) fn is_ordinary(&self) -> bool {
+        matches!(self, Self::Why(_) | Self::None(_))
+    }
+}
+
+/// What an image came by.
+#[derive(Debug)]
+pub(super) struct Got {
+    /// Chain ID of its topmost layer.
+    pub(super) top: Option<Digest>,
+    pub(super) deltas: usize,
+    /// Bytes received from the registry.
+    pub(super) fetched_bytes: u64,
+    /// Bytes of the layers that containerd would have pulled.
+    pub(super) pull_bytes: u64,
+}
+
+/// An image on its way.
+pub(super) struct Fetch<'a> {
+    importer: &'a Importer,
+    asked: &'a Asked,
+    dir: &'a Path,
+    settings: &'a PullSettings,
+    content: ContentDir,
+    options: Options,
+    threads: NonZeroUsize,
+    /// Images held in the importer.
+    held: &'a mut Vec<Digest>,
+}
+
+impl<'a> Fetch<'a> {
+    pub(super) fn new(
+        importer: &'a Importer,
+        settings: &'a PullSettings,
+        dir: &'a Path,
+        asked: &'a Asked,
+        held: &'a mut Vec<Digest>,
+    ) -> Self {
+        let content = ContentDir::new(&settings.content);
+        let options = Options {
+            temp_dir: Some(dir.to_owned()),
+            registry: settings.registry(),
+            containerd: Some(Arc::new(content.clone())),
+            ..Options::default()
+        };
+        let threads = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+        Self { importer, asked, dir, settings, content, options, threads, held }
+    }
+
+    /// Makes the image. Where it is not wanted any more when all is fetched, only as a base, which a later pull makes layers of.
+    ///
+    /// # Errors
+    /// No delta leads there, or something failed on the way.
+    pub(super) fn run(&mut self, is_wanted: &dyn Fn() -> bool) -> Result<Got, Failed> {
+        let target = self.asked.manifest;
+        let here = self.importer.chains()?;
+        if here.iter().any(|(manifest, _)| *manifest == target) {
+            let top = self.restore()?;
+            return Ok(Got { top, deltas: 0, fetched_bytes: 0, pull_bytes: 0 });
+        }
+        let image = RemoteImage::resolve(&self.reference()?, &self.options)?;
+        let pull_bytes = self.pull_bytes(&image);
+        if pull_bytes == 0 {
+            return Err(Failed::None("containerd has the layers"));
+        }
+        let present: Vec<Present> = here
+            .into_iter()
+            .map(|(manifest, chain_ids)| Present {
+                manifest,
+                chain_id: chain_ids.last().copied(),
+                missing_bytes: 0,
+                packed_bytes: 0,
+            })
+            .collect();
+        let repository = image.repository();
+        let list = |target| delta::list(repository, target);
+        let look = |source: &SourceImage| self.look(source);
+        let choice = delta::plan(target, pull_bytes, &present, &Weights::default(), look, list)?;
+        let (unpack, deltas) = match choice {
+            Choice::Deltas { unpack, deltas } => (unpack, deltas),
+            Choice::Present => (None, Vec::new()),
+            Choice::Pull(why) => return Err(Failed::Why(why)),
+        };
+        if let Some(manifest) = unpack {
+            self.take_over(manifest)?;
+        }
+        let top = self.by_deltas(&image, &deltas, is_wanted)?;
+        let fetched_bytes = repository.received_bytes();
+        Ok(Got { top, deltas: deltas.len(), fetched_bytes, pull_bytes })
+    }
+
+    /// The image by its digest: its tag may have moved since containerd looked.
+    fn reference(&self) -> Result<Reference, Failed> {
+        let Source::Registry(named) = Source::parse(&format!("docker://{}", self.asked.image))? else {
+            return Err(Failed::None("not a name of an image in a registry"));
+        };
+        Ok(named.clone_with_digest(self.asked.manifest.to_string()))
+    }
+
+    /// Bytes that containerd would fetch: of the layer asked for and those above it, what its content store lacks.
+    fn pull_bytes(&self, image: &RemoteImage) -> u64 {
+        let layers = &image.manifest().layers;
+        let at = |wanted| layers.iter().position(|layer| layer.digest == wanted);
+        let first = self.asked.layer.and_then(at).unwrap_or(0);
+        let missing = layers.iter().skip(first).filter(|layer| self.content.size(&layer.digest).is_none());
+        missing.fold(0, |sum, layer| sum.saturating_add(layer.size))
+    }
+
+    /// An image that containerd pulled itself, all its layers' blobs included.
+    fn look(&self, source: &SourceImage) -> Option<Present> {
+        let open = self.open(source.manifest).ok()?;
+        let is_there =
+            |layer: &d4c_image::source::Layer| self.content.size(&layer.digest) == Some(layer.size);
+        let bytes = open.layers().iter().fold(0u64, |sum, layer| sum.saturating_add(layer.size));
+        open.layers().iter().all(is_there).then_some(Present {
+            manifest: source.manifest,
+            chain_id: Some(source.chain_id),
+            missing_bytes: 0,
+            packed_bytes: bytes.max(1),
+        })
+    }
+
+    fn open(&self, manifest: Digest) -> Result<OpenImage, SourceError> {
+        Source::Containerd(manifest.to_string()).open(&self.options)
+    }
+
+    /// Makes a base of an image in containerd's content store.
+    fn take_over(&mut self, manifest: Digest) -> Result<(), Failed> {
+        let open = self.open(manifest)?;
+        let (mut layers, mut contents) = (Vec::new(), Vec::<Arc<dyn ContentSource>>::new());
+        for number in 0..open.layers().len() {
+            let read = read_layer(&open, number, self.threads, self.dir)?;
+            layers.push(read.layer);
+            contents.push(read.contents);
+        }
+        let side = Side { manifest, config: open.config_digest(), layers: &layers, contents: &contents };
+        let file = self.file()?;
+        let mut handle = file.as_file().try_clone().map_err(Error::io("open file", file.path()))?;
+        let how = (self.threads, self.dir.to_owned());
+        base::write(&open, &side, String::new(), how, &mut (), &mut handle).map_err(BaseError::from)?;
+        self.import(file.path(), What::Base, false)?;
+        tracing::info!(%manifest, "took over an image that containerd pulled");
+        Ok(())
+    }
+
+    /// Fetches and imports deltas, each after the one that it starts from; the chain ID of the last layer.
+    fn by_deltas(
+        &mut self,
+        image: &RemoteImage,
+        deltas: &[Published],
+        is_wanted: &dyn Fn() -> bool,
+    ) -> Result<Option<Digest>, Failed> {
+        let keys = self.settings.trusted_keys.iter().map(|path| TrustedKey::read(path));
+        let keys = keys.collect::<Result<Vec<_>, _>>()?;
+        let mut top = None;
+        let mut whole = false;
+        for (number, published) in deltas.iter().enumerate() {
+            if !keys.is_empty() {
+                delta::verify(image.repository(), published.manifest, &keys)?;
+            }
+            let file = self.file()?;
+            let handle = file.as_file().try_clone().map_err(Error::io("open file", file.path()))?;
+            delta::fetch(image.repository(), published, handle, None)?;
+            let last = number + 1 == deltas.len();
+            whole = last && is_wanted();
+            let what = if whole { What::Image } else { What::Base };
+            top = self.import(file.path(), what, last && !whole)?;
+        }
+        // Asked for again while it was made as a base.
+        if whole || !is_wanted() { Ok(top) } else { self.restore() }
+    }
+
+    fn file(&self) -> Result<NamedTempFile> {
+        NamedTempFile::new_in(self.dir).map_err(Error::io("make temporary file", self.dir))
+    }
+
+    /// Imports a file. Unless it is to be kept, it is forgotten once it is not held any more and containerd has not taken it.
+    fn import(&mut self, path: &Path, what: What, keep: bool) -> Result<Option<Digest>, Failed> {
+        let known = self.importer.chains()?;
+        let done = self.importer.import(path, what)?;
+        let manifest = done.image.digest;
+        self.held.push(manifest);
+        if !keep && !known.iter().any(|(digest, _)| *digest == manifest) {
+            self.importer.set_forgettable(manifest)?;
+        }
+        Ok(done.chain_ids.last().copied())
+    }
+
+    fn restore(&mut self) -> Result<Option<Digest>, Failed> {
+        let done = self.importer.restore(self.asked.manifest)?;
+        self.held.push(done.image.digest);
+        Ok(done.chain_ids.last().copied())
+    }
+}
