@@ -13,7 +13,8 @@ prepare() {
     # As the user: root's PATH has no Go.
     "${as_root[@]}" install -d -m 0777 "$CACHE"
     hack/containerd2.sh >/dev/null
-    hack/registry.sh >/dev/null
+    hack/gotool.sh registry >/dev/null
+    hack/gotool.sh cri >/dev/null
 }
 
 # What a test must not leave: mounts, loop devices, network namespaces, processes of ours.

@@ -10,11 +10,14 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::mount::{MntFlags, umount2};
 use nix::unistd::Pid;
 
-use crate::images::cache;
+use crate::images::{cache, script};
 use crate::leftovers;
 use crate::program::{Output, built, repository};
 use crate::sandbox::{Daemon, Sandbox, wait_for};
 use crate::snapshotter::Snapshotter;
+
+/// The image of pod sandboxes, in namespace `k8s.io`.
+pub const PAUSE: &str = "example.com/pause:1";
 
 /// Which containerd.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -52,6 +55,8 @@ impl Version {
 /// A running containerd with di3fs as proxy plugin. Its containers' names begin with the sandbox's.
 pub struct Containerd<'a> {
     sandbox: &'a Sandbox,
+    version: Version,
+    cri: bool,
     folder: Option<PathBuf>,
     daemon: Option<Daemon>,
 }
@@ -62,7 +67,19 @@ impl<'a> Containerd<'a> {
     /// # Errors
     /// Fails when it is not installed or does not listen.
     pub fn start(sandbox: &'a Sandbox, version: Version) -> Result<Self> {
-        let mut started = Self { sandbox, folder: version.folder()?, daemon: None };
+        Self::start_as(sandbox, version, false)
+    }
+
+    /// As [`Containerd::start`], with the CRI, whose images go into di3fs and whose sandboxes run [`PAUSE`].
+    ///
+    /// # Errors
+    /// As for [`Containerd::start`].
+    pub fn start_with_cri(sandbox: &'a Sandbox, version: Version) -> Result<Self> {
+        Self::start_as(sandbox, version, true)
+    }
+
+    fn start_as(sandbox: &'a Sandbox, version: Version, cri: bool) -> Result<Self> {
+        let mut started = Self { sandbox, version, cri, folder: version.folder()?, daemon: None };
         started.begin()?;
         Ok(started)
     }
@@ -75,6 +92,11 @@ impl<'a> Containerd<'a> {
     /// Its root: content, metadata, its own snapshotters.
     pub fn root(&self) -> PathBuf {
         self.sandbox.path("containerd")
+    }
+
+    /// Its content store.
+    pub fn content(sandbox: &Sandbox) -> PathBuf {
+        sandbox.path("containerd/io.containerd.content.v1.content")
     }
 
     fn program(&self, name: &str) -> PathBuf {
@@ -95,11 +117,12 @@ impl<'a> Containerd<'a> {
     fn begin(&mut self) -> Result<()> {
         let config = self.sandbox.path("containerd.toml");
         let (root, state) = (self.root(), self.sandbox.path("state"));
+        let (cri_plugins, cri_config) = self.cri();
         let text = format!(
             r#"version = 2
 root = "{root}"
 state = "{state}"
-disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime", "io.containerd.internal.v1.opt",
+disabled_plugins = [{cri_plugins}"io.containerd.internal.v1.opt",
     "io.containerd.nri.v1.nri", "io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.devmapper",
     "io.containerd.snapshotter.v1.zfs", "io.containerd.snapshotter.v1.aufs", "io.containerd.snapshotter.v1.erofs",
     "io.containerd.internal.v1.tracing", "io.containerd.tracing.processor.v1.otlp"]
@@ -115,13 +138,20 @@ schedule_delay = "0ms"
 [proxy_plugins.di3fs]
 type = "snapshot"
 address = "{di3fs}"
+{exports}
 [plugins."io.containerd.transfer.v1.local"]
 unpack_config = [{{ platform = "linux", snapshotter = "overlayfs" }}, {{ platform = "linux", snapshotter = "di3fs" }}]
+{cri_config}
 "#,
             root = root.display(),
             state = state.display(),
             socket = self.socket().display(),
             di3fs = Snapshotter::socket(self.sandbox).display(),
+            exports = match self.version {
+                Version::System => "",
+                Version::Two =>
+                    "[proxy_plugins.di3fs.exports]\nenable_remote_snapshot_annotations = \"true\"",
+            },
         );
         fs::write(&config, text)?;
         let mut command = self.sandbox.command(self.program("containerd"));
@@ -130,6 +160,76 @@ unpack_config = [{{ platform = "linux", snapshotter = "overlayfs" }}, {{ platfor
         daemon.wait_for_socket(&self.socket())?;
         self.daemon = Some(daemon);
         wait_for("containerd to answer", || Ok(self.ctr(["version"])?.code == 0))
+    }
+
+    /// The CRI's plugins where they are disabled, and what is configured of them where they are not.
+    fn cri(&self) -> (&'static str, String) {
+        const PLUGINS: &str =
+            r#""io.containerd.grpc.v1.cri", "io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime", "#;
+        // Without capabilities over resources, as in many containers, runc could not start anything else.
+        const RESOURCES: &str = "restrict_oom_score_adj = true\ndisable_cgroup = true";
+        let hosts = self.sandbox.path("hosts");
+        let text = match self.version {
+            _ if !self.cri => return (PLUGINS, String::new()),
+            Version::System => format!(
+                r#"[plugins."io.containerd.grpc.v1.cri"]
+sandbox_image = "{PAUSE}"
+{RESOURCES}
+[plugins."io.containerd.grpc.v1.cri".containerd]
+snapshotter = "di3fs"
+disable_snapshot_annotations = false
+[plugins."io.containerd.grpc.v1.cri".registry]
+config_path = {hosts:?}
+"#
+            ),
+            Version::Two => format!(
+                r#"[plugins."io.containerd.cri.v1.images"]
+snapshotter = "di3fs"
+[plugins."io.containerd.cri.v1.images".pinned_images]
+sandbox = "{PAUSE}"
+[plugins."io.containerd.cri.v1.images".registry]
+config_path = {hosts:?}
+[plugins."io.containerd.cri.v1.runtime"]
+{RESOURCES}
+"#
+            ),
+        };
+        ("", text)
+    }
+
+    /// Has the CRI reach a registry, `host:port`, by plain HTTP.
+    ///
+    /// # Errors
+    /// Fails when its file cannot be written.
+    pub fn reach_plainly(&self, registry: &str) -> Result<()> {
+        let dir = self.sandbox.dir(&format!("hosts/{registry}"))?;
+        let text = format!(
+            "server = \"http://{registry}\"\n[host.\"http://{registry}\"]\ncapabilities = [\"pull\", \"resolve\"]\n"
+        );
+        Ok(fs::write(dir.join("hosts.toml"), text)?)
+    }
+
+    /// What the kubelet does with an image: pulls it and runs a command in a pod of it; what that wrote.
+    ///
+    /// # Errors
+    /// Fails when any of it does.
+    pub fn run_by_cri(&self, image: &str, command: &[&str]) -> Result<String> {
+        Ok(Output::of(self.by_cri(&[image])?.args(command))?.success()?.stdout)
+    }
+
+    /// Removes an image as the kubelet does.
+    ///
+    /// # Errors
+    /// Fails when the CRI refuses.
+    pub fn remove_by_cri(&self, image: &str) -> Result<()> {
+        Output::of(&mut self.by_cri(&["-remove", image])?)?.success().map(drop)
+    }
+
+    fn by_cri(&self, arguments: &[&str]) -> Result<Command> {
+        let client = Output::of(Command::new(script("gotool.sh")).arg("cri"))?.success()?;
+        let mut command = self.sandbox.command(client.stdout.trim());
+        command.arg("-address").arg(self.socket()).arg("-dir").arg(self.sandbox.dir("pod")?).args(arguments);
+        Ok(command)
     }
 
     /// Ends it with SIGTERM and starts it again; containers run on.

@@ -87,7 +87,7 @@ impl Registry {
                 command
             }
             Kind::Loose | Kind::Strict => {
-                let built = Output::of(&mut Command::new(script("registry.sh")))?.success()?;
+                let built = Output::of(Command::new(script("gotool.sh")).arg("registry"))?.success()?;
                 let mut command = sandbox.command(built.stdout.trim());
                 command.arg("-address").arg(format!("127.0.0.1:{port}")).arg("-dir").arg(&storage);
                 if kind == Kind::Strict {

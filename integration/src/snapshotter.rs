@@ -6,6 +6,7 @@ use std::process::ExitStatus;
 use anyhow::Result;
 use nix::unistd::Pid;
 
+use crate::containerd::Containerd;
 use crate::program::built;
 use crate::sandbox::{Daemon, Sandbox};
 
@@ -43,6 +44,17 @@ impl Snapshotter {
         daemon.wait_for_socket(&Self::socket(sandbox))?;
         daemon.wait_for_socket(&Self::control(sandbox))?;
         Ok(Self { daemon })
+    }
+
+    /// As [`Snapshotter::start`], of one that looks for deltas within ordinary pulls, and lets them wait for so many seconds.
+    ///
+    /// # Errors
+    /// As for [`Snapshotter::start`].
+    pub fn start_pulling(sandbox: &Sandbox, deadline: u32, arguments: &[&str]) -> Result<Self> {
+        let config = sandbox.path("di3fs.toml");
+        let content = Containerd::content(sandbox);
+        std::fs::write(&config, format!("[pull]\ndeadline = {deadline}\ncontent = {content:?}\n"))?;
+        Self::start(sandbox, &[&["--config", &config.to_string_lossy()], arguments].concat())
     }
 
     /// Its process.

@@ -248,7 +248,7 @@ mod tests {
         let steps = |step| {
             let weights = Weights { step, ..BYTES };
             let list = |target| Ok(deltas.iter().filter(|delta| delta.target == target).cloned().collect());
-            plan(image(3), 100, &[there(0)], &weights, list).unwrap()
+            plan(image(3), 100, &[there(0)], &weights, |_| None, list).unwrap()
         };
         assert_eq!((steps(20), steps(40)), (by(&deltas[..2]), by(&deltas[2..])));
     }

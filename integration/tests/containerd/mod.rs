@@ -8,3 +8,4 @@ mod registry;
 mod signed;
 mod source;
 mod status;
+mod within;

@@ -164,7 +164,7 @@ fn wrong_pushes_and_pulls_are_told_in_one_line() -> Result<()> {
 }
 
 /// Flips a bit of the delta between two images.
-fn damage(registry: &Registry, tags: [&str; 2]) -> Result<()> {
+pub(super) fn damage(registry: &Registry, tags: [&str; 2]) -> Result<()> {
     let [old, new] = tags.map(|tag| format!("docker://{}", registry.reference(&format!("app:{tag}"))));
     let there = json(d4c(with(registry, &["diff", &old, &new, "docker://"]))?)?;
     let manifest = std::fs::read(registry.blob(there["manifest"].as_str().context("no manifest")?)?)?;
