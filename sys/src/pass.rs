@@ -2,8 +2,12 @@
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixListener;
 
-use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
+use nix::sys::socket::sockopt::AcceptConn;
+use nix::sys::socket::{
+    ControlMessage, ControlMessageOwned, MsgFlags, getsockname, getsockopt, recvmsg, sendmsg,
+};
 
 /// Sends all of `bytes` by one call, and `fd` with their first one.
 ///
@@ -39,6 +43,24 @@ pub fn receive_with_fd(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<(usiz
     Ok((message.bytes, received))
 }
 
+/// A socket that listens and that this process was started with as descriptor `number`: a duplicate of it, closed on exec.
+///
+/// # Errors
+/// `EBADF`, `ENOTSOCK`; `EINVAL` when it is not of Unix or does not listen.
+pub fn inherited_listener(number: RawFd) -> io::Result<UnixListener> {
+    if number < 0 {
+        return Err(io::Error::from_raw_os_error(libc::EBADF));
+    }
+    // SAFETY: the number is not -1; it is used for no more than a duplicate, which the kernel refuses when it is not open.
+    let inherited = unsafe { BorrowedFd::borrow_raw(number) };
+    let socket = inherited.try_clone_to_owned()?;
+    getsockname::<nix::sys::socket::UnixAddr>(socket.as_raw_fd())?;
+    if !getsockopt(&socket, AcceptConn)? {
+        return Err(io::Error::from_raw_os_error(libc::EINVAL));
+    }
+    Ok(UnixListener::from(socket))
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::{Read, Seek, Write};
@@ -66,5 +88,21 @@ mod tests {
         assert!(bytes == 4 && &buffer == b"next" && fd.is_none());
         drop(ours);
         assert_eq!(receive_with_fd(&theirs, &mut buffer).unwrap().0, 0);
+    }
+
+    #[test]
+    fn only_a_socket_that_listens_is_inherited() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("socket");
+        let listener = UnixListener::bind(&path).unwrap();
+        let inherited = inherited_listener(listener.as_raw_fd()).unwrap();
+        let other = UnixStream::connect(&path).unwrap();
+        inherited.accept().unwrap();
+        let refused = |fd: RawFd| inherited_listener(fd).unwrap_err().raw_os_error();
+        assert_eq!(refused(other.as_raw_fd()), Some(libc::EINVAL));
+        let file = tempfile::tempfile().unwrap();
+        assert_eq!(refused(file.as_raw_fd()), Some(libc::ENOTSOCK));
+        assert_eq!(refused(-1), Some(libc::EBADF));
+        assert_eq!(refused(1 << 20), Some(libc::EBADF));
     }
 }

@@ -1,5 +1,5 @@
 //! File systems in user space: the whole tree ([`TreeFs`]), or the objects that a tree refers to ([`ObjectFs`]), served on
-//! `/dev/fuse` by several threads ([`Session`]).
+//! `/dev/fuse` by several threads ([`Session`]). The tree is served to virtual machines, too, by whoever speaks with them.
 //!
 //! Requests are decoded by fuse-backend-rs but for two that it cannot answer: the reply to INIT, which asks for
 //! passthrough, and OPEN on such a mount, whose reply names a file that the kernel reads without us.
@@ -15,7 +15,7 @@ use std::time::Duration;
 
 pub(crate) use objects::ObjectFs;
 pub(crate) use session::Session;
-pub(crate) use tree::TreeFs;
+pub use tree::TreeFs;
 
 /// Nothing that we serve ever changes: as long as the kernel can count.
 const FOR_EVER: Duration = Duration::from_secs(86_400 * 365);

@@ -26,9 +26,9 @@ use crate::store::StoreError;
 use crate::table::{Row, Table, device, mode, type_bits, xattrs};
 use crate::tree::{Body, Node};
 
-/// See the module's text.
+/// An image's tree as requests of the FUSE protocol see it, whatever carries them.
 #[derive(Debug)]
-pub(crate) struct TreeFs {
+pub struct TreeFs {
     table: Arc<Table>,
     contents: Arc<Contents>,
     files: Files,

@@ -25,12 +25,13 @@ use std::sync::Arc;
 use nix::mount::{MntFlags, MsFlags};
 
 use crate::checkout::{self, checkout_root};
-use crate::fuse::{ObjectFs, Session, TreeFs};
+use crate::fuse::{ObjectFs, Session};
 use crate::lazy::Contents;
 use crate::table::Table;
 use crate::tree::Tree;
 use crate::{erofs, store};
 
+pub use crate::fuse::TreeFs;
 pub use error::MountError;
 pub use lower::Lower;
 pub use probe::find_route;
@@ -45,6 +46,13 @@ pub struct Image {
     pub tree: Arc<Tree>,
     /// Its contents.
     pub contents: Arc<Contents>,
+}
+
+impl Image {
+    /// The file system that the route `fuse` serves, to be served by other means: to a virtual machine.
+    pub fn file_system(&self) -> TreeFs {
+        TreeFs::new(Arc::new(Table::new(Arc::clone(&self.tree))), Arc::clone(&self.contents))
+    }
 }
 
 /// How an image is served.
