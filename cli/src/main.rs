@@ -1,78 +1,9 @@
-//! `d4c`: delta updates for container images.
-//!
-//! Reads the command line, starts logging, calls one command and turns its failure into one line and an exit
-//! status. What commands do is in [`commands`]; what they share is in the modules beside it.
+//! `d4c`: delta updates for container images. All of it is in the library beside.
 
 #![forbid(unsafe_code)]
 
-mod args;
-mod commands;
-mod config;
-mod failure;
-mod files;
-mod image;
-mod interrupt;
-mod output;
-mod progress;
-mod report;
-mod serve;
-mod units;
-mod usage;
-
-use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::Parser;
-use tracing_subscriber::Layer;
-use tracing_subscriber::filter::{LevelFilter, Targets};
-use tracing_subscriber::layer::SubscriberExt;
-use tracing_subscriber::util::SubscriberInitExt;
-
-use config::Config;
-use failure::{Failure, Kind};
-
 fn main() -> ExitCode {
-    let arguments: Vec<OsString> = std::env::args_os().collect();
-    // Known before the arguments are: a wrong usage is reported as JSON, too.
-    let json = arguments.iter().take_while(|argument| *argument != "--").any(|argument| argument == "--json");
-    match run(arguments) {
-        Ok(()) => ExitCode::SUCCESS,
-        // Whoever read our output has enough of it.
-        Err(failure) if failure.kind == Kind::Closed => ExitCode::SUCCESS,
-        Err(failure) => {
-            if json {
-                eprintln!("{}", failure.json());
-            } else {
-                eprintln!("d4c: {failure}");
-            }
-            ExitCode::from(failure.kind.exit_code())
-        }
-    }
-}
-
-fn run(arguments: Vec<OsString>) -> Result<(), Failure> {
-    let args = match args::Args::try_parse_from(arguments) {
-        Ok(args) => args,
-        Err(error) if error.use_stderr() => return Err(usage::failure(&error)),
-        // Help and version are answers, not errors.
-        Err(error) => return error.print().map_err(output::closed_or("write help")),
-    };
-    let config = Config::new(args.global)?;
-    start_logging(&config);
-    interrupt::watch()?;
-    commands::run(args.command, &config)
-}
-
-/// Sends log lines to standard error.
-fn start_logging(config: &Config) {
-    // What a certificate is refused for is told by the command that fails with it.
-    let levels = Targets::new()
-        .with_default(config.log_level)
-        .with_target("rustls_platform_verifier", LevelFilter::OFF);
-    let lines = tracing_subscriber::fmt::layer()
-        .with_target(false)
-        .without_time()
-        .with_writer(std::io::stderr)
-        .with_filter(levels);
-    tracing_subscriber::registry().with(lines).init();
+    d4c::main()
 }

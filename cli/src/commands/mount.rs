@@ -3,24 +3,19 @@
 //! Nothing is made but what is opened. The command stays in the foreground until the image is unmounted, by a signal or
 //! by someone else; a mount that its process has left (`kill -9`) can be unmounted as any other.
 
-use std::fs::{self, File};
+use std::fs;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Instant;
 
-use di3fs::lazy::{Contents, Step};
-use di3fs::mount::{Ended, Image, Options as ServeOptions, Route, Served};
-use di3fs::store::ObjectStore;
-use di3fs::tree::Tree;
+use di3fs::mount::{Ended, Options as ServeOptions, Route, Served};
 use serde_json::json;
 
 use super::abandoned;
 use crate::config::Config;
 use crate::failure::{Failure, Kind};
-use crate::files::aside;
-use crate::image::{Delta, ImageOptions, Opener, chain};
-use crate::interrupt::{self, Pending};
+use crate::image::{Delta, ImageOptions, LazyImage, Opener};
+use crate::interrupt;
 use crate::progress::Progress;
 
 /// Options of `mount`.
@@ -69,30 +64,10 @@ pub(crate) fn run(options: Options, config: &Config) -> Result<(), Failure> {
     let progress = Progress::new(config.progress);
     let opener = Opener::new(&options.image, config, &progress)?;
     let base = options.base.as_deref().map(|base| opener.open(base)).transpose()?;
-    let images = chain::resolve(base.as_ref(), &deltas)?;
-    let (name, target) = match deltas.last() {
-        Some(last) => (last.path.display().to_string(), last.file.dimg().target().clone()),
-        None => return Err(Failure::usage("mount", "no file is given")),
-    };
-    let layers = images.last().map(|image| image.layers.clone()).unwrap_or_default();
-    let tree =
-        Tree::merge(&layers).map_err(|error| Failure::new(Kind::Corrupt, "lay out tree", &name, error))?;
-    let steps = deltas.into_iter().zip(images);
-    let steps = steps.map(|(delta, image)| Step { file: Arc::new(delta.file), recipes: image.recipes });
-    let steps = steps.collect();
-
     abandoned::sweep(&config.tmpdir);
-    let state = Pending::new(aside(&config.tmpdir.join(abandoned::NAME)));
-    fs::create_dir(state.path()).map_err(Failure::io("make directory", state.path()))?;
-    // Until the end: what is not locked may be swept.
-    let lock = File::open(state.path()).map_err(Failure::io("open directory", state.path()))?;
-    lock.lock().map_err(Failure::io("lock directory", state.path()))?;
-    let store = match &options.store {
-        Some(dir) => ObjectStore::open(dir)?,
-        None => ObjectStore::open_volatile(&state.path().join("store"))?,
-    };
-    let contents = Contents::new(Arc::new(store), steps, base.map(|base| base.contents).unwrap_or_default());
-    let image = Image { tree: Arc::new(tree), contents: Arc::new(contents) };
+    // Locked until the end: what is not may be swept.
+    let LazyImage { image, manifest, config: config_digest, state, lock: _lock } =
+        LazyImage::open(base, deltas, options.store.as_deref(), abandoned::NAME, config)?;
     let mut serve = ServeOptions { route: options.route.0, ..ServeOptions::default() };
     if let Some(threads) = options.image.threads {
         serve.threads = threads;
@@ -105,12 +80,12 @@ pub(crate) fn run(options: Options, config: &Config) -> Result<(), Failure> {
         "mounted": dir.display().to_string(),
         "route": route.name(),
         "entries": entries,
-        "manifest": target.manifest.to_string(),
-        "config": target.config.to_string(),
+        "manifest": manifest.to_string(),
+        "config": config_digest.to_string(),
         "ms": u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
         "pid": std::process::id(),
     });
-    let text = || format!("{}: {entries} entries of {}, by {route}\n", dir.display(), target.manifest);
+    let text = || format!("{}: {entries} entries of {}, by {route}\n", dir.display(), manifest);
     config.output.report(&value, text)?;
     let ended = mounted.wait(signal.as_fd())?;
     let unused = mounted.unmount()?;

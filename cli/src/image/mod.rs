@@ -1,11 +1,12 @@
 //! Images in full: layers as indexes, and a source for every content; whatever they come from.
 //!
 //! [`Opener::open`] takes a source's words. Layers of an image are mapped tars, parsed; contents are slices of them.
-//! [`chain`] goes from there to other images by deltas. Nothing is believed: layers have their diff IDs, contents their
+//! [`chain`] goes from there to other images by deltas, [`LazyImage`] without making their contents. Nothing is believed: layers have their diff IDs, contents their
 //! digests.
 
 pub(crate) mod chain;
 mod layout;
+mod lazy;
 mod made;
 mod verify;
 
@@ -33,6 +34,7 @@ use crate::files::InFile;
 use crate::progress::{Progress, Unit};
 use crate::units::parse_threads;
 pub(crate) use layout::{Place, write_kept, write_layout};
+pub(crate) use lazy::LazyImage;
 
 /// Options of every command that opens images.
 #[derive(Debug, Default, clap::Args)]

@@ -1,0 +1,9 @@
+//! `di3fs-virtiofsd`: an image, or a directory, for a virtual machine. All of it is in the library beside.
+
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    d4c::virtiofsd()
+}

@@ -1,0 +1,92 @@
+//! `d4c` and `di3fs-virtiofsd`: delta updates for container images, and images for virtual machines.
+//!
+//! Reads the command line, starts logging, calls one command and turns its failure into one line and an exit
+//! status. What commands do is in [`commands`]; what they share is in the modules beside it.
+
+#![forbid(unsafe_code)]
+
+mod args;
+mod commands;
+mod config;
+mod failure;
+mod files;
+mod image;
+mod interrupt;
+mod output;
+mod progress;
+mod report;
+mod serve;
+mod units;
+mod usage;
+mod virtiofsd;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::Parser;
+use tracing_subscriber::Layer;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::fmt::writer::BoxMakeWriter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+
+use config::Config;
+use failure::{Failure, Kind};
+
+/// Runs `d4c` with the arguments of this process.
+pub fn main() -> ExitCode {
+    start("d4c", run)
+}
+
+/// Runs `di3fs-virtiofsd` with the arguments of this process.
+pub fn virtiofsd() -> ExitCode {
+    start("di3fs-virtiofsd", virtiofsd::run)
+}
+
+/// Runs a program and tells why it failed.
+fn start(name: &str, run: impl FnOnce(Vec<OsString>) -> Result<(), Failure>) -> ExitCode {
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    // Known before the arguments are: a wrong usage is reported as JSON, too.
+    let json = arguments.iter().take_while(|argument| *argument != "--").any(|argument| argument == "--json");
+    match run(arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        // Whoever read our output has enough of it.
+        Err(failure) if failure.kind == Kind::Closed => ExitCode::SUCCESS,
+        Err(failure) => {
+            if json {
+                eprintln!("{}", failure.json());
+            } else {
+                eprintln!("{name}: {failure}");
+            }
+            ExitCode::from(failure.kind.exit_code())
+        }
+    }
+}
+
+fn run(arguments: Vec<OsString>) -> Result<(), Failure> {
+    let args = match args::Args::try_parse_from(arguments) {
+        Ok(args) => args,
+        Err(error) if error.use_stderr() => return Err(usage::failure(&error)),
+        // Help and version are answers, not errors.
+        Err(error) => return error.print().map_err(output::closed_or("write help")),
+    };
+    let config = Config::new(args.global)?;
+    start_logging(&config, BoxMakeWriter::new(std::io::stderr), &[]);
+    interrupt::watch()?;
+    commands::run(args.command, &config)
+}
+
+/// Sends log lines to `writer`, but for those of the crates `silent`.
+fn start_logging(config: &Config, writer: BoxMakeWriter, silent: &[&str]) {
+    // What a certificate is refused for is told by the command that fails with it.
+    let silent = silent.iter().chain(&["rustls_platform_verifier"]);
+    let levels = silent.fold(Targets::new().with_default(config.log_level), |levels, name| {
+        levels.with_target(*name, LevelFilter::OFF)
+    });
+    let lines = tracing_subscriber::fmt::layer()
+        .with_target(false)
+        .without_time()
+        .with_writer(writer)
+        .with_filter(levels);
+    tracing_subscriber::registry().with(lines).init();
+}
