@@ -11,7 +11,8 @@ demo_packages="
     containerd:containerd runc:runc skopeo:skopeo umoci:umoci docker-registry:docker-registry debootstrap:debootstrap
     debian-archive-keyring:"
 all_packages="$demo_packages
-    libarchive-tools:bsdtar tar:tar busybox-static: acl:setfacl attr:setfattr libcap2-bin:setcap e2fsprogs:mkfs.ext4
+    libarchive-tools:bsdtar tar:tar busybox-static: qemu-system-x86:qemu-system-x86_64
+    acl:setfacl attr:setfattr libcap2-bin:setcap e2fsprogs:mkfs.ext4
     npm:npm python3-pip:pip3 xdelta3:xdelta3 bzip2:bzip2 xz-utils:xz shellcheck:shellcheck openssl:openssl
     curl:curl"
 

@@ -15,6 +15,7 @@ prepare() {
     hack/containerd2.sh >/dev/null
     hack/gotool.sh registry >/dev/null
     hack/gotool.sh cri >/dev/null
+    "${as_root[@]}" hack/guest.sh >/dev/null
 }
 
 # What a test must not leave: mounts, loop devices, network namespaces, processes of ours.

@@ -7,6 +7,7 @@ pub mod bits;
 pub mod containerd;
 pub mod deltas;
 pub mod faults;
+pub mod guest;
 pub mod images;
 pub mod leftovers;
 pub mod memory;
