@@ -23,7 +23,10 @@ fn usage_is_one_line_and_status_2() {
             "--level <LEVEL>: \"worst\" where one of fast, default, best is expected",
         ),
         ("diff a b c --memory 1X", "--memory <SIZE>: \"1X\": not a size such as 512MiB"),
-        ("patch oci:i:v1 x.cdimg out", "out: not a destination; known: dir:PATH, oci:DIR[:TAG]"),
+        (
+            "patch oci:i:v1 x.cdimg out",
+            "out: not a destination; known: dir:PATH, oci:DIR[:TAG], oci-archive:FILE[:TAG]",
+        ),
         ("patch oci:i:v1 x.cdimg dir:", "dir:: the destination has no path"),
     ];
     for (words, line) in cases {
