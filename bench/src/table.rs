@@ -185,7 +185,7 @@ mod tests {
         };
         let rows = [row("a", BASELINE, 10), row("b", BASELINE, 90), row("a", "x", 5), row("b", "x", 180)];
         let text = markdown(&rows);
-        assert!(text.contains("| all | x | 1 | 185 | 1.85 | 185.00 | 0.5× | 180 |"), "{text}");
+        assert!(text.contains("| all | x | 1 | 185 | 1.85 | 185.00 | 0.5× | 185.00 | 180 |"), "{text}");
         assert!(text.contains("| x | 1 | 1.000 | 1.0× |"), "{text}");
     }
 }
