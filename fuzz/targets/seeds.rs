@@ -164,7 +164,7 @@ fn executables(target: &Target) -> io::Result<()> {
     Ok(())
 }
 
-/// Contents made by the machine's gzip, zip and python, their opened forms and parameters, as the target `pack` reads them.
+/// Contents made by the machine's gzip, zip, python and compiler, their opened forms and parameters, as the target `pack` reads them.
 fn members(target: &Target, dir: &Path) -> io::Result<()> {
     let texts = [text(0, 1), text(1, 4), Vec::new()];
     let work = dir.join("members");
@@ -172,7 +172,9 @@ fn members(target: &Target, dir: &Path) -> io::Result<()> {
     for (number, text) in texts.iter().enumerate() {
         fs::write(work.join(format!("file-{number}")), text)?;
     }
-    let commands: [(&str, &[&str]); 8] = [
+    fs::write(work.join("file.c"), "int twice(int x) { return 2 * x; }\n")?;
+    let commands: [(&str, &[&str]); 9] = [
+        ("elf", &["sh", "-c", "cc -g -gz=zlib -c -o file.o file.c && cat file.o"]),
         ("gzip-1", &["gzip", "-1nc", "file-0"]),
         ("gzip-6", &["gzip", "-6c", "file-1"]),
         ("gzip-9", &["gzip", "-9nc", "file-0"]),
@@ -208,8 +210,8 @@ fn members(target: &Target, dir: &Path) -> io::Result<()> {
         target.seed(&format!("{name}-frame"), &[&[2, 0, 0], &frame])?;
     }
     for (number, text) in texts.iter().enumerate() {
-        // GNU gzip 3, zlib 6 with its usual memory, zlib 9 with the least.
-        for code in [0x13u8, 0x96, 0x29] {
+        // GNU gzip 3, zlib 6 with its usual memory, zlib 9 with the least, Go.
+        for code in [0x13u8, 0x96, 0x29, 0xb1] {
             target.seed(&format!("encoder-{code:x}-{number}"), &[&[3, 1, 0, code], text])?;
         }
     }

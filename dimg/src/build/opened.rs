@@ -114,6 +114,9 @@ pub(super) fn encode(
 
 /// The kind of an opened content: that of what is in it.
 fn class(path: &[u8], form: &[u8]) -> Class {
+    if form.starts_with(b"\x7fELF") {
+        return Class::of(path, form);
+    }
     let path = path.strip_suffix(b".gz").unwrap_or(path);
     // Behind a header with a name.
     Class::of(path, form.get(64..).unwrap_or_default())

@@ -551,10 +551,11 @@ impl Coordinator<'_> {
         self.plans[number].stages.push(Planned { ticket, kind, out_bytes });
     }
 
-    /// Adds the stage that relocates a content's base, which goes before all others.
+    /// Adds the stage that relocates a content's base, or the opened form of it, which goes before all others.
     fn plan_relocation(&mut self, number: usize, ticket: usize) {
         let plan = &mut self.plans[number];
-        let out_bytes = plan.base.and_then(|place| self.bases.content_at(place)).map_or(0, |base| base.size);
+        let base = plan.base.and_then(|place| self.bases.content_at(place)).map_or(0, |base| base.size);
+        let out_bytes = plan.unpacked.unwrap_or(base);
         plan.stages.insert(0, Planned { ticket, kind: FrameKind::Relocations, out_bytes });
     }
 

@@ -4,6 +4,7 @@ use super::*;
 use crate::content::Bytes;
 use crate::engine::deflate::Encoder;
 use crate::engine::elf::sample::Sample;
+use crate::engine::member::with_sections;
 use crate::format::{Dimg, FrameKind, StageCodec};
 use crate::index::{Content, Entry, Kind, Shape, Tail};
 use std::collections::{BTreeMap, HashMap};
@@ -235,6 +236,30 @@ fn executables_are_relocated() {
     for threads in [1, 5] {
         assert!(bytes(Some(&old), &new, &options(threads, Codec::Auto)) == file, "{threads} threads");
     }
+}
+
+/// Debug sections are opened, and what is relocated is the opened program.
+#[test]
+fn programs_with_deflated_sections_are_opened_and_relocated() {
+    let sample = Sample { functions: 1000, ..Sample::default() };
+    let lines = |seed: usize| -> Vec<u8> {
+        (0..20_000)
+            .flat_map(|at| format!("{} in {}\n", at % 77, at * 31 % 8191 + at / seed).into_bytes())
+            .collect()
+    };
+    let made = |name, sample: &Sample, lines: &[u8]| {
+        let program = with_sections(sample.build(), &[(Encoder::go(), lines)]);
+        Made::new(name, &[("bin/program", program)])
+    };
+    let old = made(1, &sample, &lines(19_000));
+    let new = made(2, &Sample { longer: 23, ..sample }, &lines(19_001));
+    let file = bytes(Some(&old), &new, &options(2, Codec::Auto));
+    apply(&file, Some(&old), &new);
+    let found = Dimg::open(Bytes::from(file.clone())).unwrap();
+    let codecs: Vec<_> = found.recipes().unwrap()[0].stages.iter().map(|stage| stage.codec).collect();
+    assert_eq!(codecs, [StageCodec::Unpack, StageCodec::Elf, StageCodec::Program, StageCodec::Pack]);
+    let plain = bytes(Some(&old), &new, &options(2, Codec::Plain));
+    assert!(file.len() * 3 < plain.len() * 2, "{} bytes, {} plain", file.len(), plain.len());
 }
 
 #[test]

@@ -244,7 +244,7 @@ impl Lengths {
 }
 
 /// Cuts code lengths into runs: 16 repeats the one before 3 to 6 times, 17 zeros 3 to 10 times, 18 zeros 11 to 138 times.
-fn runs(bits: &[u8], items: &mut Vec<(u8, u8)>) {
+pub(super) fn runs(bits: &[u8], items: &mut Vec<(u8, u8)>) {
     let mut before = None;
     let mut at = 0;
     while at < bits.len() {

@@ -7,6 +7,7 @@
 
 mod bits;
 mod block;
+mod golang;
 mod matching;
 mod tables;
 mod tree;
@@ -22,6 +23,8 @@ enum Maker {
     Gnu,
     /// The library zlib, with blocks of `1 << (memory + 6)` symbols.
     Zlib { memory: u8 },
+    /// The package compress/flate of Go.
+    Go,
 }
 
 /// A compressor with its settings: number and behaviour belong to the format.
@@ -35,6 +38,8 @@ pub struct Encoder {
 const GNU_CODE: u8 = 0x10;
 /// The codes of zlib are this plus 16 for each step of its memory level above 1, plus the level.
 const ZLIB_CODE: u8 = 0x20;
+/// The codes of Go are this plus the level.
+const GO_CODE: u8 = 0xb0;
 const LEVELS: std::ops::RangeInclusive<u8> = 1..=9;
 
 impl Encoder {
@@ -51,12 +56,19 @@ impl Encoder {
         known.then_some(Self { maker: Maker::Zlib { memory }, level })
     }
 
+    /// The package compress/flate of Go at its fastest level.
+    #[must_use]
+    pub fn go() -> Self {
+        Self { maker: Maker::Go, level: 1 }
+    }
+
     /// The number in the format.
     #[must_use]
     pub fn code(self) -> u8 {
         match self.maker {
             Maker::Gnu => GNU_CODE + self.level,
             Maker::Zlib { memory } => ZLIB_CODE + ((memory - 1) << 4) + self.level,
+            Maker::Go => GO_CODE + self.level,
         }
     }
 
@@ -67,6 +79,7 @@ impl Encoder {
         match kind {
             0 => None,
             1 => Self::gnu(level),
+            11 => (level == 1).then(Self::go),
             _ => Self::zlib(level, kind - 1),
         }
     }
@@ -80,6 +93,10 @@ impl Encoder {
             return Err(io::ErrorKind::FileTooLarge.into());
         }
         let mut writer = BitWriter::new(out);
+        if self.maker == Maker::Go {
+            golang::encode(input, &mut writer)?;
+            return writer.finish();
+        }
         let finder = Finder::new(self, input);
         if self.level <= 3 {
             finder.greedy(&mut writer)?
@@ -92,16 +109,16 @@ impl Encoder {
     /// How many symbols a block holds, and one more.
     fn block_symbols(self) -> usize {
         match self.maker {
-            Maker::Gnu => 1 << 15,
             Maker::Zlib { memory } => 1 << (memory + 6),
+            Maker::Gnu | Maker::Go => 1 << 15,
         }
     }
 
     /// Bits of the hash of three bytes.
     fn hash_bits(self) -> u32 {
         match self.maker {
-            Maker::Gnu => 15,
             Maker::Zlib { memory } => u32::from(memory) + 7,
+            Maker::Gnu | Maker::Go => 15,
         }
     }
 }

@@ -14,7 +14,10 @@
 //! | 2 | 4-byte n; a gzip header; n bytes | a gzip member |
 //! | 3 | 4-byte n; n bytes | those bytes, of a zip file |
 //! | 4, 5, 6 | 4-byte n; n bytes | deflated data of a zip file; then with 5 a data descriptor, with 6 one with its signature |
+//!
+//! That of an ELF file with deflated sections is another ([`elf`]), which begins as the file does.
 
+mod elf;
 mod fields;
 mod inflate;
 mod pack;
@@ -26,6 +29,9 @@ pub use pack::pack;
 pub use parameters::{Method, Parameters};
 pub use search::{comes_back, find_parameters, packs_to};
 pub use unpack::Plan;
+
+#[cfg(test)]
+pub(crate) use elf::with_sections;
 
 /// Bytes of an opened form, at most.
 pub const MAX_OPENED_BYTES: u64 = if cfg!(fuzzing) { 16 << 20 } else { 1 << 30 };
@@ -39,6 +45,8 @@ const RAW: u8 = 3;
 const ZIP: u8 = 4;
 const ZIP_DESCRIPTOR: u8 = 5;
 const ZIP_SIGNED_DESCRIPTOR: u8 = 6;
+/// No piece has it: the first byte of an ELF file.
+const ELF: u8 = 0x7f;
 
 /// The trailer of a gzip member: CRC-32 and length modulo 2^32.
 const GZIP_TRAILER_BYTES: usize = 8;
@@ -52,7 +60,9 @@ const DESCRIPTOR_BYTES: usize = 12;
 /// Whether a content begins as one that may be opened.
 #[must_use]
 pub fn may_open(content: &[u8]) -> bool {
-    content.starts_with(&[0x1f, 0x8b, 8]) || content.starts_with(LOCAL_SIGNATURE)
+    content.starts_with(&[0x1f, 0x8b, 8])
+        || content.starts_with(LOCAL_SIGNATURE)
+        || content.starts_with(elf::MAGIC)
 }
 
 /// The number of bytes of the gzip header that `bytes` begin with.

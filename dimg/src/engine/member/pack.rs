@@ -1,5 +1,6 @@
 //! Making a content from its opened form.
 
+use super::elf;
 use super::fields::{Direction, Fields};
 use super::inflate::Inflated;
 use super::parameters::{Next, Reader};
@@ -105,6 +106,10 @@ impl<'a> Packer<'a, '_> {
     }
 
     fn run(&mut self) -> Result<(), EngineError> {
+        if self.opened.starts_with(elf::MAGIC) {
+            self.elf()?;
+            return self.reader.finish();
+        }
         while self.at < self.opened.len() {
             let tag = self.take(1)?;
             match tag {
@@ -140,6 +145,38 @@ impl<'a> Packer<'a, '_> {
         }
         let length = field_of(inflated.len() as u64);
         self.put(&[&crc_of(inflated).to_le_bytes(), &length.to_le_bytes()])
+    }
+
+    /// An ELF file, whose streams are behind it.
+    fn elf(&mut self) -> Result<(), EngineError> {
+        let bytes = usize::try_from(self.out.limit).unwrap_or(usize::MAX);
+        let file = self.take(bytes)?;
+        let streams =
+            elf::streams(file).ok_or_else(|| self.error("an ELF file without deflated sections"))?;
+        let mut written = 0;
+        for stream in streams {
+            let before = file.get(written..stream.deflated.start).unwrap_or_default();
+            self.put(&[before])?;
+            let inflated = self.take(usize::try_from(stream.inflated).unwrap_or(usize::MAX))?;
+            let end = self.out.count + stream.deflated.len() as u64;
+            match self.reader.next()? {
+                Next::Encoder(encoder) => {
+                    encoder.encode(inflated, &mut self.out).map_err(EngineError::Output)?
+                }
+                Next::Verbatim(stream) => self.put(&[stream])?,
+            }
+            if self.out.count != end {
+                return Err(self.error("a section is deflated to another length"));
+            }
+            let mut check = elf::Adler::new();
+            check.update(inflated);
+            self.put(&[&check.bytes()])?;
+            written = stream.deflated.end + elf::CHECK_BYTES;
+        }
+        if self.at != self.opened.len() {
+            return Err(self.error("more than there are streams"));
+        }
+        self.put(&[file.get(written..).unwrap_or_default()])
     }
 
     /// Bytes of a zip file, and the deflated data that may follow them.

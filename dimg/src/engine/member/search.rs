@@ -1,5 +1,6 @@
 //! Finding who deflated the streams of a content.
 
+use super::elf;
 use super::parameters::{Method, Parameters};
 use super::unpack::Plan;
 use crate::engine::EngineError;
@@ -64,6 +65,11 @@ pub fn find_parameters(plan: &Plan, content: &[u8], threads: usize) -> Result<Pa
 
 /// All encoders worth trying, the likeliest first.
 fn candidates(content: &[u8]) -> Vec<Encoder> {
+    if content.starts_with(elf::MAGIC) {
+        // Go's linker; those of GNU; others.
+        let zlib = [6, 1, 9].into_iter().filter_map(|level| Encoder::zlib(level, 8));
+        return std::iter::once(Encoder::go()).chain(zlib).collect();
+    }
     let is_gzip = content.starts_with(&[0x1f, 0x8b]);
     // A gzip header tells whether it was the best or the fastest level.
     let levels: [u8; 9] = match content.get(8) {

@@ -296,3 +296,73 @@ fn streams_of_which_nothing_comes_cost_what_they_take() {
     let stream = inflate::inflate(&whole, u64::MAX, &mut spent, &mut std::io::sink()).unwrap();
     assert_eq!((spent, stream.deflated, stream.inflated), (1, whole.len() as u64, 1));
 }
+
+/// A program with deflated sections.
+fn program(sections: &[(Encoder, &[u8])]) -> Vec<u8> {
+    with_sections([&[0; 64][..], &text(9, 3000)].concat(), sections)
+}
+
+#[test]
+fn sections_of_programs_are_opened_where_they_are() {
+    let (lines, info) = (text(1, 200_000), text(2, 5000));
+    let zlib = Encoder::zlib(6, 8).unwrap();
+    let content = program(&[(Encoder::go(), &lines), (zlib, &info)]);
+    let (opened, methods) = there_and_back(&content);
+    assert_eq!(methods, [Encoder::go(), zlib].map(Method::Encoder));
+    let (file, inflated) = opened.split_at(content.len());
+    assert!(inflated == [&lines[..], &info].concat());
+    let changed: Vec<_> = (0..file.len()).filter(|at| file[*at] != content[*at]).collect();
+    assert!(changed.iter().all(|at| file[*at] == 0) && changed[0] == 3064 + 24 + 2);
+    // Who deflated the second is not known.
+    let content = program(&[(Encoder::go(), &lines), (Encoder::zlib(3, 8).unwrap(), &info)]);
+    let (_, methods) = there_and_back(&content);
+    assert!(matches!(methods[..], [Method::Encoder(_), Method::Verbatim(_)]));
+}
+
+#[test]
+fn programs_whose_sections_are_not_what_they_say_stay() {
+    let lines = text(1, 20_000);
+    let good = program(&[(Encoder::go(), &lines), (Encoder::go(), &lines)]);
+    assert!(Plan::of(&good, u64::MAX).is_some());
+    let (first, table) = (3064, good.len() - 3 * 64);
+    let damaged = |at: usize, value: u8| {
+        let mut bytes = good.clone();
+        assert_ne!(bytes[at], value);
+        bytes[at] = value;
+        Plan::of(&bytes, u64::MAX).is_none()
+    };
+    // Its length inflated, the zlib header, the stream, its check.
+    assert!(
+        damaged(first + 8, 7) && damaged(first + 24, 0x79) && damaged(first + 100, good[first + 100] ^ 1)
+    );
+    assert!(damaged(first + (good.len() - 192 - 3064) / 2 - 1, 0x5a));
+    // Where the table is, and how long a section is.
+    assert!(damaged(0x29, 0) && damaged(table + 64 + 32, 0));
+    // One section in another.
+    let mut twice = good.clone();
+    twice.copy_within(table + 64..table + 128, table + 128);
+    assert!(Plan::of(&twice, u64::MAX).is_none());
+    for length in [10, 64, 3064, table, good.len() - 1] {
+        assert!(Plan::of(&good[..length], u64::MAX).is_none(), "{length}");
+    }
+}
+
+#[test]
+fn opened_programs_that_do_not_fit_are_refused() {
+    let lines = text(1, 20_000);
+    let content = program(&[(Encoder::go(), &lines)]);
+    let (opened, methods) = there_and_back(&content);
+    let parameters = Parameters(methods).encode();
+    let refused = |opened: &[u8], parameters: &[u8], bytes: usize| {
+        let mut out = Vec::new();
+        matches!(pack(opened, parameters, bytes as u64, &mut out), Err(EngineError::Member { .. }))
+    };
+    for length in [7, 63, content.len() - 1, content.len(), opened.len() - 1] {
+        assert!(refused(&opened[..length], &parameters, content.len()), "{length}");
+    }
+    assert!(refused(&[&opened[..], b"x"].concat(), &parameters, content.len()));
+    assert!(refused(&opened, &[1, 0x26], content.len()), "another encoder makes another length");
+    for bytes in [0, content.len() - 1, content.len() + 1, usize::MAX] {
+        assert!(refused(&opened, &parameters, bytes), "{bytes}");
+    }
+}

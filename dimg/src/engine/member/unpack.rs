@@ -1,14 +1,15 @@
 //! Finding what a content has deflated, and writing the opened form.
 
+use super::elf;
 use super::fields::{Direction, Fields};
 use super::inflate::{Failure, Inflated, inflate};
 use super::{
-    DESCRIPTOR_BYTES, DESCRIPTOR_SIGNATURE, GZIP, GZIP_TO_END, GZIP_TRAILER_BYTES, LOCAL_SIGNATURE,
+    DESCRIPTOR_BYTES, DESCRIPTOR_SIGNATURE, ELF, GZIP, GZIP_TO_END, GZIP_TRAILER_BYTES, LOCAL_SIGNATURE,
     LocalHeader, MAX_OPENED_BYTES, MAX_ZIP_MEMBER_BYTES, RAW, RAW_TO_END, ZIP, ZIP_DESCRIPTOR,
     ZIP_SIGNED_DESCRIPTOR, field_of, gzip_header, may_open, u32_at,
 };
 use crate::engine::EngineError;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::ops::Range;
 
 /// Deflated data of a content, and what stands before it.
@@ -16,7 +17,7 @@ use std::ops::Range;
 struct Member {
     /// The byte that begins its piece.
     tag: u8,
-    /// Bytes before it that belong to no other member; for gzip the header.
+    /// Bytes before it that belong to no other member; for gzip the header; for ELF none.
     before: Range<usize>,
     stream: Inflated,
 }
@@ -25,6 +26,16 @@ impl Member {
     fn deflated(&self) -> Range<usize> {
         let count = usize::try_from(self.stream.deflated).unwrap_or(usize::MAX);
         self.before.end..self.before.end.saturating_add(count)
+    }
+
+    /// Inflates the stream, which has to be the one that was found.
+    fn inflate(&self, content: &[u8], out: &mut dyn Write) -> Result<(), EngineError> {
+        let deflated = content.get(self.deflated()).ok_or_else(changed)?;
+        match inflate(deflated, self.stream.inflated, &mut 0, out) {
+            Ok(stream) if stream == self.stream => Ok(()),
+            Ok(_) | Err(Failure::NotOne) => Err(changed()),
+            Err(Failure::Output(error)) => Err(EngineError::Output(error)),
+        }
     }
 }
 
@@ -48,10 +59,16 @@ impl Plan {
         let mut finder = Finder { content, limit, spent: 0, inflated: 0, members: Vec::new(), rest: 0 };
         if content.starts_with(LOCAL_SIGNATURE) {
             finder.zip()
+        } else if content.starts_with(elf::MAGIC) {
+            finder.elf()
         } else {
             finder.gzip()
         }
         finder.finish()
+    }
+
+    fn within(members: Vec<Member>, rest: Range<usize>, opened_bytes: u64, limit: u64) -> Option<Self> {
+        (opened_bytes <= limit.min(MAX_OPENED_BYTES)).then_some(Self { members, rest, opened_bytes })
     }
 
     /// Bytes of the opened form.
@@ -72,8 +89,10 @@ impl Plan {
     /// # Errors
     /// [`EngineError::Output`], and [`EngineError::Member`] when the content is another one.
     pub fn unpack(&self, content: &[u8], out: &mut dyn Write) -> Result<(), EngineError> {
-        let changed = || EngineError::member(0, "the content is not the one that was looked through");
         let output = EngineError::Output;
+        if self.members.first().is_some_and(|member| member.tag == ELF) {
+            return self.unpack_elf(content, out);
+        }
         let mut fields = Fields::new(Direction::Unpack);
         let mut is_zip = false;
         for member in &self.members {
@@ -92,12 +111,7 @@ impl Plan {
                     write_all(out, &[&[tag], &inflated]).map_err(output)?;
                 }
             }
-            let deflated = content.get(member.deflated()).ok_or_else(changed)?;
-            match inflate(deflated, member.stream.inflated, &mut 0, out) {
-                Ok(stream) if stream == member.stream => {}
-                Ok(_) | Err(Failure::NotOne) => return Err(changed()),
-                Err(Failure::Output(error)) => return Err(output(error)),
-            }
+            member.inflate(content, out)?;
         }
         let rest = content.get(self.rest.clone()).ok_or_else(changed)?;
         if rest.is_empty() {
@@ -110,6 +124,25 @@ impl Plan {
         }
         write_all(out, &[&[RAW_TO_END], rest]).map_err(output)
     }
+
+    fn unpack_elf(&self, content: &[u8], out: &mut dyn Write) -> Result<(), EngineError> {
+        let mut at = 0;
+        for member in &self.members {
+            let deflated = member.deflated();
+            let before = content.get(at..deflated.start).ok_or_else(changed)?;
+            out.write_all(before).map_err(EngineError::Output)?;
+            at = deflated.end.saturating_add(elf::CHECK_BYTES);
+            let zeros = (at - deflated.start) as u64;
+            io::copy(&mut io::repeat(0).take(zeros), out).map_err(EngineError::Output)?;
+        }
+        let rest = content.get(at..).ok_or_else(changed)?;
+        out.write_all(rest).map_err(EngineError::Output)?;
+        self.members.iter().try_for_each(|member| member.inflate(content, out))
+    }
+}
+
+fn changed() -> EngineError {
+    EngineError::member(0, "the content is not the one that was looked through")
 }
 
 fn write_all(out: &mut dyn Write, parts: &[&[u8]]) -> io::Result<()> {
@@ -132,9 +165,13 @@ struct Finder<'a> {
 
 impl Finder<'_> {
     fn inflate(&mut self, at: usize, limit: u64) -> Option<Inflated> {
+        self.inflate_to(at, limit, &mut io::sink())
+    }
+
+    fn inflate_to(&mut self, at: usize, limit: u64, out: &mut dyn Write) -> Option<Inflated> {
         // Not what the caller allows: what is opened has to depend on the content alone.
         let left = MAX_OPENED_BYTES.saturating_sub(self.spent).min(limit);
-        inflate(self.content.get(at..)?, left, &mut self.spent, &mut io::sink()).ok()
+        inflate(self.content.get(at..)?, left, &mut self.spent, out).ok()
     }
 
     fn gzip(&mut self) {
@@ -156,6 +193,25 @@ impl Finder<'_> {
             }
             self.inflated += stream.inflated;
             self.members.push(member);
+        }
+    }
+
+    /// All streams of sections, or none: how many there are is not told.
+    fn elf(&mut self) {
+        for found in elf::streams(self.content).unwrap_or_default() {
+            let start = found.deflated.start;
+            let mut check = elf::Adler::new();
+            let stream = self.inflate_to(start, found.inflated, &mut check).filter(|stream| {
+                stream.inflated == found.inflated
+                    && stream.deflated == found.deflated.len() as u64
+                    && found.check(self.content) == Some(&check.bytes()[..])
+            });
+            let Some(stream) = stream else {
+                self.members.clear();
+                return;
+            };
+            self.inflated += stream.inflated;
+            self.members.push(Member { tag: ELF, before: start..start, stream });
         }
     }
 
@@ -223,6 +279,10 @@ impl Finder<'_> {
         if self.members.is_empty() {
             return None;
         }
+        if self.members.iter().any(|member| member.tag == ELF) {
+            let opened_bytes = self.content.len() as u64 + self.inflated;
+            return Plan::within(self.members, 0..0, opened_bytes, self.limit);
+        }
         let rest = self.rest..self.content.len();
         let piece = |member: &Member| match member.tag {
             GZIP_TO_END => 1 + member.before.len() as u64 + member.stream.inflated,
@@ -236,10 +296,6 @@ impl Finder<'_> {
             (count, false) => 1 + count,
         };
         let opened_bytes = self.members.iter().map(piece).sum::<u64>() + end;
-        (opened_bytes <= self.limit.min(MAX_OPENED_BYTES)).then_some(Plan {
-            members: self.members,
-            rest,
-            opened_bytes,
-        })
+        Plan::within(self.members, rest, opened_bytes, self.limit)
     }
 }
