@@ -98,6 +98,37 @@ impl std::io::Write for Hasher {
     }
 }
 
+/// Passes bytes on and hashes those that were taken.
+#[derive(Debug)]
+pub struct HashingWriter<W> {
+    out: W,
+    hasher: Hasher,
+}
+
+impl<W> HashingWriter<W> {
+    /// Writes to `out`.
+    pub fn new(out: W) -> Self {
+        Self { out, hasher: Hasher::new() }
+    }
+
+    /// The digest of all bytes that were written.
+    pub fn finish(self) -> Digest {
+        self.hasher.finish()
+    }
+}
+
+impl<W: std::io::Write> std::io::Write for HashingWriter<W> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let count = self.out.write(bytes)?;
+        self.hasher.update(&bytes[..count]);
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.out.flush()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -25,4 +25,4 @@ pub mod merge;
 pub mod path;
 pub mod wire;
 
-pub use digest::{Digest, Hasher, ParseDigestError};
+pub use digest::{Digest, Hasher, HashingWriter, ParseDigestError};

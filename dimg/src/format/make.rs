@@ -1,7 +1,7 @@
 //! Making contents from their recipes.
 
 use super::{Dimg, DimgError, FrameKind, FrameRow, Recipe, Stage, StageCodec};
-use crate::Hasher;
+use crate::HashingWriter;
 use crate::engine::elf::{self, AddressMap};
 use crate::engine::frame::{
     BsdiffFrame, ParameterFrame, ParameterGroup, ProgramFrame, ProgramGroup, ReferenceFrame, RelocationFrame,
@@ -82,24 +82,6 @@ impl Groups {
     }
 }
 
-/// Passes bytes on and hashes them.
-struct Hashed<'a> {
-    out: &'a mut dyn Write,
-    hasher: Hasher,
-}
-
-impl Write for Hashed<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let count = self.out.write(bytes)?;
-        self.hasher.update(&bytes[..count]);
-        Ok(count)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.out.flush()
-    }
-}
-
 impl Dimg {
     /// Keeps so many decoded groups, of up to 4 MiB each, instead of few: for contents that are made in another order than that of the file.
     pub fn keep_groups(&self, count: NonZeroUsize) {
@@ -112,6 +94,26 @@ impl Dimg {
     /// # Errors
     /// The base is missing or of another size, the file is damaged, writing fails, or the digest is another one.
     pub fn make(
+        &self,
+        recipe: &Recipe,
+        base: Option<&[u8]>,
+        out: &mut dyn Write,
+        scratch: Scratch<'_>,
+    ) -> Result<(), DimgError> {
+        let mut out = HashingWriter::new(out);
+        self.make_unverified(recipe, base, &mut out, scratch)?;
+        let found = out.finish();
+        match found == recipe.content.digest {
+            true => Ok(()),
+            false => Err(DimgError::WrongContent { expected: recipe.content.digest, found }),
+        }
+    }
+
+    /// As [`Dimg::make`], for an `out` that verifies what it gets by itself, so that no byte is hashed twice.
+    ///
+    /// # Errors
+    /// As for [`Dimg::make`], but a wrong digest is not noticed.
+    pub fn make_unverified(
         &self,
         recipe: &Recipe,
         base: Option<&[u8]>,
@@ -146,13 +148,7 @@ impl Dimg {
                 Between::File(Map::file(&file).map_err(DimgError::Output)?)
             });
         }
-        let mut out = Hashed { out, hasher: Hasher::new() };
-        self.stage(last, between.as_ref().map_or(base, AsRef::as_ref), &mut out)?;
-        let found = out.hasher.finish();
-        match found == recipe.content.digest {
-            true => Ok(()),
-            false => Err(DimgError::WrongContent { expected: recipe.content.digest, found }),
-        }
+        self.stage(last, between.as_ref().map_or(base, AsRef::as_ref), out)
     }
 
     /// Writes exactly `stage.out_bytes` bytes.

@@ -54,7 +54,8 @@ impl Job for Make<'_> {
         let base = self.recipe.base.as_ref().map(open).transpose()?;
         let scratch_dir = self.objects.root().to_owned();
         let scratch = || tempfile::tempfile_in(&scratch_dir);
-        match self.file.dimg().make(self.recipe, base.as_deref(), output, &scratch) {
+        // The output verifies what it gets.
+        match self.file.dimg().make_unverified(self.recipe, base.as_deref(), output, &scratch) {
             // The output knows better what it could not write.
             Err(DimgError::Output(error)) => Err(error.into()),
             made => Ok(made?),

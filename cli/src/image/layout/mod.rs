@@ -12,7 +12,7 @@ use std::path::PathBuf;
 
 use d4c_image::manifest::{Document, media};
 use d4c_image::source::{BlobStore, OpenImage};
-use dimg::{Digest, Hasher};
+use dimg::{Digest, HashingWriter};
 use serde_json::{Value, json};
 
 use super::{Image, Opener};
@@ -102,9 +102,9 @@ pub(crate) fn write_layout(image: &Image, place: &Place, opener: &Opener<'_>) ->
     opener.progress.stage("write layers", Unit::Layers, image.layers.len() as u64);
     for layer in &image.layers {
         let mut fill = |out: &mut dyn Write| {
-            let mut tee = Tee { out, hasher: Hasher::new() };
+            let mut tee = HashingWriter::new(out);
             image.write_layer(layer, &mut tee)?;
-            image.check_layer(layer, tee.hasher.finish())
+            image.check_layer(layer, tee.finish())
         };
         sink.blob(layer.diff_id, layer.tar_bytes, &mut fill)?;
         opener.progress.add(1);
@@ -129,9 +129,9 @@ pub(crate) fn write_kept(
     for layer in layers {
         let mut fill = |out: &mut dyn Write| {
             let mut blob = store.open_blob(&layer.digest)?;
-            let mut tee = Tee { out, hasher: Hasher::new() };
+            let mut tee = HashingWriter::new(out);
             let bytes = io::copy(&mut blob, &mut tee).map_err(|error| write_failed(layer.digest, &error))?;
-            let found = tee.hasher.finish();
+            let found = tee.finish();
             if (found, bytes) == (layer.digest, layer.size) {
                 return Ok(());
             }
@@ -189,24 +189,6 @@ fn uncompressed_manifest(image: &Image) -> Result<(Vec<u8>, String), Failure> {
         "layers": layers,
     });
     Ok((manifest.to_string().into_bytes(), media::OCI_MANIFEST.to_owned()))
-}
-
-/// Writes and hashes.
-struct Tee<W> {
-    out: W,
-    hasher: Hasher,
-}
-
-impl<W: Write> Write for Tee<W> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let count = self.out.write(bytes)?;
-        self.hasher.update(&bytes[..count]);
-        Ok(count)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.out.flush()
-    }
 }
 
 #[cfg(test)]
