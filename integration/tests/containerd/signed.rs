@@ -19,6 +19,7 @@ use crate::VERSION;
 
 const PAYLOAD: &str = "application/vnd.dev.cosign.simplesigning.v1+json";
 const ARTIFACT: &str = "application/vnd.dev.cosign.artifact.sig.v1+json";
+const BUNDLE: &str = "application/vnd.dev.sigstore.bundle.v0.3+json";
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 
 /// A pair of keys.
@@ -54,31 +55,94 @@ fn put_blob(registry: &Registry, file: &Path, kind: &str) -> Result<Value> {
     Ok(json!({"mediaType": kind, "digest": digest, "size": fs::metadata(file)?.len()}))
 }
 
-/// Signs the artifact `delta`, whose size is `size`, with the private key: at cosign's tag, or among its referrers.
-fn sign(sandbox: &Sandbox, registry: &Registry, delta: &Value, private: &str, refers: bool) -> Result<()> {
-    let digest = delta["manifest"].as_str().context("no digest")?;
+/// How a signature is kept.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Form {
+    /// A payload at cosign's tag.
+    Tag,
+    /// A payload among the referrers.
+    Referrer,
+    /// A bundle among the referrers, as of cosign 3.
+    Bundle,
+}
+
+/// Standard output of `script` for `args`.
+fn shell(script: &str, args: &[&str]) -> Result<String> {
+    Ok(Output::of(Command::new("sh").args(["-c", script, "sh"]).args(args))?.success()?.stdout)
+}
+
+/// Signs what lies at `path` with the private key: the signature in base64.
+fn signature(private: &str, path: &Path) -> Result<String> {
+    shell("openssl dgst -sha256 -sign \"$1\" \"$2\" | base64 -w0", &[private, &path.to_string_lossy()])
+}
+
+/// Puts the blob that signs `digest` with the private key: its descriptor in a manifest.
+fn signing_blob(
+    sandbox: &Sandbox,
+    registry: &Registry,
+    digest: &str,
+    private: &str,
+    form: Form,
+) -> Result<Value> {
     let payload = sandbox.path("payload");
-    let text = json!({
-        "critical": {
-            "identity": {"docker-reference": registry.reference("app")},
-            "image": {"docker-manifest-digest": digest},
-            "type": "cosign container image signature",
+    if form != Form::Bundle {
+        let text = json!({
+            "critical": {
+                "identity": {"docker-reference": registry.reference("app")},
+                "image": {"docker-manifest-digest": digest},
+                "type": "cosign container image signature",
+            },
+            "optional": null,
+        });
+        fs::write(&payload, text.to_string())?;
+        let mut layer = put_blob(registry, &payload, PAYLOAD)?;
+        layer["annotations"] = json!({"dev.cosignproject.cosign/signature": signature(private, &payload)?});
+        return Ok(layer);
+    }
+    let hex = digest.strip_prefix("sha256:").context("another digest")?;
+    let statement = json!({
+        "_type": "https://in-toto.io/Statement/v1",
+        "subject": [{"digest": {"sha256": hex}}],
+        "predicateType": "https://sigstore.dev/cosign/sign/v1",
+        "predicate": {},
+    })
+    .to_string();
+    let kind = "application/vnd.in-toto+json";
+    fs::write(&payload, format!("DSSEv1 {} {kind} {} {statement}", kind.len(), statement.len()))?;
+    let signed = signature(private, &payload)?;
+    let bundle = json!({
+        "mediaType": BUNDLE,
+        "verificationMaterial": {"publicKey": {"hint": ""}, "tlogEntries": []},
+        "dsseEnvelope": {
+            "payload": shell("printf %s \"$1\" | base64 -w0", &[&statement])?,
+            "payloadType": kind,
+            "signatures": [{"sig": signed}],
         },
-        "optional": null,
     });
-    fs::write(&payload, text.to_string())?;
-    let mut openssl = Command::new("sh");
-    openssl.args(["-c", "openssl dgst -sha256 -sign \"$1\" \"$2\" | base64 -w0", "sh", private]);
-    let signature = Output::of(openssl.arg(&payload))?.success()?.stdout;
-    let mut layer = put_blob(registry, &payload, PAYLOAD)?;
-    layer["annotations"] = json!({"dev.cosignproject.cosign/signature": signature});
+    fs::write(&payload, bundle.to_string())?;
+    put_blob(registry, &payload, BUNDLE)
+}
+
+/// Signs the artifact `delta` with the private key.
+fn sign(sandbox: &Sandbox, registry: &Registry, delta: &Value, private: &str, form: Form) -> Result<()> {
+    let digest = delta["manifest"].as_str().context("no digest")?;
+    let layer = signing_blob(sandbox, registry, digest, private, form)?;
     let config = sandbox.path("config");
     fs::write(&config, "{}")?;
-    let kind = if refers { ARTIFACT } else { "application/vnd.oci.image.config.v1+json" };
+    let kind = match form {
+        Form::Tag => "application/vnd.oci.image.config.v1+json",
+        Form::Referrer => ARTIFACT,
+        Form::Bundle => "application/vnd.oci.empty.v1+json",
+    };
     let config = put_blob(registry, &config, kind)?;
     let mut manifest =
         json!({"schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": [layer]});
-    let tag = if refers {
+    if form == Form::Bundle {
+        manifest["artifactType"] = json!(BUNDLE);
+    }
+    let tag = if form == Form::Tag {
+        format!("{}.sig", digest.replace(':', "-"))
+    } else {
         let mut curl = Command::new("curl");
         let url = format!("http://{}/v2/app/manifests/{digest}", registry.address());
         let size = Output::of(curl.args(["-sSf", "-H", &format!("Accept: {MANIFEST}"), &url]))?
@@ -87,8 +151,6 @@ fn sign(sandbox: &Sandbox, registry: &Registry, delta: &Value, private: &str, re
             .len();
         manifest["subject"] = json!({"mediaType": MANIFEST, "digest": digest, "size": size});
         "signature".to_owned()
-    } else {
-        format!("{}.sig", digest.replace(':', "-"))
     };
     let file = sandbox.path("signature");
     fs::write(&file, manifest.to_string())?;
@@ -96,7 +158,7 @@ fn sign(sandbox: &Sandbox, registry: &Registry, delta: &Value, private: &str, re
 }
 
 /// A delta that the trusted key signed is taken; for one that another key signed, and for one that nobody signed, the layers are pulled.
-fn only_signed_deltas_are_taken(kind: Kind, refers: bool) -> Result<()> {
+fn only_signed_deltas_are_taken(kind: Kind, form: Form) -> Result<()> {
     let sandbox = Sandbox::new()?;
     let series = Series::named("tiny")?;
     let registry = Registry::start_as(&sandbox, kind, false)?;
@@ -110,7 +172,7 @@ fn only_signed_deltas_are_taken(kind: Kind, refers: bool) -> Result<()> {
     for (pair, private) in tags.windows(2).zip([Some(&trusted.0), Some(&other.0), None]) {
         let delta = json(d4c(["diff", &image(pair[0]), &image(pair[1]), "docker://", "--json"])?)?;
         if let Some(private) = private {
-            sign(&sandbox, &registry, &delta, private, refers)?;
+            sign(&sandbox, &registry, &delta, private, form)?;
         }
     }
     let pull = |tag: &str| json(containerd.d4c(["pull", &name(tag), "--key", &trusted.1, "--json"])?);
@@ -134,10 +196,15 @@ fn only_signed_deltas_are_taken(kind: Kind, refers: bool) -> Result<()> {
 
 #[test]
 fn signed_at_a_tag() -> Result<()> {
-    only_signed_deltas_are_taken(Kind::WithoutReferrers, false)
+    only_signed_deltas_are_taken(Kind::WithoutReferrers, Form::Tag)
 }
 
 #[test]
 fn signed_by_referrers() -> Result<()> {
-    only_signed_deltas_are_taken(Kind::Strict, true)
+    only_signed_deltas_are_taken(Kind::Strict, Form::Referrer)
+}
+
+#[test]
+fn signed_by_bundles() -> Result<()> {
+    only_signed_deltas_are_taken(Kind::Strict, Form::Bundle)
 }
