@@ -4,7 +4,10 @@
 //! be reached has a row.
 
 use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::ops::Range;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::tree::{Body, Node, NodeId, Tree};
@@ -81,6 +84,20 @@ impl Table {
         self.rows.iter().map(|row| (row, self.tree.node(row.id)))
     }
 
+    /// The path, from the root, of a regular file that has no other above it; nothing in a tree without one.
+    pub(crate) fn first_file(&self) -> Option<PathBuf> {
+        let (first, _) = self.rows().find(|(_, node)| matches!(node.body, Body::Regular(_)))?;
+        let mut names = Vec::new();
+        let mut row = first;
+        while row.number != 0 {
+            let above = self.row(row.parent)?;
+            let (name, _) = self.entries(above).iter().find(|(_, number)| *number == row.number)?;
+            names.push(OsStr::from_bytes(name));
+            row = above;
+        }
+        Some(names.into_iter().rev().collect())
+    }
+
     /// The entries of a directory in the order of their names; of anything else none.
     pub(crate) fn entries(&self, row: &Row) -> &[(Box<[u8]>, u32)] {
         self.entries.get(row.entries.start as usize..row.entries.end as usize).unwrap_or_default()
@@ -147,6 +164,17 @@ mod tests {
         assert_eq!((d[0].1, &*d[1].0), (1, &b"e"[..]));
         assert_eq!(table.row(d[1].1).unwrap().parent, 2);
         assert!(table.row(4).is_none() && table.node(4).is_none());
+        assert_eq!(table.first_file(), Some("b".into()));
+    }
+
+    #[test]
+    fn the_first_file_has_the_shortest_path() {
+        let memory = Memory::default();
+        let of = |layer| Table::new(Arc::new(Tree::merge(&[layer]).unwrap())).first_file();
+        let deep = || Members::default().dir("a").dir("a/b").file("a/b/c", &memory, "x").dir("d");
+        assert_eq!(of(deep().index()), Some("a/b/c".into()));
+        assert_eq!(of(deep().empty("d/e").index()), Some("d/e".into()));
+        assert_eq!(of(Members::default().dir("a").symlink("b", "a").index()), None);
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! The plugin, started in a sandbox.
 
-use std::path::PathBuf;
-use std::process::ExitStatus;
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus};
 
 use anyhow::Result;
 use nix::unistd::Pid;
@@ -36,7 +38,22 @@ impl Snapshotter {
     /// # Errors
     /// Fails when it does not listen.
     pub fn start(sandbox: &Sandbox, arguments: &[&str]) -> Result<Self> {
-        let mut command = sandbox.command(built("di3fs-snapshotter"));
+        Self::start_by(sandbox, sandbox.command(built("di3fs-snapshotter")), arguments)
+    }
+
+    /// As [`Snapshotter::start`], of another copy of the program.
+    ///
+    /// # Errors
+    /// As for [`Snapshotter::start`].
+    pub fn start_from(sandbox: &Sandbox, program: &Path, arguments: &[&str]) -> Result<Self> {
+        Self::start_by(sandbox, sandbox.command(program), arguments)
+    }
+
+    /// As [`Snapshotter::start`], by a command of the sandbox that lacks nothing but arguments.
+    ///
+    /// # Errors
+    /// As for [`Snapshotter::start`].
+    pub fn start_by(sandbox: &Sandbox, mut command: Command, arguments: &[&str]) -> Result<Self> {
         command.arg("--root").arg(Self::root(sandbox));
         command.arg("--address").arg(Self::socket(sandbox)).arg("--control").arg(Self::control(sandbox));
         command.args(arguments);
@@ -51,15 +68,46 @@ impl Snapshotter {
     /// # Errors
     /// As for [`Snapshotter::start`].
     pub fn start_pulling(sandbox: &Sandbox, deadline: u32, arguments: &[&str]) -> Result<Self> {
+        Self::start_pulling_with(sandbox, deadline, "", "", arguments)
+    }
+
+    /// As [`Snapshotter::start_pulling`], with lines of configuration before and in the table of pulls.
+    ///
+    /// # Errors
+    /// As for [`Snapshotter::start`].
+    pub fn start_pulling_with(
+        sandbox: &Sandbox,
+        deadline: u32,
+        before: &str,
+        within: &str,
+        arguments: &[&str],
+    ) -> Result<Self> {
         let config = sandbox.path("di3fs.toml");
         let content = Containerd::content(sandbox);
-        std::fs::write(&config, format!("[pull]\ndeadline = {deadline}\ncontent = {content:?}\n"))?;
+        fs::write(
+            &config,
+            format!("{before}\n[pull]\ndeadline = {deadline}\ncontent = {content:?}\n{within}\n"),
+        )?;
         Self::start(sandbox, &[&["--config", &config.to_string_lossy()], arguments].concat())
     }
 
     /// Its process.
     pub fn pid(&self) -> Pid {
         self.daemon.pid()
+    }
+
+    /// The process that holds what must outlive it; none when there is nothing to hold.
+    pub fn holder(sandbox: &Sandbox) -> Option<Pid> {
+        let socket = Self::root(sandbox).join("holder.sock");
+        let is_holder = |line: &[u8]| {
+            let mut words = line.split(|byte| *byte == 0).skip(1);
+            words.next() == Some(b"--hold") && words.next() == Some(socket.as_os_str().as_bytes())
+        };
+        let numbers = fs::read_dir("/proc").into_iter().flatten().flatten();
+        let mut numbers = numbers.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        let found = numbers
+            .find(|pid: &i32| fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| is_holder(&line)));
+        found.map(Pid::from_raw)
     }
 
     /// What it and its predecessors logged.

@@ -1,9 +1,14 @@
 //! Tier 3: containers that read contents which are not made yet, while the plugin is killed and memory is short.
 //!
-//! The plugin is killed `D4C_SOAK_KILLS` times on each route (12 when that is not set; `hack/soak.sh` does it 200 times), and
-//! the images grow with that number, so that there is always something left to be made.
+//! The plugin is ended `D4C_SOAK_KILLS` times on each route (12 when that is not set; `hack/soak.sh` does it 200 times), and
+//! the images grow with that number, so that there is always something left to be made. It is not always killed: now and then it is upgraded,
+//! and now and then its holder is killed before it.
 
+use std::collections::BTreeMap;
 use std::fs;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::{scope, sleep};
@@ -12,10 +17,12 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use d4c_integration::Sandbox;
 use d4c_integration::containerd::{Containerd, Version};
-use d4c_integration::program::d4c;
+use d4c_integration::program::{built, d4c};
 use d4c_integration::random::Random;
 use d4c_integration::sandbox::wait_for;
 use d4c_integration::snapshotter::Snapshotter;
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 const NAME: &str = "example.com/soak:latest";
@@ -101,6 +108,51 @@ fn plugin(sandbox: &Sandbox, route: &str) -> Result<Snapshotter> {
     Snapshotter::start(sandbox, &["--route", route, "--finish-after", "100000"])
 }
 
+/// The program that is started, and upgraded in place.
+struct Program(PathBuf);
+
+impl Program {
+    fn new(sandbox: &Sandbox) -> Result<Self> {
+        let this = Self(sandbox.path("di3fs-snapshotter"));
+        this.replace(0)?;
+        Ok(this)
+    }
+
+    /// Puts another file in its place, as a package does.
+    fn replace(&self, version: usize) -> Result<()> {
+        let mut bytes = fs::read(built("di3fs-snapshotter"))?;
+        bytes.extend(version.to_le_bytes());
+        let aside = self.0.with_extension("new");
+        fs::write(&aside, bytes)?;
+        fs::set_permissions(&aside, fs::Permissions::from_mode(0o755))?;
+        Ok(fs::rename(&aside, &self.0)?)
+    }
+
+    fn start(&self, sandbox: &Sandbox, route: &str) -> Result<Snapshotter> {
+        Snapshotter::start_from(sandbox, &self.0, &["--route", route, "--finish-after", "100000"])
+    }
+}
+
+/// Ends the plugin for the `number`th time: mostly by kill -9; every fourth time as an upgrade does; and every fourth time after its holder,
+/// to which another one was the heir.
+fn end_plugin(sandbox: &Sandbox, program: &Program, plugin: Snapshotter, number: usize) -> Result<()> {
+    match (number % 4, Snapshotter::holder(sandbox)) {
+        (1, _) => {
+            program.replace(number)?;
+            ensure!(plugin.terminate()?.success(), "the plugin did not end well");
+            Ok(())
+        }
+        (3, Some(holder)) => {
+            let heirs = || plugin.log().matches("another one goes on").count();
+            let before = heirs();
+            kill(holder, Signal::SIGKILL)?;
+            wait_for("another holder", || Ok(heirs() > before))?;
+            plugin.kill()
+        }
+        _ => plugin.kill(),
+    }
+}
+
 /// What the container does: it checks all files over and over, and says so in its own layer.
 const CHECKS: &str = "while :; do for list in /sums/*; do sha256sum -c -s $list || echo $list >> /failed; done; echo >> /rounds; done";
 
@@ -133,13 +185,11 @@ fn the_plugin_is_killed(route: &str) -> Result<()> {
     let sandbox = Sandbox::new()?;
     let content = Files { count: 200 + 40 * kills, most_bytes: 24 << 10 };
     let files = content.deltas(&sandbox)?;
-    let mut running = Some(plugin(&sandbox, route)?);
+    let program = Program::new(&sandbox)?;
+    let mut running = Some(program.start(&sandbox, route)?);
     let containerd = Containerd::start(&sandbox, Version::Two)?;
     start(&containerd, &files, &[])?;
     let root = seen(&containerd)?;
-    // The first close of a file over FUSE asks the plugin, once. A plugin started by us while it was killed would wait
-    // for itself then: between fork and exec it has our files.
-    content.check(&root, 0)?;
     let (killed, stop, next) = (AtomicUsize::new(0), AtomicBool::new(false), AtomicUsize::new(0));
     scope(|scope| -> Result<()> {
         let read = |seed: u64| {
@@ -161,15 +211,15 @@ fn the_plugin_is_killed(route: &str) -> Result<()> {
         };
         let readers: Vec<_> = (0..4).map(|seed| scope.spawn(move || read(seed))).collect();
         let mut random = Random::new(7);
-        let killing = (0..kills).try_for_each(|_| -> Result<()> {
+        let killing = (0..kills).try_for_each(|number| -> Result<()> {
             sleep(Duration::from_millis(random.below(250) as u64));
             ensure!(!readers.iter().any(std::thread::ScopedJoinHandle::is_finished), "a reader ended");
             if let Some(plugin) = running.take() {
-                plugin.kill()?;
+                end_plugin(&sandbox, &program, plugin, number)?;
             }
             killed.fetch_add(1, Ordering::Relaxed);
             sleep(Duration::from_millis(random.below(40) as u64));
-            running = Some(plugin(&sandbox, route)?);
+            running = Some(program.start(&sandbox, route)?);
             Ok(())
         });
         sleep(Duration::from_millis(300));
@@ -198,6 +248,110 @@ fn the_plugin_is_killed_on_erofs() -> Result<()> {
 #[test]
 fn the_plugin_is_killed_over_fuse() -> Result<()> {
     the_plugin_is_killed("fuse")
+}
+
+/// Nothing is left to be made, and nobody waits for the plugin.
+#[test]
+fn the_plugin_is_killed_on_overlay() -> Result<()> {
+    the_plugin_is_killed("overlay")
+}
+
+/// What of a service manager this needs: it keeps descriptors that it is sent, and passes them on at the next start.
+struct Manager {
+    path: PathBuf,
+    socket: UnixDatagram,
+    kept: BTreeMap<String, OwnedFd>,
+}
+
+impl Manager {
+    fn new(sandbox: &Sandbox) -> Result<Self> {
+        let path = sandbox.path("notify");
+        let socket = UnixDatagram::bind(&path)?;
+        socket.set_nonblocking(true)?;
+        Ok(Self { path, socket, kept: BTreeMap::new() })
+    }
+
+    /// Does what it was told.
+    fn listen(&mut self) -> Result<()> {
+        let mut buffer = [0; 4096];
+        loop {
+            let (bytes, fd) = match d4c_sys::receive_with_fd(&self.socket, &mut buffer) {
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return Ok(()),
+                received => received?,
+            };
+            let text = std::str::from_utf8(&buffer[..bytes])?;
+            let name = text.lines().find_map(|line| line.strip_prefix("FDNAME=")).unwrap_or_default();
+            ensure!(!name.contains(':'), "systemd takes no such name: {name}");
+            match (text.lines().next(), fd) {
+                (Some("FDSTORE=1"), Some(fd)) => drop(self.kept.insert(name.to_owned(), fd)),
+                (Some("FDSTOREREMOVE=1"), None) => drop(self.kept.remove(name)),
+                (_, None) => {}
+                told => anyhow::bail!("{told:?}"),
+            }
+        }
+    }
+
+    fn start(&self, sandbox: &Sandbox, arguments: &[&str]) -> Result<Snapshotter> {
+        let (mut script, mut names) = (String::new(), Vec::new());
+        for (number, (name, fd)) in self.kept.iter().enumerate() {
+            fcntl(fd, FcntlArg::F_SETFD(FdFlag::empty()))?;
+            script.push_str(&format!("exec {}<&{}\n", number + 3, fd.as_raw_fd()));
+            names.push(name.as_str());
+        }
+        script.push_str("export LISTEN_PID=$$; exec \"$0\" \"$@\"");
+        let mut command = sandbox.command("bash");
+        command.arg("-c").arg(script).arg(built("di3fs-snapshotter")).env("NOTIFY_SOCKET", &self.path);
+        command.env("LISTEN_FDS", self.kept.len().to_string()).env("LISTEN_FDNAMES", names.join(":"));
+        let started = Snapshotter::start_by(sandbox, command, arguments)?;
+        for fd in self.kept.values() {
+            fcntl(fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
+        }
+        Ok(started)
+    }
+}
+
+/// `systemctl kill` ends the plugin and its holder at once: the service manager has what they had.
+#[test]
+fn a_service_manager_keeps_what_is_served() -> Result<()> {
+    let sandbox = Sandbox::new()?;
+    let content = Files { count: 40, most_bytes: 24 << 10 };
+    let files = content.deltas(&sandbox)?;
+    let mut manager = Manager::new(&sandbox)?;
+    let flags = ["--route", "erofs", "--finish-after", "100000"];
+    let plugin = manager.start(&sandbox, &flags)?;
+    let containerd = Containerd::start(&sandbox, Version::Two)?;
+    for file in &files {
+        containerd.d4c(["load", file, "--name", NAME])?.success()?;
+    }
+    containerd.run_detached("di3fs", NAME, "reader", &["/bin/sleep", "1000"])?;
+    let root = seen(&containerd)?;
+    content.check(&root, 0)?;
+    manager.listen()?;
+    ensure!(manager.kept.len() == 1, "{:?}", manager.kept.keys());
+    let holder = Snapshotter::holder(&sandbox).context("there is no holder")?;
+    plugin.kill()?;
+    kill(holder, Signal::SIGKILL)?;
+    let plugin = scope(|scope| -> Result<Snapshotter> {
+        let reader = scope.spawn(|| (0..content.count).try_for_each(|number| content.check(&root, number)));
+        sleep(Duration::from_millis(100));
+        let plugin = manager.start(&sandbox, &flags)?;
+        reader.join().map_err(|_| anyhow::anyhow!("the reader panicked"))??;
+        Ok(plugin)
+    })?;
+    ensure!(Snapshotter::holder(&sandbox).is_some_and(|other| other != holder), "no holder has it");
+    // Between a stop and a start it forgets, and the holder does not.
+    manager.listen()?;
+    manager.kept.clear();
+    ensure!(plugin.terminate()?.success(), "the plugin did not end well");
+    let plugin = manager.start(&sandbox, &flags)?;
+    manager.listen()?;
+    ensure!(manager.kept.len() == 1, "{:?}", manager.kept.keys());
+    // containerd tries again to reach the plugin when some time has passed.
+    wait_for("a new container", || Ok(containerd.run("di3fs", NAME, &["/bin/cat", "/data/0/7"]).is_ok()))?;
+    end(containerd, plugin)?;
+    manager.listen()?;
+    ensure!(manager.kept.is_empty(), "never forgotten: {:?}", manager.kept.keys());
+    sandbox.close()
 }
 
 /// 64 readers at once of files that are not made yet, the plugin and the container each within little memory: each

@@ -100,8 +100,8 @@ async fn serve_all(config: &Config) -> Result<()> {
 /// How images are served, and the holder of what serves them. A route that is not asked for by its name is taken only
 /// where a successor can go on with it.
 fn choose_route(config: &Config, root: &Path) -> Result<(Route, Holder)> {
-    let program = std::env::current_exe().map_err(Error::io("find program", "/proc/self/exe"))?;
-    let holder = Holder::new(program, root);
+    // What runs, also when an upgrade has put something else, or nothing, in its place.
+    let holder = Holder::new("/proc/self/exe".into(), root);
     let wanted = config.route.wanted();
     if wanted == Some(Route::Overlay) {
         return Ok((Route::Overlay, holder));

@@ -1,5 +1,7 @@
 //! The operations of the Snapshots service over a [`Store`], free of any wire. All of them block.
 
+use std::fs;
+use std::os::unix::fs::{MetadataExt, lchown};
 use std::sync::Arc;
 
 use di3fs::mount::Lower;
@@ -105,7 +107,11 @@ impl Snapshotter {
     fn create(&self, kind: Kind, key: &str, parent: &str, labels: Labels) -> Result<Vec<MountSpec>> {
         let made = self.store.create(kind, key, parent, labels)?;
         tracing::debug!(key, parent, kind = kind.as_str(), number = made.number, "snapshot made");
-        self.mounts_of(&made).inspect_err(|error| {
+        let mounted = self.lower_of(&made).and_then(|lower| {
+            self.own(&made, &lower)?;
+            self.overlay.mounts(&self.store, &made, &lower)
+        });
+        mounted.inspect_err(|error| {
             tracing::error!(key, parent, %error, "snapshot cannot be mounted");
             if let Err(error) = self.store.remove(key) {
                 tracing::warn!(key, %error, "it stays");
@@ -113,7 +119,20 @@ impl Snapshotter {
         })
     }
 
-    fn mounts_of(&self, layers: &Layers) -> Result<Vec<MountSpec>> {
+    /// What of a new snapshot is its root has the owner of its parent's, as over containerd's own snapshotters.
+    fn own(&self, layers: &Layers, lower: &Lower) -> Result<()> {
+        let Some(parent) = lower.layers.first().filter(|_| layers.kind == Kind::Active) else {
+            return Ok(());
+        };
+        let seen = fs::metadata(parent).map_err(Error::io("look at directory", parent))?;
+        let own = self.store.fs_path(layers.number);
+        match (seen.uid(), seen.gid()) {
+            (0, 0) => Ok(()),
+            (uid, gid) => lchown(&own, Some(uid), Some(gid)).map_err(Error::io("set owner", &own)),
+        }
+    }
+
+    fn lower_of(&self, layers: &Layers) -> Result<Lower> {
         let mut lower = Lower::default();
         for number in &layers.parents {
             if let Some(chain_id) = self.store.lazy_chain(*number)? {
@@ -125,7 +144,7 @@ impl Snapshotter {
             }
             lower.layers.push(self.store.fs_path(*number));
         }
-        self.overlay.mounts(&self.store, layers, &lower)
+        Ok(lower)
     }
 
     /// Commits the layer of `chain_id` on `parent`, if it is ready or was committed before; returns its name.
@@ -156,7 +175,8 @@ impl Snapshotter {
     /// # Errors
     /// Those of [`Store::layers`].
     pub fn mounts(&self, key: &str) -> Result<Vec<MountSpec>> {
-        self.mounts_of(&self.store.layers(key)?)
+        let layers = self.store.layers(key)?;
+        self.overlay.mounts(&self.store, &layers, &self.lower_of(&layers)?)
     }
 
     /// Commits an active snapshot and records its usage.

@@ -3,7 +3,9 @@
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixListener;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::socket::sockopt::AcceptConn;
 use nix::sys::socket::{
     ControlMessage, ControlMessageOwned, MsgFlags, getsockname, getsockopt, recvmsg, sendmsg,
@@ -59,6 +61,28 @@ pub fn inherited_listener(number: RawFd) -> io::Result<UnixListener> {
         return Err(io::Error::from_raw_os_error(libc::EINVAL));
     }
     Ok(UnixListener::from(socket))
+}
+
+/// The first descriptor that a service manager passes (sd_listen_fds(3)).
+const FIRST_PASSED: RawFd = 3;
+/// The most of them that are taken.
+const MOST_PASSED: RawFd = 1 << 16;
+static TAKEN: AtomicBool = AtomicBool::new(false);
+
+/// What a service manager passed to this process, `count` descriptors from number 3 on, closed on exec from now on; none
+/// that is not open. They can be taken once: nothing comes the second time.
+pub fn passed_descriptors(count: RawFd) -> Vec<Option<OwnedFd>> {
+    if count <= 0 || TAKEN.swap(true, Ordering::Relaxed) {
+        return Vec::new();
+    }
+    let take = |number: RawFd| {
+        // SAFETY: the number is not -1; it is used for a flag, which the kernel refuses when it is not open.
+        let borrowed = unsafe { BorrowedFd::borrow_raw(number) };
+        fcntl(borrowed, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).ok()?;
+        // SAFETY: it is open, and was so before this process began, whose code knows it only from here, which is run once.
+        Some(unsafe { OwnedFd::from_raw_fd(number) })
+    };
+    (FIRST_PASSED..).take(count.min(MOST_PASSED).cast_unsigned() as usize).map(take).collect()
 }
 
 #[cfg(test)]

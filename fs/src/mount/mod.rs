@@ -180,6 +180,9 @@ impl Served {
             let on = image.contents.store().root();
             try_one().map_err(MountError::io("register a file with fuse", on))?;
         }
+        if !passthrough {
+            settle(&root, table).map_err(MountError::io("use fuse", &root))?;
+        }
         let route = if passthrough { Route::FusePassthrough } else { Route::Fuse };
         let lower = Lower { layers: vec![root], data_only: Vec::new() };
         Ok(Self { route, lower, mounts: Vec::new(), session: Some(session) })
@@ -251,6 +254,13 @@ impl Drop for Served {
     fn drop(&mut self) {
         self.detach();
     }
+}
+
+/// Has the kernel ask what it asks once, how directories and files are opened and files closed, while there is someone who
+/// answers: whoever closed the first file while there is no process would wait for the next one.
+fn settle(root: &Path, table: &Table) -> io::Result<()> {
+    drop(fs::read_dir(root)?);
+    table.first_file().map_or(Ok(()), |file| File::open(root.join(file)).map(drop))
 }
 
 /// Writes the image of metadata beside `path`, then gives it its name.

@@ -1,30 +1,49 @@
 //! The plugin's side.
 
+use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use super::{PATIENCE, receive, send};
+use crate::notify;
 
 /// The flag by which the program becomes a holder.
 pub(crate) const FLAG: &str = "--hold";
 
-/// The way to the holder of one root, which is started when it is needed.
+/// The way to the holder of one root, which is started when it is needed, and again when it ends before its time. What it
+/// is given is given to the service manager as well, which may keep it too.
 #[derive(Debug)]
-pub struct Holder {
+pub struct Holder(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
     program: PathBuf,
     socket: PathBuf,
+    state: Mutex<State>,
+}
+
+/// What is known of a holder. Locked as long as it is spoken to of what it keeps.
+#[derive(Debug, Default)]
+struct State {
+    /// What it holds for this process, to be given to another one.
+    kept: BTreeMap<String, OwnedFd>,
+    /// Whether a thread waits for its end.
+    watched: bool,
 }
 
 impl Holder {
     /// The holder of the plugin whose root is `root`; `program` is started with `--hold SOCKET` to be it.
     #[must_use]
     pub fn new(program: PathBuf, root: &Path) -> Self {
-        Self { program, socket: root.join("holder.sock") }
+        let socket = root.join("holder.sock");
+        Self(Arc::new(Inner { program, socket, state: Mutex::default() }))
     }
 
     /// Makes sure that what is given to the holder comes back.
@@ -34,9 +53,9 @@ impl Holder {
     pub fn check(&self) -> io::Result<()> {
         let file = std::fs::File::open("/dev/null")?;
         let name = "check";
-        self.keep(name, std::os::fd::AsFd::as_fd(&file))?;
-        let found = self.held()?.iter().any(|(held, _)| held == name);
-        self.forget(name)?;
+        self.0.give(name, file.as_fd())?;
+        let found = self.0.ask()?.iter().any(|(held, _)| held == name);
+        self.0.release(name)?;
         if found { Ok(()) } else { Err(io::ErrorKind::NotFound.into()) }
     }
 
@@ -45,6 +64,107 @@ impl Holder {
     /// # Errors
     /// It cannot be started or does not answer.
     pub fn keep(&self, name: &str, fd: BorrowedFd<'_>) -> io::Result<()> {
+        let copy = fd.try_clone_to_owned()?;
+        let mut state = self.0.lock();
+        self.0.give(name, fd)?;
+        notify::keep(name, fd);
+        state.kept.insert(name.to_owned(), copy);
+        self.watch(&mut state)
+    }
+
+    /// What it holds, or the service manager has for us; nothing when it does not run. It keeps all of it.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub fn held(&self) -> io::Result<Vec<(String, OwnedFd)>> {
+        let mut state = self.0.lock();
+        let mut held = self.0.ask()?;
+        for (name, fd) in notify::passed() {
+            if !held.iter().any(|(other, _)| *other == name) {
+                tracing::info!(name, "the service manager had what no holder has");
+                self.0.give(&name, fd.as_fd())?;
+                held.push((name, fd));
+            }
+        }
+        for (name, fd) in &held {
+            // Whatever it had it forgot when the unit was stopped; what it has twice it keeps once.
+            notify::keep(name, fd.as_fd());
+            state.kept.insert(name.clone(), fd.try_clone()?);
+        }
+        if !held.is_empty() {
+            self.watch(&mut state)?;
+        }
+        Ok(held)
+    }
+
+    /// Lets it close a descriptor; no error when it has none of that name.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub fn forget(&self, name: &str) -> io::Result<()> {
+        let mut state = self.0.lock();
+        state.kept.remove(name);
+        notify::forget(name);
+        self.0.release(name)
+    }
+
+    /// Has a thread wait for the end of the holder, if none does.
+    fn watch(&self, state: &mut State) -> io::Result<()> {
+        if !state.watched {
+            let inner = Arc::clone(&self.0);
+            thread::Builder::new().name("holder-watch".into()).spawn(move || inner.watch())?;
+            state.watched = true;
+        }
+        Ok(())
+    }
+}
+
+impl Inner {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// As long as there is something to be kept, gives it to another holder when one has ended.
+    fn watch(&self) {
+        loop {
+            let ended = self.wait_for_end();
+            let mut state = self.lock();
+            if state.kept.is_empty() {
+                state.watched = false;
+                return;
+            }
+            let given =
+                ended.and_then(|()| state.kept.iter().try_for_each(|(name, fd)| self.give(name, fd.as_fd())));
+            match given {
+                Ok(()) => {
+                    tracing::warn!(sessions = state.kept.len(), "the holder has ended, another one goes on");
+                }
+                Err(error) => {
+                    tracing::error!(%error, "no holder: what is served ends with this process");
+                    state.watched = false;
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Waits until the holder has ended.
+    fn wait_for_end(&self) -> io::Result<()> {
+        let Some(stream) = self.connect()? else { return Ok(()) };
+        send(&stream, "watch", "", None)?;
+        match answered(&stream) {
+            Ok(()) => {}
+            // It ended just then. One of an earlier release breaks off as well, and runs on: that one is not watched.
+            Err(_) if self.connect()?.is_none() => return Ok(()),
+            Err(error) => return Err(error),
+        }
+        stream.set_read_timeout(None)?;
+        // It says nothing more.
+        drop(receive(&stream));
+        Ok(())
+    }
+
+    fn give(&self, name: &str, fd: BorrowedFd<'_>) -> io::Result<()> {
         let mut tries = 3;
         loop {
             tries -= 1;
@@ -60,11 +180,7 @@ impl Holder {
         }
     }
 
-    /// What it holds; nothing when it does not run.
-    ///
-    /// # Errors
-    /// It does not answer.
-    pub fn held(&self) -> io::Result<Vec<(String, OwnedFd)>> {
+    fn ask(&self) -> io::Result<Vec<(String, OwnedFd)>> {
         let Some(stream) = self.connect()? else { return Ok(Vec::new()) };
         send(&stream, "give", "", None)?;
         let mut held = Vec::new();
@@ -78,11 +194,7 @@ impl Holder {
         }
     }
 
-    /// Lets it close a descriptor; no error when it has none of that name.
-    ///
-    /// # Errors
-    /// It does not answer.
-    pub fn forget(&self, name: &str) -> io::Result<()> {
+    fn release(&self, name: &str) -> io::Result<()> {
         let Some(stream) = self.connect()? else { return Ok(()) };
         send(&stream, "drop", name, None)?;
         answered(&stream)
@@ -108,13 +220,14 @@ impl Holder {
         if let Some(stream) = self.connect()? {
             return Ok(stream);
         }
-        let mut child = Command::new(&self.program)
-            .arg(FLAG)
-            .arg(&self.socket)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()?;
+        let mut command = Command::new(&self.program);
+        // It may be a link to whatever file this process was started from, which an upgrade has replaced.
+        command.arg0("di3fs-snapshotter").arg(FLAG).arg(&self.socket);
+        // These are for this process alone.
+        for name in notify::VARIABLES {
+            command.env_remove(name);
+        }
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
         // Once ended it is ours to reap, as long as we live.
         thread::Builder::new().name("holder".into()).spawn(move || child.wait())?;
         let until = Instant::now() + PATIENCE;

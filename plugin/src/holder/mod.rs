@@ -3,7 +3,8 @@
 //! A FUSE mount lives as long as its device is open somewhere. The plugin gives the device of every mount to the holder
 //! and, when it starts again after whatever end, gets it back and goes on answering: who waited for an answer meanwhile
 //! gets it then. The holder knows nothing of what it holds, and ends when it holds nothing. It is started when there is
-//! something to hold.
+//! something to hold, and when it was killed: the plugin waits for its end, and gives all to another one. A service manager
+//! that keeps descriptors (`crate::notify`) has them besides, in case both are killed at once.
 //!
 //! It listens at a socket in the plugin's root. Messages are frames of [`FRAME_BYTES`], a word and a name, filled up with
 //! zeros; a descriptor comes with the first byte of its frame.
@@ -12,6 +13,7 @@
 //! keep NAME, descriptor  → ok          holds it instead of what it held by that name
 //! drop NAME              → ok
 //! give                   → fd NAME, descriptor …  → ok
+//! watch                  → ok          and then nothing, until it ends or another one watches
 //! ```
 
 mod client;

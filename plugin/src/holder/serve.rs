@@ -40,7 +40,7 @@ pub fn hold(socket: &Path) -> Result<()> {
 
 fn serve(listener: &UnixListener) -> io::Result<()> {
     let patience = PollTimeout::try_from(PATIENCE).unwrap_or(PollTimeout::MAX);
-    let mut held = BTreeMap::new();
+    let (mut held, mut watcher) = (BTreeMap::new(), None);
     loop {
         let timeout = if held.is_empty() { patience } else { PollTimeout::NONE };
         match poll(&mut [PollFd::new(listener.as_fd(), PollFlags::POLLIN)], timeout) {
@@ -52,13 +52,17 @@ fn serve(listener: &UnixListener) -> io::Result<()> {
         let (stream, _) = listener.accept()?;
         // Whoever talks nonsense, or breaks off, is left.
         let talked = talk(&stream, &mut held);
-        if held.is_empty() && talked.is_ok() {
+        if matches!(talked, Ok(true)) {
+            // There is one plugin: whoever watched before is gone.
+            watcher.replace(stream);
+        } else if held.is_empty() && talked.is_ok() {
             return Ok(());
         }
     }
 }
 
-fn talk(stream: &UnixStream, held: &mut BTreeMap<String, OwnedFd>) -> io::Result<()> {
+/// Whether the other side stays, to see our end.
+fn talk(stream: &UnixStream, held: &mut BTreeMap<String, OwnedFd>) -> io::Result<bool> {
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
     while let Some((word, name, fd)) = receive(stream)? {
@@ -70,9 +74,13 @@ fn talk(stream: &UnixStream, held: &mut BTreeMap<String, OwnedFd>) -> io::Result
                     send(stream, "fd", name, Some(fd.as_fd()))?;
                 }
             }
+            ("watch", None) => {
+                send(stream, "ok", "", None)?;
+                return Ok(true);
+            }
             _ => return Err(io::ErrorKind::InvalidData.into()),
         }
         send(stream, "ok", "", None)?;
     }
-    Ok(())
+    Ok(false)
 }

@@ -1,5 +1,4 @@
 use super::*;
-use std::fs;
 use std::sync::Mutex;
 use tonic::Code;
 
