@@ -206,5 +206,6 @@ fn signed_by_referrers() -> Result<()> {
 
 #[test]
 fn signed_by_bundles() -> Result<()> {
-    only_signed_deltas_are_taken(Kind::Strict, Form::Bundle)
+    only_signed_deltas_are_taken(Kind::Strict, Form::Bundle)?;
+    only_signed_deltas_are_taken(Kind::Loose, Form::Bundle)
 }

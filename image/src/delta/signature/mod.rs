@@ -9,7 +9,7 @@
 mod bundle;
 mod key;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use base64::Engine;
@@ -18,6 +18,7 @@ use d4c_sys::Map;
 use dimg::Digest;
 use serde::Deserialize;
 
+use super::artifact::EMPTY_TYPE;
 use crate::error::SourceError;
 use crate::manifest::Descriptor;
 use crate::registry::Repository;
@@ -84,12 +85,14 @@ pub fn verify(repository: &Repository, signed: Digest, keys: &[TrustedKey]) -> R
     {
         return Ok(());
     }
+    let mut looked = BTreeSet::new();
     for artifact_type in [BUNDLE_TYPE, ARTIFACT_TYPE] {
         for referrer in repository.referrers(signed, artifact_type)? {
-            if seen >= MAX_SIGNATURES {
-                break;
-            }
-            if referrer.artifact_type.as_deref().is_some_and(|kind| !kind.is_empty() && kind != artifact_type)
+            // Some registries list the config's media type instead, and do not filter.
+            let listed = referrer.artifact_type.as_deref().unwrap_or_default();
+            if seen >= MAX_SIGNATURES
+                || !["", EMPTY_TYPE, artifact_type].contains(&listed)
+                || !looked.insert(referrer.digest)
             {
                 continue;
             }
