@@ -12,7 +12,7 @@ prepare() {
     "${as_root[@]}" hack/images.sh tiny debian-nginx npm-node pypi-numpy >/dev/null
     # As the user: root's PATH has no Go.
     "${as_root[@]}" install -d -m 0777 "$CACHE"
-    hack/containerd2.sh >/dev/null
+    hack/containerd.sh containerd2 >/dev/null
     hack/gotool.sh registry >/dev/null
     hack/gotool.sh cri >/dev/null
     "${as_root[@]}" hack/guest.sh >/dev/null
@@ -39,6 +39,7 @@ while [ $# -gt 0 ] && [ "$1" != -- ]; do tiers+=("$1"); shift; done
 [ ${#tiers[@]} -gt 0 ] || mapfile -t tiers < <(sed -n 's/^name = "\(tier.*\)"/\1/p' integration/Cargo.toml)
 
 prepare
+[[ " ${tiers[*]} " != *" extra_containerd17 "* ]] || hack/containerd.sh containerd17 >/dev/null
 host=$(rustc -vV | sed -n 's/^host: //p' | tr 'a-z-' 'A-Z_')
 if [ ${#as_root[@]} -gt 0 ]; then export "CARGO_TARGET_${host}_RUNNER=${as_root[*]}"; fi
 export RUST_LIB_BACKTRACE=0 # an error tells its place by its context

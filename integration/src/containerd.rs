@@ -24,7 +24,9 @@ pub const PAUSE: &str = "example.com/pause:1";
 pub enum Version {
     /// The distribution's: 1.6 on Debian 12.
     System,
-    /// What `hack/containerd2.sh` built from `integration/containerd2/go.mod`.
+    /// What `hack/containerd.sh containerd17` built from `integration/containerd17/go.mod`.
+    Seventeen,
+    /// What `hack/containerd.sh containerd2` built from `integration/containerd2/go.mod`.
     Two,
 }
 
@@ -34,18 +36,20 @@ impl Version {
     /// # Errors
     /// Fails when it was not built.
     fn folder(self) -> Result<Option<PathBuf>> {
-        if self == Self::System {
-            return Ok(None);
-        }
-        let module = fs::read_to_string(repository().join("integration/containerd2/go.mod"))?;
+        let (name, package) = match self {
+            Self::System => return Ok(None),
+            Self::Seventeen => ("containerd17", "github.com/containerd/containerd v"),
+            Self::Two => ("containerd2", "github.com/containerd/containerd/v2 v"),
+        };
+        let module = fs::read_to_string(repository().join("integration").join(name).join("go.mod"))?;
         let version =
-            module.lines().find_map(|line| line.trim().split_once("github.com/containerd/containerd/v2 v"));
+            module.lines().find_map(|line| line.trim().trim_start_matches("require ").strip_prefix(package));
         let version =
-            version.and_then(|found| found.1.split(' ').next()).context("go.mod names no containerd")?;
+            version.and_then(|found| found.split(' ').next()).context("go.mod names no containerd")?;
         let folder = cache().join(format!("containerd-{version}"));
         ensure!(
             folder.join("containerd").exists(),
-            "no {}: make it with hack/containerd2.sh",
+            "no {}: make it with hack/containerd.sh {name}",
             folder.display()
         );
         Ok(Some(folder))
@@ -148,7 +152,7 @@ unpack_config = [{{ platform = "linux", snapshotter = "overlayfs" }}, {{ platfor
             socket = self.socket().display(),
             di3fs = Snapshotter::socket(self.sandbox).display(),
             exports = match self.version {
-                Version::System => "",
+                Version::System | Version::Seventeen => "",
                 Version::Two =>
                     "[proxy_plugins.di3fs.exports]\nenable_remote_snapshot_annotations = \"true\"",
             },
@@ -171,7 +175,7 @@ unpack_config = [{{ platform = "linux", snapshotter = "overlayfs" }}, {{ platfor
         let hosts = self.sandbox.path("hosts");
         let text = match self.version {
             _ if !self.cri => return (PLUGINS, String::new()),
-            Version::System => format!(
+            Version::System | Version::Seventeen => format!(
                 r#"[plugins."io.containerd.grpc.v1.cri"]
 sandbox_image = "{PAUSE}"
 {RESOURCES}
@@ -292,10 +296,24 @@ config_path = {hosts:?}
     /// # Errors
     /// Fails when it does not succeed.
     pub fn run(&self, snapshotter: &str, image: &str, command: &[&str]) -> Result<String> {
+        self.run_with(snapshotter, image, &[], command)
+    }
+
+    /// As [`Containerd::run`], with options of `ctr run`.
+    ///
+    /// # Errors
+    /// As for [`Containerd::run`].
+    pub fn run_with(
+        &self,
+        snapshotter: &str,
+        image: &str,
+        options: &[&str],
+        command: &[&str],
+    ) -> Result<String> {
         let container = self.container("once");
         let option = format!("--snapshotter={snapshotter}");
-        let arguments =
-            ["run", "--rm", &option, image, &container].into_iter().chain(command.iter().copied());
+        let run = ["run", "--rm", &option].into_iter().chain(options.iter().copied());
+        let arguments = run.chain([image, &container]).chain(command.iter().copied());
         Ok(self.ctr(arguments)?.success()?.stdout)
     }
 
@@ -371,13 +389,21 @@ config_path = {hosts:?}
     /// # Errors
     /// Fails when it does not succeed.
     pub fn exec(&self, name: &str, command: &[&str]) -> Result<String> {
+        self.exec_as(name, "0:0", command)
+    }
+
+    /// As [`Containerd::exec`], as another user and group.
+    ///
+    /// # Errors
+    /// As for [`Containerd::exec`].
+    pub fn exec_as(&self, name: &str, user: &str, command: &[&str]) -> Result<String> {
         let container = self.container(name);
         // containerd's shim writes it: through its own pipes `ctr` 1.6 loses it when it is slow, since it closes its end once the
         // process has ended, whatever is still in there.
         let log = self.sandbox.path(&format!("exec-{name}.out"));
         drop(fs::remove_file(&log));
         let uri = format!("file://{}", log.display());
-        let arguments = ["tasks", "exec", "--exec-id", "exec", "--log-uri", &uri, &container];
+        let arguments = ["tasks", "exec", "--exec-id", "exec", "--user", user, "--log-uri", &uri, &container];
         let ended = self.ctr(arguments.iter().chain(command))?;
         let wrote = String::from_utf8_lossy(&fs::read(&log).unwrap_or_default()).into_owned();
         ended.success().with_context(|| format!("it wrote: {wrote}"))?;

@@ -1,4 +1,4 @@
-//! Tier 3: containerd 2.x, built by `hack/containerd2.sh`, as root.
+//! Tier 3: containerd 2.x, built by `hack/containerd.sh`, as root.
 
 use d4c_integration::containerd::Version;
 

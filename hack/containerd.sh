@@ -1,10 +1,13 @@
 #!/usr/bin/env bash
-# Builds containerd 2.x, ctr and the runc shim from integration/containerd2/go.mod into the cache and prints their folder. Nothing to do
-# when they are there already.
+# Builds a containerd, ctr and the runc shim(s) from integration/MODULE/go.mod into the cache and prints their folder:
+# containerd.sh containerd2 (2.x), containerd.sh containerd17 (1.7). Nothing to do when they are there already.
 . "$(dirname "$0")/lib.sh"
 
-module=$REPO/integration/containerd2
-version=$(sed -n 's/.*github.com\/containerd\/containerd\/v2 v\([0-9.]*\).*/\1/p' "$module/go.mod")
+name=${1:-containerd2}
+module=$REPO/integration/$name
+[ -f "$module/go.mod" ] || die "no containerd $name"
+package=$(sed -n 's/^\t\(github.com\/containerd\/containerd.*\)\/cmd\/containerd$/\1/p' "$module/go.mod")
+version=$(sed -n "s|^.*${package} v\([0-9.]*\).*|\1|p" "$module/go.mod")
 go_wanted=$(sed -n 's/^go //p' "$module/go.mod")
 out=$CACHE/containerd-$version
 
@@ -12,7 +15,7 @@ build() {
     [ ! -x "$out/containerd" ] || return 0
     find_go "$go_wanted" || die "no Go to build containerd $version with: run make setup, or install Go $go_wanted or newer from https://go.dev/dl"
     say "building containerd $version with $("$GO" env GOVERSION) (minutes, once)"
-    local tmp package=github.com/containerd/containerd/v2
+    local tmp
     tmp=$(mktemp -d "$out.XXXXXX")
     # shellcheck disable=SC2064
     trap "rm -rf '$tmp'" EXIT
