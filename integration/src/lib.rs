@@ -3,6 +3,7 @@
 //! The tests are in `tests/`, one binary per tier of privilege, and run by `hack/tiers.sh`; `docs/testing.md` tells how. Nothing here knows the
 //! crates under test: only their binaries, as a user has them.
 
+pub mod behaviour;
 pub mod bits;
 pub mod containerd;
 pub mod deltas;
