@@ -189,6 +189,79 @@ fn a_directory_is_shared_and_no_more() -> Result<()> {
     sandbox.close()
 }
 
+/// A folder with programs and what they are linked with.
+fn tools(sandbox: &Sandbox, names: &[&str]) -> Result<PathBuf> {
+    let tools = sandbox.dir("tools")?;
+    for name in names {
+        let program = built(name);
+        fs::copy(&program, tools.join(name))?;
+        for line in Output::of(Command::new("ldd").arg(&program))?.success()?.stdout.lines() {
+            if let Some(library) = line.split_whitespace().find(|word| word.starts_with('/')).map(Path::new) {
+                fs::copy(library, tools.join(library.file_name().context("a library has a name")?))?;
+            }
+        }
+    }
+    Ok(tools)
+}
+
+/// On this older kernel `auto` finds by itself what works: for `d4c mount` a file system in user space, and for the plugin, whose
+/// successors could not go on with that, contents made in advance. The tree is the same.
+#[test]
+fn an_older_kernel_gets_what_it_can() -> Result<()> {
+    let sandbox = Sandbox::new()?;
+    let tools = tools(&sandbox, &["d4c", "di3fs-snapshotter"])?;
+    let files = deltas("tiny")?;
+    for (number, file) in files.iter().enumerate() {
+        fs::copy(file, tools.join(format!("{number}.cdimg")))?;
+    }
+    let patched = sandbox.path("patched");
+    let mut arguments = vec!["patch".to_owned()];
+    arguments.extend(files.iter().cloned());
+    arguments.push(format!("dir:{}", patched.display()));
+    d4c(&arguments)?.success()?;
+    let expected = list_here(&sandbox, &patched)?;
+    let results = sandbox.dir("results")?;
+    let mut shares = Vec::new();
+    for (name, shared) in [("tools", &tools), ("out", &results)] {
+        let socket = sandbox.path(&format!("{name}.sock"));
+        let line = ["--socket-path", words(&socket)?, "--shared-dir", words(shared)?];
+        shares.push((name, Virtiofsd::new(&sandbox, name, &line)?, socket));
+    }
+    let script = format!(
+        "set -e; mkdir /tools /out /image; mount -t virtiofs tools /tools; mount -t virtiofs out /out\n\
+         ln -s tools /lib64; export LD_LIBRARY_PATH=/tools; uname -r >/out/kernel\n\
+         /tools/d4c --json --tmpdir /tmp mount --route auto /tools/[0-9].cdimg /image >/out/mount.json 2>/out/mount.log & \n\
+         while ! [ -s /out/mount.json ]; do kill -0 $!; sleep 0.2; done\n\
+         (cd /image\n{LIST}) >/out/list\n\
+         umount /image; wait\n\
+         /tools/di3fs-snapshotter --root /tmp/di3fs --address /tmp/di3fs.sock --control /tmp/control.sock 2>/out/plugin.log & \n\
+         while ! grep -q 'serving snapshots' /out/plugin.log; do kill -0 $!; sleep 0.2; done\n\
+         kill $!; wait; cd /; umount /out\n"
+    );
+    let mut guest = Guest::new(&sandbox, "guest", &script)?.memory(512);
+    for (name, _, socket) in &shares {
+        guest = guest.share(name, socket);
+    }
+    let ended = guest.start()?.end();
+    let read = |name: &str| fs::read_to_string(results.join(name)).with_context(|| name.to_owned());
+    ended.with_context(|| format!("{:?} {:?}", read("mount.log"), read("plugin.log")))?;
+    for (_, share, _) in shares {
+        share.end()?;
+    }
+    ensure!(read("kernel")?.starts_with("6.1."), "{}", read("kernel")?);
+    let mounted: serde_json::Value =
+        serde_json::from_str(read("mount.json")?.lines().next().unwrap_or_default())?;
+    ensure!(mounted["route"] == "fuse", "{mounted}");
+    let seen = read("list")?;
+    ensure!(seen == expected, "{}", difference(&expected, &seen));
+    let log = read("plugin.log")?;
+    ensure!(log.contains("store open") && log.contains("route=overlay"), "{log}");
+    for route in ["erofs", "fuse-passthrough", "fuse"] {
+        ensure!(log.contains(&format!("route does not work here route={route}")), "{log}");
+    }
+    sandbox.close()
+}
+
 /// What kill -9 leaves has no process, and goes with the next start.
 #[test]
 fn a_killed_process_leaves_nothing_that_stays() -> Result<()> {
