@@ -7,7 +7,7 @@
 
 use d4c_fuzz::parts::Parts;
 use dimg::engine::elf::sample::Sample;
-use dimg::engine::elf::{AddressMap, derive, fits, relocate};
+use dimg::engine::elf::{AddressMap, Version, derive, fits, relocate};
 use dimg::engine::frame::RelocationFrame;
 use dimg::engine::matcher::{MatchOptions, diff};
 use dimg::engine::program::apply;
@@ -37,7 +37,7 @@ fuzz_target!(|input: &[u8]| {
 
 fn moved(old: &[u8], map: &AddressMap) -> Vec<u8> {
     let mut made = Vec::new();
-    relocate(old, map, &mut made).expect("memory can be written");
+    relocate(old, map, Version::LAST, &mut made).expect("memory can be written");
     made
 }
 

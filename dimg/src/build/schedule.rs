@@ -358,14 +358,22 @@ impl Coordinator<'_> {
         }
         let stage = |planned: &Planned| StageRow {
             codec: planned.kind.codec(),
+            version: planned.kind.codec().version(),
             frame: self.tickets[planned.ticket],
             slot: 0,
             out_bytes: planned.out_bytes,
         };
         let recipes = self.plans.iter().zip(self.worker.contents).map(|(plan, content)| {
-            let unpack = |out_bytes| StageRow { codec: StageCodec::Unpack, frame: 0, slot: 0, out_bytes };
+            let unpack = |out_bytes| StageRow {
+                codec: StageCodec::Unpack,
+                version: StageCodec::Unpack.version(),
+                frame: 0,
+                slot: 0,
+                out_bytes,
+            };
             let pack = |ticket: usize| StageRow {
                 codec: StageCodec::Pack,
+                version: StageCodec::Pack.version(),
                 frame: self.tickets[ticket],
                 slot: 0,
                 out_bytes: content.size,

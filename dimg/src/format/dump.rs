@@ -107,7 +107,7 @@ pub fn dump(file: &DeltaFile, out: &mut dyn Write) -> Result<(), DimgError> {
             Some(place) => line.push_str(&place.to_string()),
         }
         let stages = list(&recipe.stages, |stage| {
-            let (codec, version, bytes) = (stage.codec, stage.codec.version(), stage.out_bytes);
+            let (codec, version, bytes) = (stage.codec, stage.version, stage.out_bytes);
             match codec.has_frame() {
                 true => {
                     let (frame, slot) = (stage.frame, stage.slot);

@@ -213,6 +213,9 @@ impl Dimg {
                     let reason = format!("a stage relocates {} bytes, not {}", old.len(), stage.out_bytes);
                     return Err(DimgError::corrupt("frame", offset, reason));
                 }
+                let version = elf::Version::from_number(stage.version).ok_or_else(|| {
+                    DimgError::corrupt("recipes", 0, format!("elf has no version {}", stage.version))
+                })?;
                 let frame = RelocationFrame::parse(bytes).map_err(bad)?;
                 let decode = || Ok(Group::Maps(Arc::new(frame.decode().map_err(bad)?)));
                 // A large map alone is not worth keeping.
@@ -225,7 +228,7 @@ impl Dimg {
                 let map = map.ok_or_else(|| {
                     DimgError::corrupt("frame", offset, format!("it has no slot {}", stage.slot))
                 })?;
-                elf::relocate(old, map, out).map_err(DimgError::Output)
+                elf::relocate(old, map, version, out).map_err(DimgError::Output)
             }
             (StageCodec::Reference, _) => ReferenceFrame::parse(bytes)
                 .and_then(|frame| frame.apply(old, stage.out_bytes, out))

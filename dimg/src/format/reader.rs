@@ -299,7 +299,7 @@ impl Dimg {
             };
             let stages = recipe.stages.iter().map(|row| Stage {
                 codec: row.codec,
-                version: row.codec.version(),
+                version: row.version,
                 kind: tables.frames.get(row.frame as usize).map_or(FrameKind::Program, |frame| frame.kind),
                 frame: row.frame,
                 slot: row.slot,

@@ -1,6 +1,7 @@
 //! The RECIPES and FRAMES sections (`FORMAT.md`, section 5): how each new content is made, and what lies in DATA.
 
 use crate::engine::compress::Kind::{Bytes, Numbers};
+use crate::engine::elf;
 use crate::engine::frame::STORED_CHUNK_BYTES;
 use crate::index::Content;
 use crate::index::columns::{Columns, Spec};
@@ -48,11 +49,20 @@ impl StageCodec {
         self != Self::Unpack
     }
 
-    /// The version of the codec that this program writes; the only one it reads.
+    /// The version of the codec that this program writes.
     pub fn version(self) -> u32 {
         match self {
             Self::Stored => 0,
-            Self::Program | Self::Bsdiff | Self::Elf | Self::Unpack | Self::Pack | Self::Reference => 1,
+            Self::Elf => elf::Version::LAST.number(),
+            Self::Program | Self::Bsdiff | Self::Unpack | Self::Pack | Self::Reference => 1,
+        }
+    }
+
+    /// Whether this program reads a version of the codec.
+    fn reads(self, version: u32) -> bool {
+        match self {
+            Self::Elf => elf::Version::from_number(version).is_some(),
+            _ => version == self.version(),
         }
     }
 
@@ -189,6 +199,8 @@ pub struct FrameRow {
 pub struct StageRow {
     /// How it makes its bytes.
     pub codec: StageCodec,
+    /// The codec's version.
+    pub version: u32,
     /// The frame; for a large stored content the first of its chunks; 0 for a codec without frames.
     pub frame: u32,
     /// Where in a frame that is a group: a program's or parameters' number; a stored content's distance from the start. Else zero.
@@ -278,7 +290,7 @@ pub(crate) fn encode_recipes(recipes: &[RecipeRow], origins: &[Option<Place>]) -
         columns.get_mut(3).push(base);
         for (at, stage) in recipe.stages.iter().enumerate() {
             columns.get_mut(1).push(stage.codec.tag());
-            put_u64(columns.get_mut(2), u64::from(stage.codec.version()));
+            put_u64(columns.get_mut(2), u64::from(stage.version));
             if stage.codec.has_frame() {
                 put_i64(columns.get_mut(5), i64::from(stage.frame) - i64::from(frame));
                 frame = stage.frame;
@@ -334,16 +346,16 @@ pub(crate) fn decode_recipes(
             }
             let before = versions.clone();
             let version = versions.u64("version of a codec")?;
-            if version != u64::from(codec.version()) {
-                let why = format!("version {version} of {codec} is not known");
-                return Err(before.error("version of a codec", why));
-            }
+            let version =
+                u32::try_from(version).ok().filter(|&version| codec.reads(version)).ok_or_else(|| {
+                    before.error("version of a codec", format!("version {version} of {codec} is not known"))
+                })?;
             let (frame, slot) = match codec.has_frame() {
                 true => frame_and_slot(frames, distances, &mut last, &slots)?,
                 false => (0, 0),
             };
             let out_bytes = if at + 1 < count { sizes.u64("size of a stage")? } else { content.size };
-            let stage = StageRow { codec, frame, slot, out_bytes };
+            let stage = StageRow { codec, version, frame, slot, out_bytes };
             if codec.has_frame() {
                 slots.note(&stage);
             }

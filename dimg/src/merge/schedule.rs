@@ -64,7 +64,16 @@ struct Placed {
     at: At,
     slot: u64,
     kind: FrameKind,
+    /// Of the stage's codec.
+    version: u32,
     out_bytes: u64,
+}
+
+impl Placed {
+    /// By the version of the codec that this program writes.
+    fn new(at: At, kind: FrameKind, out_bytes: u64) -> Self {
+        Self { at, slot: 0, kind, version: kind.codec().version(), out_bytes }
+    }
 }
 
 /// Does all steps of `plan`: the frames, and a recipe for each content.
@@ -320,8 +329,8 @@ impl Coordinator<'_> {
                         At::Frame(frame) => frame,
                         At::Ticket(ticket) => self.tickets[ticket],
                     };
-                    let Placed { slot, kind, out_bytes, .. } = *placed;
-                    stages.push(StageRow { codec: kind.codec(), frame, slot, out_bytes });
+                    let Placed { slot, kind, version, out_bytes, .. } = *placed;
+                    stages.push(StageRow { codec: kind.codec(), version, frame, slot, out_bytes });
                 }
             }
             if stages.len() > MAX_STAGES {
@@ -385,8 +394,7 @@ impl Coordinator<'_> {
             let seat = Seat { content: task.content, step: task.step, part };
             match made {
                 Made::Program { program, out_bytes } => {
-                    let place =
-                        Placed { at: At::Frame(0), slot: 0, kind: FrameKind::ProgramGroup, out_bytes };
+                    let place = Placed::new(At::Frame(0), FrameKind::ProgramGroup, out_bytes);
                     self.placed.insert(seat, place);
                     // A varint of at most ten bytes counts its operations.
                     let bytes = program.raw_bytes() + 10;
@@ -395,15 +403,14 @@ impl Coordinator<'_> {
                 }
                 Made::Frame { kind, bytes, out_bytes } => {
                     let ticket = self.ticket();
-                    self.placed.insert(seat, Placed { at: At::Ticket(ticket), slot: 0, kind, out_bytes });
+                    self.placed.insert(seat, Placed::new(At::Ticket(ticket), kind, out_bytes));
                     self.held += bytes.len() as u64;
                     self.write(ticket, Frame::Bytes(kind, bytes))?;
                 }
                 Made::Copy(link) => {
                     let ticket = self.ticket();
-                    let out_bytes = link.row.out_bytes;
-                    self.placed
-                        .insert(seat, Placed { at: At::Ticket(ticket), slot: 0, kind: link.kind, out_bytes });
+                    let placed = Placed::new(At::Ticket(ticket), link.kind, link.row.out_bytes);
+                    self.placed.insert(seat, Placed { version: link.row.version, ..placed });
                     self.write(ticket, Frame::Copy(link))?;
                 }
                 Made::Stored(bytes) => self.store(source, seat, &bytes),
@@ -415,7 +422,7 @@ impl Coordinator<'_> {
     fn store(&mut self, source: (usize, u32), seat: Seat, bytes: &Bytes) {
         let out_bytes = bytes.len() as u64;
         if out_bytes <= SMALL_CONTENT_BYTES {
-            let place = Placed { at: At::Frame(0), slot: 0, kind: FrameKind::StoredGroup, out_bytes };
+            let place = Placed::new(At::Frame(0), FrameKind::StoredGroup, out_bytes);
             self.placed.insert(seat, place);
             let full = self.stored.add(source, seat, bytes.clone(), out_bytes);
             full.into_iter().for_each(|full| self.close_stored(full));
@@ -425,7 +432,7 @@ impl Coordinator<'_> {
         for start in (0..bytes.len()).step_by(chunk) {
             let ticket = self.ticket();
             if start == 0 {
-                let place = Placed { at: At::Ticket(ticket), slot: 0, kind: FrameKind::Chunk, out_bytes };
+                let place = Placed::new(At::Ticket(ticket), FrameKind::Chunk, out_bytes);
                 self.placed.insert(seat, place);
             }
             let end = start.saturating_add(chunk).min(bytes.len());

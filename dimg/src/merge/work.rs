@@ -182,7 +182,7 @@ impl<'a> Worker<'a> {
     fn stage(link: &Link) -> Stage {
         Stage {
             codec: link.row.codec,
-            version: link.row.codec.version(),
+            version: link.row.version,
             kind: link.kind,
             frame: link.row.frame,
             slot: link.row.slot,

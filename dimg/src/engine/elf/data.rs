@@ -1,5 +1,6 @@
 //! Data: jump tables, and addresses that stand in the file.
 
+use super::golang::{Golang, Walk};
 use super::image::{Image, distance_at, u64_at};
 use super::scan::{Field, Form, Sink};
 use super::tables::{Region, RegionKind};
@@ -11,8 +12,7 @@ const MAX_RELOCATED: usize = 64;
 pub(super) fn scan(
     image: &Image<'_>,
     region: &Region,
-    regions: &[Region],
-    jump_tables: &[u64],
+    (regions, jump_tables, golang): (&[Region], &[u64], &Golang),
     sink: &mut Sink<'_>,
 ) {
     let end = region.address.saturating_add((region.end - region.start) as u64);
@@ -20,7 +20,7 @@ pub(super) fn scan(
     let last = jump_tables.partition_point(|&table| table < end);
     let tables = &jump_tables[first..last.max(first)];
     let mut next = region.start;
-    let mut places = Places::new(image, region, regions);
+    let mut places = Places::new(image, region, regions, golang);
     for (number, &table) in tables.iter().enumerate() {
         let start = region.start + usize::try_from(table - region.address).unwrap_or(0);
         let stop = tables
@@ -50,15 +50,16 @@ fn jump_table(image: &Image<'_>, table: u64, start: usize, stop: usize, sink: &m
 /// Where whole addresses stand.
 enum Places<'i> {
     /// Wherever eight aligned bytes name a place in the image.
-    Any(&'i Image<'i>, &'i Region),
+    Any { image: &'i Image<'i>, region: &'i Region, golang: Walk<'i> },
     /// Where relocations say.
-    Relocated { image: &'i Image<'i>, region: &'i Region, sources: Vec<Source<'i>> },
+    Relocated { image: &'i Image<'i>, region: &'i Region, golang: Walk<'i>, sources: Vec<Source<'i>> },
 }
 
 impl<'i> Places<'i> {
-    fn new(image: &'i Image<'i>, region: &'i Region, regions: &'i [Region]) -> Self {
+    fn new(image: &'i Image<'i>, region: &'i Region, regions: &'i [Region], golang: &'i Golang) -> Self {
+        let golang = golang.walk(image, region);
         if image.fixed {
-            return Self::Any(image, region);
+            return Self::Any { image, region, golang };
         }
         let data = |other: &&Region| other.kind == RegionKind::Data && other.start < region.start;
         let mut sources = Vec::new();
@@ -74,35 +75,40 @@ impl<'i> Places<'i> {
                 }
             }
         }
-        Self::Relocated { image, region, sources }
+        Self::Relocated { image, region, golang, sources }
     }
 
     /// The fields from one offset to another.
     fn addresses(&mut self, from: usize, to: usize, sink: &mut Sink<'_>) {
         match self {
-            Self::Any(image, region) => {
+            Self::Any { image, region, golang } => {
                 let skew = region.address.wrapping_sub(region.start as u64);
                 let misaligned = usize::try_from(skew.wrapping_add(from as u64) % 8).unwrap_or(0);
                 let mut at = from + (8 - misaligned) % 8;
                 while at + 8 <= to {
+                    golang.to(at, at + 8, sink);
                     put(image, at, sink);
                     at += 8;
                 }
             }
-            Self::Relocated { image, region, sources } => {
+            Self::Relocated { image, region, golang, sources } => {
                 let skew = region.address.wrapping_sub(region.start as u64);
+                let mut done = from;
                 let (start, end) = (skew.wrapping_add(from as u64), skew.wrapping_add(to as u64));
                 loop {
                     let next = sources.iter_mut().filter_map(|source| source.at_least(start));
                     let Some(address) = next.min().filter(|&address| address < end) else { break };
                     let at = usize::try_from(address.wrapping_sub(skew)).unwrap_or(usize::MAX);
                     if at.saturating_add(8) <= to {
+                        golang.to(done, at + 8, sink);
+                        done = at + 8;
                         put(image, at, sink);
                     }
                     for source in &mut *sources {
                         source.pass(address);
                     }
                 }
+                golang.to(done, to, sink);
             }
         }
     }

@@ -1,10 +1,10 @@
 //! Relocated patches: passes of matching, voting and relocating.
 
-use super::AddressMap;
 use super::image::Image;
 use super::relocate::relocate_scanned;
 use super::scan::Scan;
 use super::vote::{self, vote};
+use super::{AddressMap, Version};
 use crate::engine::EngineError;
 use crate::engine::matcher::{MatchOptions, diff};
 use crate::engine::program::{Program, StreamKind};
@@ -65,7 +65,7 @@ pub fn derive(
 ) -> Result<Option<Relocated>, EngineError> {
     let (Some(before), Some(after)) = (Image::parse(old), Image::parse(new)) else { return Ok(None) };
     let threads = options.threads;
-    let scan = Scan::new(&before, threads);
+    let scan = Scan::new(&before, Version::LAST, threads);
     let rough = inserts_little(plain, new.len());
     let mut best: Option<Relocated> = None;
     for pass in 1..=passes {

@@ -201,11 +201,22 @@ impl<'m> Shifts<'m> {
         }
     }
 
-    /// By how much the byte at `address` moves.
-    pub(super) fn of_location(&self, address: u64) -> i64 {
+    /// The number of the location that has the byte at `address`, plus one; 0 before the first.
+    pub(super) fn location(&self, address: u64) -> u32 {
         let (from, to) = self.locations.range(address);
         let place = from + self.map.locations[from..to].partition_point(|location| location.start <= address);
-        place.checked_sub(1).map_or(0, |place| self.map.locations[place].shift)
+        u32::try_from(place).unwrap_or(u32::MAX)
+    }
+
+    /// By how much the bytes of a location of this number move.
+    pub(super) fn of_number(&self, number: u32) -> i64 {
+        let place = (number as usize).checked_sub(1).and_then(|place| self.map.locations.get(place));
+        place.map_or(0, |location| location.shift)
+    }
+
+    /// By how much the byte at `address` moves.
+    pub(super) fn of_location(&self, address: u64) -> i64 {
+        self.of_number(self.location(address))
     }
 
     /// By how much `address` moves where it is named.

@@ -16,6 +16,7 @@ mod arm;
 mod code;
 mod data;
 mod derive;
+mod golang;
 mod image;
 mod map;
 mod relocate;
@@ -33,3 +34,36 @@ pub use map::{AddressMap, MAX_MAP_BYTES, MAX_SEGMENTS, MapError};
 pub use relocate::relocate;
 
 use image::Image;
+
+/// Which fields a scan finds. Any is read; the last is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Version {
+    /// What linkers write for any language, and Go's table of functions.
+    One,
+    /// The same, lengths of functions and symbols, and more of what Go's linker writes: types, what belongs to functions, inlined calls.
+    Two,
+}
+
+impl Version {
+    /// The one that this program writes.
+    pub const LAST: Self = Self::Two;
+
+    /// The number in the format.
+    #[must_use]
+    pub fn number(self) -> u32 {
+        match self {
+            Self::One => 1,
+            Self::Two => 2,
+        }
+    }
+
+    /// The version of a number.
+    #[must_use]
+    pub fn from_number(number: u32) -> Option<Self> {
+        match number {
+            1 => Some(Self::One),
+            2 => Some(Self::Two),
+            _ => None,
+        }
+    }
+}

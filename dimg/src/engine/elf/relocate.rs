@@ -2,7 +2,7 @@
 
 use super::map::Shifts;
 use super::scan::{Field, Form, Scan};
-use super::{AddressMap, Image};
+use super::{AddressMap, Image, Version};
 use crate::engine::parallel::in_order;
 use std::io::{self, Write};
 
@@ -11,13 +11,14 @@ const BUFFER_BYTES: usize = 256 << 10;
 
 /// Writes `old` to `out`, as many bytes, its fields moved by `map`. A file that is not understood is written as it is.
 ///
-/// Memory of its own is a buffer, an index of the map, and the addresses of the file's jump tables (at most 8 MiB).
+/// Memory of its own is a buffer, an index of the map, and the addresses of the file's jump tables and of what belongs to Go's
+/// functions (at most 8 MiB each).
 ///
 /// # Errors
 /// Those of writing.
-pub fn relocate(old: &[u8], map: &AddressMap, out: &mut dyn Write) -> io::Result<()> {
+pub fn relocate(old: &[u8], map: &AddressMap, version: Version, out: &mut dyn Write) -> io::Result<()> {
     let Some(image) = Image::parse(old) else { return out.write_all(old) };
-    relocate_scanned(&Scan::new(&image, 1), map, 1, out)
+    relocate_scanned(&Scan::new(&image, version, 1), map, 1, out)
 }
 
 /// As [`relocate`], of a file that has been looked through, with so many threads. With several the new fields of some parts of the
@@ -71,11 +72,14 @@ pub(super) fn moved(old: &[u8], field: &Field, shifts: &Shifts<'_>) -> (u64, u64
         Form::Entry32 if shift.cast_signed() % 24 == 0 => {
             low(value.wrapping_add((shift.cast_signed() / 24).cast_unsigned()))
         }
+        Form::Word32 if shift.is_multiple_of(4) => {
+            low(value.wrapping_add((shift.cast_signed() >> 2).cast_unsigned()))
+        }
         Form::Branch26 if shift.is_multiple_of(4) => {
             let words = value.wrapping_add((shift.cast_signed() >> 2).cast_unsigned());
             value & !0x03ff_ffff | words & 0x03ff_ffff
         }
-        Form::Entry32 | Form::Branch26 => value,
+        Form::Entry32 | Form::Word32 | Form::Branch26 => value,
         Form::Page21 => {
             let target = field.target.wrapping_add(to.cast_unsigned());
             let base = field.base.unwrap_or(0).wrapping_add(by.cast_unsigned());

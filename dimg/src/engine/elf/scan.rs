@@ -1,9 +1,10 @@
 //! The scan: all fields of a file, in the order of their offsets.
 
 use super::code::Tables;
+use super::golang::Golang;
 use super::image::{Image, Machine};
 use super::tables::{Region, RegionKind, regions};
-use super::{arm, data, tables, x86};
+use super::{Version, arm, data, tables, x86};
 
 /// How a field holds its address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,6 +17,8 @@ pub(super) enum Form {
     Add64,
     /// 32 bits: a number of entries of 24 bytes from the base.
     Entry32,
+    /// 32 bits: a number of words of 4 bytes from the base.
+    Word32,
     /// The lowest 26 bits of a word: the distance from base to target in words.
     Branch26,
     /// 21 bits of a word, two of them high up: the distance in pages.
@@ -83,20 +86,26 @@ struct Unit {
 /// What a scan has to know of the whole file first, and the units that it can be done in.
 pub(super) struct Scan<'i> {
     pub(super) image: &'i Image<'i>,
+    version: Version,
     regions: Vec<Region>,
+    golang: Golang,
     jump_tables: Vec<u64>,
     units: Vec<Unit>,
 }
 
 impl<'i> Scan<'i> {
     /// Looks through the file with so many threads.
-    pub(super) fn new(image: &'i Image<'i>, threads: usize) -> Self {
-        Self::sliced(image, SLICE_BYTES, threads)
+    pub(super) fn new(image: &'i Image<'i>, version: Version, threads: usize) -> Self {
+        Self::sliced(image, version, SLICE_BYTES, threads)
     }
 
     /// As [`Scan::new`], with slices of so many bytes: the fields are the same.
-    pub(super) fn sliced(image: &'i Image<'i>, slice_bytes: usize, threads: usize) -> Self {
-        let regions = regions(image);
+    pub(super) fn sliced(image: &'i Image<'i>, version: Version, slice_bytes: usize, threads: usize) -> Self {
+        let regions = regions(image, version);
+        let golang = match version {
+            Version::One => Golang::default(),
+            Version::Two => Golang::new(image, &regions),
+        };
         let mut jump_tables = Tables::default();
         let mut units = Vec::new();
         for (number, region) in regions.iter().enumerate() {
@@ -116,7 +125,7 @@ impl<'i> Scan<'i> {
                 units.push(Unit { region: number, from, to });
             }
         }
-        Self { image, regions, jump_tables: jump_tables.finish(), units }
+        Self { image, version, regions, golang, jump_tables: jump_tables.finish(), units }
     }
 
     /// The number of units.
@@ -150,13 +159,21 @@ impl<'i> Scan<'i> {
                 Machine::X86 => x86::scan(image, region, from, to, sink),
                 Machine::Arm => arm::scan(image, region, from, to, sink),
             },
-            RegionKind::Data => data::scan(image, region, &self.regions, &self.jump_tables, sink),
+            RegionKind::Data => {
+                data::scan(image, region, (&self.regions, &self.jump_tables, &self.golang), sink);
+            }
             RegionKind::Relocations { symbols } => tables::relocations(image, part, symbols, sink),
             RegionKind::Packed => tables::packed(image, part, sink),
-            RegionKind::GoLines => tables::go_lines(image, region, sink),
-            RegionKind::Symbols { strings } => tables::symbols(image, part, strings, sink),
+            RegionKind::GoLines => match self.version {
+                Version::One => tables::go_lines(image, region, sink),
+                Version::Two => self.golang.lines(image, region, sink),
+            },
+            RegionKind::GoLinks => self.golang.links(image, region, sink),
+            RegionKind::Symbols { strings } => {
+                tables::symbols(image, part, strings, self.version, sink);
+            }
             RegionKind::Dynamic => tables::dynamic(image, region, sink),
-            RegionKind::Frames => tables::frames(image, region, sink),
+            RegionKind::Frames => tables::frames(image, region, self.version, sink),
             RegionKind::FrameIndex => tables::frame_index(image, region, sink),
         }
     }

@@ -1,5 +1,6 @@
 //! Where the parts of a file are that hold fields, and the fields of those that are tables.
 
+use super::Version;
 use super::image::{Image, UNLOADED, distance_at, program_headers, u32_at, u64_at};
 use super::scan::{Field, Form, Sink};
 
@@ -28,6 +29,8 @@ pub(super) enum RegionKind {
     FrameIndex,
     /// Go's table of functions and lines.
     GoLines,
+    /// Go's list of types.
+    GoLinks,
 }
 
 /// A part of the file that lies within one segment, or outside of all.
@@ -75,7 +78,7 @@ impl Claims<'_> {
 }
 
 /// The regions of a file, by offset.
-pub(super) fn regions(image: &Image<'_>) -> Vec<Region> {
+pub(super) fn regions(image: &Image<'_>, version: Version) -> Vec<Region> {
     let mut claims = Claims { image, regions: Vec::new() };
     let sections = image.sections();
     let loaded = |flags: u64| flags & 2 != 0;
@@ -89,6 +92,7 @@ pub(super) fn regions(image: &Image<'_>) -> Vec<Region> {
             (1 | 0x7000_0001, b".eh_frame") => RegionKind::Frames,
             (1, b".eh_frame_hdr") => RegionKind::FrameIndex,
             (1, b".gopclntab") => RegionKind::GoLines,
+            (1, b".typelink" | b".data.rel.ro.typelink") if version == Version::Two => RegionKind::GoLinks,
             _ => continue,
         };
         claims.claim(kind, section.offset, section.bytes);
@@ -212,7 +216,13 @@ pub(super) fn packed(image: &Image<'_>, region: &Region, sink: &mut Sink<'_>) {
 }
 
 /// Entries of 24 bytes: name, kinds, section, value, size.
-pub(super) fn symbols(image: &Image<'_>, region: &Region, strings: Option<u64>, sink: &mut Sink<'_>) {
+pub(super) fn symbols(
+    image: &Image<'_>,
+    region: &Region,
+    strings: Option<u64>,
+    version: Version,
+    sink: &mut Sink<'_>,
+) {
     for at in (region.start..region.end).step_by(24) {
         let (Some(name), Some(kinds), Some(value)) =
             (u32_at(image.bytes, at), u32_at(image.bytes, at + 4), u64_at(image.bytes, at + 8))
@@ -227,7 +237,22 @@ pub(super) fn symbols(image: &Image<'_>, region: &Region, strings: Option<u64>, 
         // Not undefined ones, absolute ones, and places among thread-local data.
         if section != 0 && section != 0xfff1 && kind != 6 {
             absolute(image, at + 8, value, sink);
+            // What has a length ends where its last byte goes.
+            if let Some(length) = u64_at(image.bytes, at + 16)
+                && version == Version::Two
+                && matches!(kind, 1 | 2)
+            {
+                extent(image, at + 16, Form::Add64, value, length, sink);
+            }
         }
+    }
+}
+
+/// The bytes from one address on to the end of what starts there.
+fn extent(image: &Image<'_>, offset: usize, form: Form, start: u64, length: u64, sink: &mut Sink<'_>) {
+    let target = start.wrapping_add(length).wrapping_sub(1);
+    if length != 0 && image.contains(start) && image.contains(target) && target >= start {
+        sink.put(&Field { offset, form, target, base: Some(start) });
     }
 }
 
@@ -257,7 +282,7 @@ pub(super) fn dynamic(image: &Image<'_>, region: &Region, sink: &mut Sink<'_>) {
 }
 
 /// Records: length, distance back to the common record (none: it is one), then start, length, and what to do about exceptions.
-pub(super) fn frames(image: &Image<'_>, region: &Region, sink: &mut Sink<'_>) {
+pub(super) fn frames(image: &Image<'_>, region: &Region, version: Version, sink: &mut Sink<'_>) {
     let (bytes, mut at) = (&image.bytes[..region.end], region.start);
     while let (Some(length), Some(common)) = (u32_at(bytes, at), u32_at(bytes, at.saturating_add(4))) {
         if length == u32::MAX {
@@ -269,6 +294,12 @@ pub(super) fn frames(image: &Image<'_>, region: &Region, sink: &mut Sink<'_>) {
             let target = base.wrapping_sub(common.into());
             sink.put(&Field { offset: at + 4, form: Form::Sub32, target, base: Some(base) });
             near(image, bytes, at + 8, address(at + 8), sink);
+            if let (Some(start), Some(length)) = (distance_at(bytes, at + 8), u32_at(bytes, at + 12))
+                && version == Version::Two
+            {
+                let start = address(at + 8).wrapping_add(start);
+                extent(image, at + 12, Form::Add32, start, length.into(), sink);
+            }
             // Where augmentation data are four bytes, they are the distance to the exception table.
             if length >= 17
                 && bytes.get(at + 16) == Some(&4)

@@ -12,7 +12,7 @@ use proptest::prelude::*;
 fn fields(file: &[u8]) -> Vec<Field> {
     let mut found = Vec::new();
     if let Some(image) = Image::parse(file) {
-        Scan::new(&image, 1).run(&mut |field| found.push(*field));
+        Scan::new(&image, Version::LAST, 1).run(&mut |field| found.push(*field));
     }
     found
 }
@@ -21,7 +21,7 @@ fn fields(file: &[u8]) -> Vec<Field> {
 fn fields_in(file: &[u8], slice_bytes: usize, threads: usize) -> Vec<Field> {
     let mut found = Vec::new();
     if let Some(image) = Image::parse(file) {
-        Scan::sliced(&image, slice_bytes, threads).run(&mut |field| found.push(*field));
+        Scan::sliced(&image, Version::LAST, slice_bytes, threads).run(&mut |field| found.push(*field));
     }
     found
 }
@@ -69,7 +69,7 @@ fn a_patch_is_the_same_for_any_number_of_threads() {
 
 fn moved(file: &[u8], map: &AddressMap) -> Vec<u8> {
     let mut out = Vec::new();
-    relocate(file, map, &mut out).unwrap();
+    relocate(file, map, Version::LAST, &mut out).unwrap();
     out
 }
 

@@ -18,6 +18,8 @@ use std::collections::BTreeMap;
 const MAX_VOTES: usize = 6 << 20;
 /// An override has to put right at least so many fields.
 const MIN_GAIN: i64 = 3;
+/// A location has to put right at least so many fields: it costs about as many bytes as one that is wrong.
+const MIN_SUPPORT: i32 = 2;
 /// Nothing moves further.
 const MAX_SHIFT: u64 = 1 << 31;
 
@@ -54,14 +56,15 @@ pub(super) fn vote(
     map.locations.truncate(MAX_SEGMENTS / 2);
     copies.sort_unstable_by_key(|copied| (copied.old, copied.new));
     let shifts = Shifts::new(&map, old.low, old.high);
-    let mut ballot = Ballot::new(old);
+    let mut ballot = Ballot::new(old, &map.locations);
     let opened = opened(scan, &copies);
     let observed = |unit: usize| observe(scan, unit, new, (&copies, &opened[unit]), &shifts);
     in_order(threads, scan.units(), observed, |votes| {
         votes.into_iter().for_each(|vote| ballot.cast(vote));
         true
     });
-    map.overrides = ballot.overrides(&shifts);
+    map.locations = ballot.supported(&map.locations);
+    map.overrides = ballot.overrides(&Shifts::new(&map, old.low, old.high));
     map.overrides.truncate(MAX_SEGMENTS / 2);
     Ok(map)
 }
@@ -139,7 +142,12 @@ struct Vote {
     /// By how much it moved, and by how much its location did.
     shift: i64,
     location: i64,
+    /// The numbers of the locations of the target and of the base, plus one: before the first is 0. Without a base it is `NO_BASE`.
+    target_in: u32,
+    base_in: u32,
 }
+
+const NO_BASE: u32 = u32::MAX;
 
 /// The copies that go over the start of each unit.
 fn opened(scan: &Scan<'_>, copies: &[Copied]) -> Vec<Vec<Copied>> {
@@ -188,8 +196,9 @@ fn observe(
             if let Some(shift) = shift_of(old, new, field, at, copied, shifts)
                 && shift.unsigned_abs() < MAX_SHIFT
             {
-                let target = field.target;
-                votes.push(Vote { target, shift, location: shifts.of_location(target) });
+                let (target, target_in) = (field.target, shifts.location(field.target));
+                let base_in = field.base.map_or(NO_BASE, |base| shifts.location(base));
+                votes.push(Vote { target, shift, location: shifts.of_number(target_in), target_in, base_in });
             }
         }
     });
@@ -223,6 +232,7 @@ fn shift_of(
         Form::Sub32 => base.wrapping_sub(narrow),
         Form::Add64 => difference.cast_signed().wrapping_add(base),
         Form::Entry32 => narrow.wrapping_mul(24).wrapping_add(base),
+        Form::Word32 => narrow.wrapping_mul(4).wrapping_add(base),
         Form::Branch26 => {
             if (was ^ is) & !0x03ff_ffff != 0 {
                 return None;
@@ -257,10 +267,14 @@ struct Ballot {
     counts: Vec<u16>,
     /// Targets that moved otherwise, and by how much.
     against: Vec<(u64, i64)>,
+    /// How many fields each location puts right, less those that the one before it would; the first stands for no location.
+    support: Vec<i32>,
+    /// The shift of each location, 0 first.
+    shifts: Vec<i64>,
 }
 
 impl Ballot {
-    fn new(old: &Image<'_>) -> Self {
+    fn new(old: &Image<'_>, locations: &[Location]) -> Self {
         let span = old.high - old.low;
         let bytes = old.bytes.len() as u64;
         // A file may claim more memory than any real one; then the highest addresses share a bit.
@@ -271,6 +285,8 @@ impl Ballot {
             agreed: vec![0; usize::try_from(bits / 64 + 1).unwrap_or(1)],
             counts: vec![0; counters(bytes)],
             against: Vec::new(),
+            support: vec![0; locations.len() + 1],
+            shifts: std::iter::once(0).chain(locations.iter().map(|location| location.shift)).collect(),
         }
     }
 
@@ -288,14 +304,39 @@ impl Ballot {
         usize::try_from(hash).unwrap_or(0) & (self.counts.len() - 1)
     }
 
-    fn cast(&mut self, Vote { target, shift, location }: Vote) {
+    fn cast(&mut self, Vote { target, shift, location, target_in, base_in }: Vote) {
+        let place = target_in as usize;
         if shift == location {
+            // Within one location distances stay as they are, whatever its shift is.
+            if target_in != base_in {
+                self.support[place] += 1;
+                if let Some(support) = self.support.get_mut(base_in as usize) {
+                    *support += 1;
+                }
+            }
             let (bit, counter) = (self.bit(target), self.counter(target));
             self.agreed[bit / 64] |= 1 << (bit % 64);
             self.counts[counter] = self.counts[counter].saturating_add(1);
-        } else if self.against.len() < MAX_VOTES {
-            self.against.push((target, shift));
+        } else {
+            if place > 0 && shift == self.shifts[place - 1] {
+                self.support[place] -= 1;
+            }
+            if self.against.len() < MAX_VOTES {
+                self.against.push((target, shift));
+            }
         }
+    }
+
+    /// The locations that are worth their bytes.
+    fn supported(&self, locations: &[Location]) -> Vec<Location> {
+        let mut kept: Vec<Location> = Vec::new();
+        for (location, &support) in locations.iter().zip(&self.support[1..]) {
+            let shift = kept.last().map_or(0, |last| last.shift);
+            if support >= MIN_SUPPORT && location.shift != shift {
+                kept.push(*location);
+            }
+        }
+        kept
     }
 
     /// Whether any target between two others, both left out, moved as its location did.

@@ -86,7 +86,13 @@ impl Sample {
             let new = bytes_of(content);
             let base = origin.filter(|&place| content_of(place).is_some());
             let old = base.and_then(content_of).map(bytes_of);
-            let stage = |codec, frame| StageRow { codec, frame, slot: 0, out_bytes: content.size };
+            let stage = |codec, frame| StageRow {
+                codec,
+                version: codec.version(),
+                frame,
+                slot: 0,
+                out_bytes: content.size,
+            };
             match old {
                 Some(old) if number % 3 == 0 => {
                     programs.push(diff(&old, &new, &MatchOptions::default()));
@@ -105,7 +111,9 @@ impl Sample {
                         let program = diff(old, new, &MatchOptions::default());
                         let frame = ProgramFrame::encode(&[&program], Level::Fast).unwrap();
                         let frame = writer.frame(FrameKind::Program, &frame).unwrap();
-                        StageRow { codec: StageCodec::Program, frame, slot: 0, out_bytes: new.len() as u64 }
+                        let codec = StageCodec::Program;
+                        let (version, out_bytes) = (codec.version(), new.len() as u64);
+                        StageRow { codec, version, frame, slot: 0, out_bytes }
                     });
                     recipes.push(RecipeRow { base, stages: stages.to_vec() });
                 }
