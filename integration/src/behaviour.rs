@@ -182,7 +182,7 @@ fn written(root: &Path, notes: &mut Notes) {
 /// Modes, owners, times, extended attributes.
 fn attributes(root: &Path, notes: &mut Notes) {
     let at = |name: &str| root.join(name);
-    notes.add("attributes of an unchanged file", xattr::list(at("odd/acl")).map(|names| sorted(names)));
+    notes.add("attributes of an unchanged file", xattr::list(at("odd/acl")).map(sorted));
     notes.add("its list", xattr::get(at("odd/acl"), "system.posix_acl_access"));
     notes.add("chmod", fs::set_permissions(at("odd/acl"), fs::Permissions::from_mode(0o600)));
     notes.add("its list after that", xattr::get(at("odd/acl"), "system.posix_acl_access"));
@@ -196,9 +196,9 @@ fn attributes(root: &Path, notes: &mut Notes) {
     notes.add("set an attribute", xattr::set(at("odd/xattr"), "user.new", b"value"));
     notes.add("remove one", xattr::remove(at("odd/xattr"), "user.long"));
     notes.add("remove one that is not there", xattr::remove(at("odd/xattr"), "user.none"));
-    notes.add("those left", xattr::list(at("odd/xattr")).map(|names| sorted(names)));
+    notes.add("those left", xattr::list(at("odd/xattr")).map(sorted));
     notes.add("one of a directory", xattr::get(at("odd/default-acl"), "user.on-directory"));
-    notes.add("overlay's own", xattr::list(at("app")).map(|names| sorted(names)));
+    notes.add("overlay's own", xattr::list(at("app")).map(sorted));
     let past = SystemTime::UNIX_EPOCH - Duration::new(5, 7);
     let times = fs::FileTimes::new().set_modified(past).set_accessed(past);
     notes.add("times", open(&at("odd/nanoseconds"), libc::O_RDWR).and_then(|file| file.set_times(times)));
