@@ -3,6 +3,8 @@
 use std::fmt;
 use std::num::NonZeroUsize;
 
+pub(crate) use di3fs_snapshotter::space::parse_size;
+
 /// A number of bytes as people read it: `1.5 MiB`.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Bytes(pub(crate) u64);
@@ -20,32 +22,6 @@ impl fmt::Display for Bytes {
     }
 }
 
-/// Reads a size: digits, then nothing, `B`, or one of K, M, G, T, alone or with `iB` (1024) or `B` (1000) behind.
-///
-/// # Errors
-/// A text of another form, or a size of zero or above 2^63.
-pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
-    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
-    let (number, unit) = text.split_at(digits);
-    let scale: u64 = match unit.trim_start().to_ascii_lowercase().as_str() {
-        "" | "b" => 1,
-        "k" | "kib" => 1 << 10,
-        "m" | "mib" => 1 << 20,
-        "g" | "gib" => 1 << 30,
-        "t" | "tib" => 1 << 40,
-        "kb" => 1_000,
-        "mb" => 1_000_000,
-        "gb" => 1_000_000_000,
-        "tb" => 1_000_000_000_000,
-        _ => return Err("not a size such as 512MiB".into()),
-    };
-    let number: u64 = number.parse().map_err(|_| "not a size such as 512MiB".to_owned())?;
-    number
-        .checked_mul(scale)
-        .filter(|bytes| (1..=1 << 63).contains(bytes))
-        .ok_or_else(|| "a size must be above zero and below 2^63".into())
-}
-
 /// Worker threads that can be asked for: beyond that the system may refuse them.
 const MAX_THREADS: usize = 512;
 
@@ -61,18 +37,6 @@ pub(crate) fn parse_threads(text: &str) -> Result<NonZeroUsize, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn sizes_are_read() {
-        for (text, bytes) in
-            [("1", 1), ("512MiB", 512 << 20), ("1G", 1 << 30), ("2kB", 2000), ("3 kib", 3072), ("7b", 7)]
-        {
-            assert_eq!(parse_size(text), Ok(bytes), "{text}");
-        }
-        for text in ["", "MiB", "0", "-1", "1.5G", "1X", "99999999999999999999", "99999999T"] {
-            assert!(parse_size(text).is_err(), "{text}");
-        }
-    }
 
     #[test]
     fn threads_are_bounded() {

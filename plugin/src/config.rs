@@ -11,6 +11,8 @@ use serde::Deserialize;
 
 use crate::error::{Error, Result};
 use crate::mounts::check_root;
+use crate::space::parse_size;
+pub use crate::space::{Reserve, Space};
 
 const DEFAULT_CONFIG: &str = "/etc/di3fs/config.toml";
 const DEFAULT_CONTENT: &str = "/var/lib/containerd/io.containerd.content.v1.content";
@@ -43,6 +45,12 @@ pub struct Flags {
     /// Whether contents that nobody opened are made in the background at all [default: true]
     #[arg(long, value_name = "BOOL")]
     pub prefetch: Option<bool>,
+    /// Contents that can be made again and are not in use are given back when all have more [default: no limit]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub store_limit: Option<u64>,
+    /// And when less than this is free on the disk, a size or a part of the disk [default: 5%]
+    #[arg(long, value_name = "SIZE|N%")]
+    pub store_reserve: Option<Reserve>,
     /// Hold descriptors for the plugin at a socket; the plugin starts it
     #[arg(long, value_name = "SOCK", hide = true)]
     pub hold: Option<PathBuf>,
@@ -109,6 +117,8 @@ struct File {
     finish_after: Option<u32>,
     diff_ids: Option<DiffIds>,
     prefetch: Option<bool>,
+    store_limit: Option<String>,
+    store_reserve: Option<String>,
     containerd: Option<PathBuf>,
     log_level: Option<String>,
     trusted_keys: Vec<PathBuf>,
@@ -195,6 +205,8 @@ pub struct Config {
     pub diff_ids: DiffIds,
     /// Whether it is made at all without being asked for.
     pub prefetch: bool,
+    /// How much room contents may take.
+    pub space: Space,
     /// containerd's socket.
     pub containerd: PathBuf,
     /// What to log.
@@ -223,6 +235,13 @@ impl Config {
             finish_after: Duration::from_secs(flags.finish_after.or(file.finish_after).unwrap_or(2).into()),
             diff_ids: flags.diff_ids.or(file.diff_ids).unwrap_or_default(),
             prefetch: flags.prefetch.or(file.prefetch).unwrap_or(true),
+            space: Space {
+                limit: flags.store_limit.or(parsed("store_limit", file.store_limit.as_deref(), parse_size)?),
+                reserve: flags
+                    .store_reserve
+                    .or(parsed("store_reserve", file.store_reserve.as_deref(), str::parse)?)
+                    .unwrap_or_default(),
+            },
             containerd: or(flags.containerd, file.containerd, "/run/containerd/containerd.sock"),
             log_level: flags.log_level.or(file.log_level).unwrap_or_else(|| "info".to_owned()),
             redirect_dir: file.overlay.redirect_dir,
@@ -248,6 +267,16 @@ impl Config {
 /// `Config` for a file that cannot be read or understood.
 pub fn trusted_keys(asked: Option<&Path>) -> Result<Vec<PathBuf>> {
     Ok(read(asked)?.trusted_keys)
+}
+
+/// A value of the file that is written as text.
+fn parsed<T>(
+    key: &str,
+    text: Option<&str>,
+    parse: impl Fn(&str) -> std::result::Result<T, String>,
+) -> Result<Option<T>> {
+    let failed = |why| Error::Config { what: format!("{key}: {why}") };
+    text.map(|text| parse(text).map_err(failed)).transpose()
 }
 
 /// A file that was asked for must be there, the default one need not.
@@ -293,6 +322,10 @@ mod tests {
         assert_eq!(load("", Flags::default()).unwrap().route, Route::Auto);
         let quiet = load("prefetch = false", Flags::default()).unwrap();
         assert_eq!((quiet.finish_after(), config.finish_after()), (None, Some(Duration::from_secs(2))));
+        assert_eq!(config.space, Space { limit: None, reserve: Reserve::Part(5) });
+        let text = "store_limit = \"20GiB\"\nstore_reserve = \"1GiB\"";
+        let reserve = Reserve::Bytes(1 << 30);
+        assert_eq!(load(text, Flags::default()).unwrap().space, Space { limit: Some(20 << 30), reserve });
         assert_eq!(load("route = \"erofs\"\nfinish_after = 9", flags).unwrap().route, Route::FusePassthrough);
     }
 
@@ -320,6 +353,8 @@ mod tests {
         assert!(error("\n[overlay]\nx = 1", none()).contains("unknown field `x`"));
         assert!(error("root = [", none()).starts_with("config: "));
         assert!(error("route = \"boat\"", none()).contains("unknown variant `boat`"));
+        assert!(error("store_limit = \"much\"", none()).contains("store_limit: not a size"));
+        assert!(error("store_reserve = \"101%\"", none()).contains("store_reserve: not a part"));
         assert!(error("root = \"/a:b\"", none()).contains("mount options"));
         assert!(error("address = \"/s\"\ncontrol = \"/s\"", none()).contains("is the address too"));
         let missing = Flags { config: Some("/nowhere/config.toml".into()), ..none() };

@@ -21,6 +21,7 @@ pub mod service;
 pub mod serving;
 pub mod snapshot;
 pub mod snapshotter;
+pub mod space;
 pub mod store;
 
 pub use error::{Error, Result};

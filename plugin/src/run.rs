@@ -50,7 +50,8 @@ async fn serve_all(config: &Config) -> Result<()> {
     let (route, holder) = choose_route(config, store.root())?;
     tracing::info!(root = %store.root().display(), %route, "store open");
     let open = if route == Route::Overlay { Importer::open } else { Importer::open_lazy };
-    let importer = Arc::new(open(store.clone())?.with_diff_ids(config.diff_ids));
+    let importer = Arc::new(open(store.clone())?.with_diff_ids(config.diff_ids).with_space(config.space));
+    importer.watch_room();
     let serving = Arc::new(Serving::open(importer.clone(), holder, route)?);
     let (swept, finished) = ((importer.clone(), serving.clone()), serving.clone());
     let sweep = move || {

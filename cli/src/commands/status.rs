@@ -48,6 +48,10 @@ pub(crate) fn run(options: &Options, config: &Config) -> Result<(), Failure> {
         "contents_reused": status.contents_reused,
         "contents_removed": status.contents_removed,
         "bytes_removed": status.bytes_removed,
+        "contents_failed": status.contents_failed,
+        "store_bytes": status.store_bytes,
+        "store_limit": (status.store_limit > 0).then_some(status.store_limit),
+        "free_bytes": status.free_bytes,
     });
     let reach = match deltas.is_empty() {
         true => None,
@@ -56,6 +60,10 @@ pub(crate) fn run(options: &Options, config: &Config) -> Result<(), Failure> {
     if let Some(reach) = &reach {
         value["reach"] = reach.json();
     }
+    let limit = match status.store_limit {
+        0 => String::new(),
+        limit => format!(" of {}", Bytes(limit)),
+    };
     config.output.result(&value, || {
         let row = |name: &str, value: String| format!("{name:<10}{value}\n");
         [
@@ -66,6 +74,11 @@ pub(crate) fn run(options: &Options, config: &Config) -> Result<(), Failure> {
             row("made", format!("{} contents, {}", status.contents_made, Bytes(status.bytes_made))),
             row("reused", format!("{} contents", status.contents_reused)),
             row("removed", format!("{} contents, {}", status.contents_removed, Bytes(status.bytes_removed))),
+            row("failed", format!("{} opens", status.contents_failed)),
+            row(
+                "contents",
+                format!("{}{limit}, {} free", Bytes(status.store_bytes), Bytes(status.free_bytes)),
+            ),
             reach.as_ref().map(Reach::text).unwrap_or_default(),
         ]
         .concat()

@@ -140,7 +140,7 @@ impl Dimg {
                 self.stage(stage, old, &mut made)?;
                 Between::Memory(made)
             } else {
-                let file = scratch().map_err(|error| cannot(format!("no scratch file: {error}")))?;
+                let file = scratch().map_err(DimgError::Output)?;
                 let mut writer = io::BufWriter::with_capacity(128 << 10, &file);
                 self.stage(stage, old, &mut writer)?;
                 writer.flush().map_err(DimgError::Output)?;

@@ -106,8 +106,13 @@ impl Contents {
     /// It cannot be made: a recipe or a base is damaged or missing, or the disk is full. Counted, and logged once for
     /// each content; what can be done about it is done at the next try.
     pub fn ensure(&self, content: &Content) -> Result<File, StoreError> {
-        self.try_ensure(content).inspect_err(|error| {
+        let mut made = self.try_ensure(content);
+        if matches!(made, Err(StoreError::NoSpace { .. })) && self.store.make_room(content.size) {
+            made = self.try_ensure(content);
+        }
+        made.inspect_err(|error| {
             self.failed.fetch_add(1, Ordering::Relaxed);
+            self.store.note_failed();
             let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
             if logged.insert(content.digest) {
                 tracing::error!(digest = %content.digest, bytes = content.size, %error, "content not made");

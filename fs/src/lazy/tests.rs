@@ -109,3 +109,47 @@ fn bases_come_from_the_image_before_the_chain() {
     assert_eq!(read(&with, "b"), text("b"));
     assert_eq!(read(&with, "a"), text("a"));
 }
+
+/// Fills a file system to its end, until it is dropped.
+fn fill(dir: &Path) -> tempfile::NamedTempFile {
+    let mut file = tempfile::NamedTempFile::new_in(dir).unwrap();
+    while io::Write::write_all(&mut file, &[0; 4096]).is_ok() {}
+    file
+}
+
+/// Removes one object when it is asked to.
+#[derive(Debug)]
+struct GivesBack(Mutex<Option<std::path::PathBuf>>);
+
+impl crate::store::Room for GivesBack {
+    fn grown(&self) {}
+
+    fn full(&self, bytes: u64) -> bool {
+        assert!(bytes > 4096);
+        self.0.lock().unwrap().take().is_some_and(|path| std::fs::remove_file(path).is_ok())
+    }
+}
+
+#[test]
+fn root_on_a_full_disk_one_file_fails_others_are_read_and_room_helps() {
+    let small = crate::testing::Tmpfs::new("1m");
+    let (dir, memory) = (tempfile::tempdir().unwrap(), Memory::default());
+    let steps = chain(dir.path(), &memory, &[&["a", "b", "c"]]);
+    let contents = Contents::new(volatile(small.path()), steps, Vec::new());
+    let store = contents.store();
+    assert_eq!(read(&contents, "a"), text("a"));
+    let filler = fill(small.path());
+    let fails = || contents.ensure(&content("b")).unwrap_err();
+    assert!(matches!(fails(), StoreError::NoSpace { .. }));
+    // What is there can be read, and what is asked for again fails again.
+    assert_eq!(read(&contents, "a"), text("a"));
+    assert!(matches!(fails(), StoreError::NoSpace { .. }));
+    assert_eq!((contents.failed(), store.counts().failed), (2, 2));
+    drop(filler);
+    assert_eq!(read(&contents, "b"), text("b"));
+    let _filler = fill(small.path());
+    assert!(matches!(contents.ensure(&content("c")), Err(StoreError::NoSpace { .. })));
+    store.set_room(Arc::new(GivesBack(Mutex::new(Some(store.path(&content("a")))))));
+    assert_eq!(read(&contents, "c"), text("c"));
+    assert!(!store.has(&content("a")).unwrap());
+}

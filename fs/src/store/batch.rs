@@ -229,7 +229,13 @@ impl Batch<'_> {
         if let Some(error) = output.failure {
             return Err(error);
         }
-        made.map_err(|source| StoreError::Make { source })?;
+        made.map_err(|source| match source.downcast_ref::<io::Error>() {
+            // What a recipe makes in between is on our disk too.
+            Some(error) if crate::is_no_space(error) => {
+                StoreError::NoSpace { action: "make content in", path: self.store.root().to_owned() }
+            }
+            _ => StoreError::Make { source },
+        })?;
         ended.map_err(|error| StoreError::io("make object", self.store.staging(), error))?;
         if let Some(&digest) = output.wanted.iter().next() {
             return Err(StoreError::NotMade { digest });
@@ -281,6 +287,9 @@ impl Batch<'_> {
             renamed.map_err(|error| StoreError::io("name object", path, error))?;
             self.store.counters.made.fetch_add(1, Ordering::Relaxed);
             self.store.counters.made_bytes.fetch_add(content.size, Ordering::Relaxed);
+        }
+        if !staged.is_empty() {
+            self.store.grown();
         }
         Ok(std::mem::take(&mut *lock(&self.awaited)))
     }

@@ -19,12 +19,13 @@ mod files;
 mod gate;
 mod readers;
 mod remove;
+mod room;
 
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use dimg::content::{Bytes, ContentSource};
@@ -36,7 +37,8 @@ pub use error::StoreError;
 pub use files::ObjectFiles;
 pub use gate::Hold;
 pub use readers::Reading;
-pub use remove::Removed;
+pub use remove::{Removed, Until};
+pub use room::Room;
 
 /// A store of contents, open in this process alone and shared by its threads.
 #[derive(Debug)]
@@ -48,6 +50,8 @@ pub struct ObjectStore {
     counters: Counters,
     next_batch: AtomicU64,
     readers: readers::Readers,
+    room: OnceLock<Arc<dyn Room>>,
+    measured: Mutex<Option<room::Measured>>,
     /// Whether objects are flushed before they get their names.
     durable: bool,
     _lock: Flock<File>,
@@ -61,6 +65,7 @@ struct Counters {
     reused: AtomicU64,
     removed: AtomicU64,
     removed_bytes: AtomicU64,
+    failed: AtomicU64,
 }
 
 /// A reading of a store's counters.
@@ -76,6 +81,8 @@ pub struct Counts {
     pub removed: u64,
     /// Their bytes.
     pub removed_bytes: u64,
+    /// Opens of contents that could not be made.
+    pub failed: u64,
 }
 
 impl ObjectStore {
@@ -124,6 +131,8 @@ impl ObjectStore {
             counters: Counters::default(),
             next_batch: AtomicU64::new(0),
             readers: readers::Readers::default(),
+            room: OnceLock::new(),
+            measured: Mutex::default(),
             durable,
             _lock: lock,
         })
@@ -202,13 +211,14 @@ impl ObjectStore {
     /// The counters as they are now.
     pub fn counts(&self) -> Counts {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let Counters { made, made_bytes, reused, removed, removed_bytes } = &self.counters;
+        let Counters { made, made_bytes, reused, removed, removed_bytes, failed } = &self.counters;
         Counts {
             made: read(made),
             made_bytes: read(made_bytes),
             reused: read(reused),
             removed: read(removed),
             removed_bytes: read(removed_bytes),
+            failed: read(failed),
         }
     }
 }

@@ -20,6 +20,15 @@ pub struct Removed {
     pub bytes: u64,
 }
 
+/// How far [`ObjectStore::evict`] goes: both must hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Until {
+    /// The objects have at most so many bytes.
+    pub keep_bytes: u64,
+    /// The file system has so many free.
+    pub free_bytes: u64,
+}
+
 impl ObjectStore {
     /// Removes every object but those that `referenced` names. It is asked once no one holds the store: what it reads is not
     /// older than the last recorded reference. `None` when someone holds the store: nothing was removed, try later.
@@ -42,22 +51,24 @@ impl ObjectStore {
         Ok(Some(removed))
     }
 
-    /// Removes objects that are in `evictable`, the oldest first, until the store has at most `keep_bytes`. What was removed, and
-    /// what the store has then, which is more when there are not enough of them; `None` when someone holds the store: try later.
+    /// Removes objects that `evictable` names, the oldest first, until what is left is `until`. It is asked as with
+    /// [`ObjectStore::remove_unreferenced`]. What was removed, and the bytes that the store has then, which are more when there are
+    /// not enough of them; `None` when someone holds the store: try later.
     ///
     /// Files that are open stay readable, but their bytes are not free before they are closed.
     ///
     /// # Errors
-    /// A failed system call; objects removed before that stay removed.
-    pub fn evict(
+    /// Those of `evictable`, or a failed system call; objects removed before that stay removed.
+    pub fn evict<E: From<StoreError>>(
         &self,
-        evictable: &HashSet<Digest>,
-        keep_bytes: u64,
-    ) -> Result<Option<(Removed, u64)>, StoreError> {
+        evictable: impl FnOnce() -> Result<HashSet<Digest>, E>,
+        until: Until,
+    ) -> Result<Option<(Removed, u64)>, E> {
         let Some(_removal) = self.gate.try_remove() else { return Ok(None) };
+        let evictable = evictable()?;
         let (mut left, mut candidates) = (0u64, Vec::new());
         self.each_object(|object| {
-            let bytes = object.meta.len();
+            let bytes = object.bytes();
             left = left.saturating_add(bytes);
             if object.digest.is_some_and(|digest| evictable.contains(&digest)) {
                 candidates.push((object.meta.modified().ok(), object.path, bytes));
@@ -67,16 +78,21 @@ impl ObjectStore {
         candidates.sort_unstable();
         let mut removed = Removed::default();
         for (_, path, bytes) in candidates {
-            if left <= keep_bytes {
+            if left <= until.keep_bytes && (until.free_bytes == 0 || self.disk_bytes()?.0 >= until.free_bytes)
+            {
                 break;
             }
             self.remove(&path, bytes, &mut removed)?;
             left = left.saturating_sub(bytes);
         }
+        self.measure(left);
         Ok(Some((removed, left)))
     }
 
-    fn each_object(&self, mut see: impl FnMut(Object) -> Result<(), StoreError>) -> Result<(), StoreError> {
+    pub(super) fn each_object(
+        &self,
+        mut see: impl FnMut(Object) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
         let objects = self.objects();
         for fan in read_dir(&objects)? {
             let fan = fan.map_err(|error| StoreError::io("read directory", &objects, error))?;
@@ -109,11 +125,17 @@ impl ObjectStore {
 }
 
 /// A file below `objects`.
-struct Object {
+pub(super) struct Object {
     /// None of one whose name is no digest.
     digest: Option<Digest>,
     path: PathBuf,
     meta: fs::Metadata,
+}
+
+impl Object {
+    pub(super) fn bytes(&self) -> u64 {
+        self.meta.len()
+    }
 }
 
 fn read_dir(path: &Path) -> Result<fs::ReadDir, StoreError> {

@@ -218,14 +218,24 @@ fn evicts_the_oldest_that_can_be_made_again() {
         file.set_modified(std::time::SystemTime::now() - Duration::from_secs(age)).unwrap();
     }
     let evictable = HashSet::from([Digest::of(b"older"), Digest::of(b"newer")]);
+    let evict = |keep_bytes, free_bytes| {
+        let evicted =
+            store.evict(|| Ok::<_, StoreError>(evictable.clone()), Until { keep_bytes, free_bytes });
+        evicted.unwrap()
+    };
     let hold = store.hold();
-    assert_eq!(store.evict(&evictable, 0).unwrap(), None);
+    assert_eq!(evict(0, 0), None);
     drop(hold);
     let removed = |objects, bytes| Removed { objects, bytes };
-    assert_eq!(store.evict(&evictable, 16).unwrap(), Some((removed(0, 0), 16)));
-    assert_eq!(store.evict(&evictable, 11).unwrap(), Some((removed(1, 5), 11)));
+    assert_eq!(store.bytes().unwrap(), 16);
+    assert_eq!(evict(16, 0), Some((removed(0, 0), 16)));
+    assert_eq!(evict(16, 1), Some((removed(0, 0), 16)), "a byte is free");
+    assert_eq!(evict(11, 0), Some((removed(1, 5), 11)));
+    assert_eq!(store.bytes().unwrap(), 11);
     assert!(store.has(&content(b"newer")).unwrap() && !store.has(&content(b"older")).unwrap());
-    assert_eq!(store.evict(&evictable, 1).unwrap(), Some((removed(1, 5), 6)));
+    assert_eq!(evict(16, u64::MAX), Some((removed(1, 5), 6)), "never so much");
+    store.make(&[&parts(&[b"more"])], TWO).unwrap();
+    assert_eq!(store.bytes().unwrap(), 10);
     assert!(store.has(&content(b"needed")).unwrap());
 }
 

@@ -200,7 +200,7 @@ impl Control for Service {
     async fn status(&self, _: &TtrpcContext, _: StatusRequest) -> ttrpc::Result<StatusResponse> {
         let route = self.route;
         self.run(move |importer| -> Result<_> {
-            let counts = importer.counts();
+            let (counts, room) = (importer.counts(), importer.room()?);
             Ok(StatusResponse {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 route: route.to_owned(),
@@ -211,6 +211,10 @@ impl Control for Service {
                 contents_reused: counts.reused,
                 contents_removed: counts.removed,
                 bytes_removed: counts.removed_bytes,
+                contents_failed: counts.failed,
+                store_bytes: room.used,
+                store_limit: room.limit.unwrap_or(0),
+                free_bytes: room.free,
                 ..Default::default()
             })
         })

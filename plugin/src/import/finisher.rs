@@ -1,4 +1,4 @@
-//! Completes pending images on a thread of its own, at low priority.
+//! Completes pending images, and gives back contents when there is too little room, on a thread of its own, at low priority.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -10,6 +10,8 @@ use crate::error::{Error, Result};
 #[derive(Debug)]
 struct State {
     asked: bool,
+    /// Whether contents are to be given back.
+    room: bool,
     stopped: bool,
 }
 
@@ -23,7 +25,7 @@ pub(super) struct Work {
 impl Default for Work {
     fn default() -> Self {
         // An earlier process may have left something.
-        Self { state: Mutex::new(State { asked: true, stopped: false }), changed: Condvar::new() }
+        Self { state: Mutex::new(State { asked: true, room: true, stopped: false }), changed: Condvar::new() }
     }
 }
 
@@ -38,6 +40,21 @@ impl Work {
         self.changed.notify_all();
     }
 
+    /// Asks for contents to be given back, as far as there are too many.
+    pub(super) fn ask_room(&self) {
+        let mut state = self.lock();
+        if !state.room {
+            state.room = true;
+            drop(state);
+            self.changed.notify_all();
+        }
+    }
+
+    /// Whether it was asked for.
+    pub(super) fn wants_room(&self) -> bool {
+        self.lock().room
+    }
+
     /// Ends all work, for good.
     fn stop(&self) {
         self.lock().stopped = true;
@@ -48,14 +65,16 @@ impl Work {
         self.lock().stopped
     }
 
-    /// Waits until it is asked for, and `after` that; `false` when it was stopped.
-    fn wait(&self, after: Duration) -> bool {
-        let state = self.changed.wait_while(self.lock(), |state| !state.asked && !state.stopped);
+    /// Waits until something is asked for, and `after` that. Whether images are to be completed, and whether room is to be made;
+    /// none when it was stopped.
+    fn wait(&self, after: Duration) -> Option<(bool, bool)> {
+        let idle = |state: &mut State| !state.asked && !state.room && !state.stopped;
+        let state = self.changed.wait_while(self.lock(), idle);
         let state = state.unwrap_or_else(PoisonError::into_inner);
         let waited = self.changed.wait_timeout_while(state, after, |state| !state.stopped);
         let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        state.asked = false;
-        !state.stopped
+        let asked = (std::mem::take(&mut state.asked), std::mem::take(&mut state.room));
+        (!state.stopped).then_some(asked)
     }
 }
 
@@ -82,11 +101,16 @@ impl Finisher {
             if let Err(error) = d4c_sys::lower_priority() {
                 tracing::warn!(%error, "images are completed at the priority of all else");
             }
-            while work.work.wait(after.unwrap_or_default()) {
-                if after.is_some() {
+            while let Some((complete, room)) = work.work.wait(after.unwrap_or_default()) {
+                if room {
+                    work.keep_room();
+                }
+                if complete && after.is_some() {
                     work.finish_all();
                 }
-                then();
+                if complete {
+                    then();
+                }
             }
         };
         let thread = thread::Builder::new().name("finisher".into()).spawn(run);

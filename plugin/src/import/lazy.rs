@@ -217,19 +217,17 @@ impl Importer {
         finished
     }
 
-    /// Before a batch in the background: leaves the disk and the processors to whoever waits for a content. Whether to go on.
-    fn may_go_on(&self, digest: Digest) -> Result<bool> {
+    /// Before a `batch` in the background: leaves the disk and the processors to whoever waits for a content. Whether to go on.
+    fn may_go_on(&self, digest: Digest, batch: &[Content]) -> Result<bool> {
         let (end, hurry) = (Instant::now() + LONGEST_PAUSE, || self.hurry.load(Ordering::Relaxed) > 0);
         while !hurry() && Instant::now() < end && !self.objects.let_readers_go_first(PAUSE) {}
-        if hurry() {
+        if hurry() || self.work.wants_room() {
             self.work.ask();
             return Ok(false);
         }
-        match self.has_room()? {
-            true => Ok(true),
-            false => {
-                Err(Error::Unavailable { what: format!("complete image {digest}: the disk is nearly full") })
-            }
+        match self.lacks_room(batch.iter().map(|content| content.size).sum())? {
+            None => Ok(true),
+            Some(why) => Err(Error::Unavailable { what: format!("complete image {digest}: {why}") }),
         }
     }
 
@@ -243,7 +241,7 @@ impl Importer {
                 self.remove_unneeded()?;
                 return Ok(false);
             }
-            if self.work.is_stopped() || (pace == Pace::Background && !self.may_go_on(digest)?) {
+            if self.work.is_stopped() || (pace == Pace::Background && !self.may_go_on(digest, batch)?) {
                 return Ok(false);
             }
             let made = pending.contents.ensure_all(batch, workers);

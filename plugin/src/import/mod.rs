@@ -43,10 +43,11 @@ use lazy::Pending;
 pub use lazy::ServedImage;
 use record::Records;
 pub use record::{ImageRecord, chain_ids};
-pub use room::{Evicted, Prefetched};
+use room::Full;
+pub use room::{Evicted, Prefetched, RoomLeft};
 pub use sweeper::Sweeper;
 
-use crate::config::DiffIds;
+use crate::config::{DiffIds, Space};
 use crate::error::{Error, Result};
 use crate::store::Store;
 
@@ -71,6 +72,8 @@ pub struct Importer {
     /// How many wait for their turn to complete an image: the background leaves it to them.
     hurry: AtomicUsize,
     work: Work,
+    space: Space,
+    last_full: Mutex<Full>,
 }
 
 /// Indexes of an image's layers, the lowest first.
@@ -148,6 +151,8 @@ impl Importer {
             finishing: Mutex::default(),
             hurry: AtomicUsize::new(0),
             work: Work::default(),
+            space: Space::default(),
+            last_full: Mutex::default(),
         })
     }
 
@@ -163,6 +168,12 @@ impl Importer {
     #[must_use]
     pub fn with_diff_ids(self, diff_ids: DiffIds) -> Self {
         Self { diff_ids, ..self }
+    }
+
+    /// The same importer, which gives back contents when there are more than that, or there is less room.
+    #[must_use]
+    pub fn with_space(self, space: Space) -> Self {
+        Self { space, ..self }
     }
 
     /// Where objects and what is being made of them are.

@@ -1,21 +1,26 @@
 //! Making all of an image now, and giving back what can be made again.
 
 use std::collections::HashSet;
-use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, MutexGuard, PoisonError, TryLockError, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use di3fs::store::Removed;
+use di3fs::store::{Removed, Room, StoreError, Until};
 use dimg::Digest;
 
-use super::{Importer, chain_ids};
+use super::{Importer, SweepError, chain_ids};
 use crate::error::{Error, Result};
 
-/// Of the disk's blocks the background leaves this part free, 1 / 20.
-const FREE_PART: u64 = 20;
 /// How long an eviction waits for whoever makes contents.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(30);
+/// And for whoever waits for a content.
+const READERS_PATIENCE: Duration = Duration::from_secs(3);
+/// After an eviction in vain the next one is not before that.
+const LOOK_AGAIN: Duration = Duration::from_secs(60);
+const READERS_LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// More than a reader's content needs is given back, so that not each of them has to.
+const ROOM: u64 = 16 << 20;
 
 /// What [`Importer::prefetch`] made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,6 +38,17 @@ pub struct Evicted {
     pub removed: Removed,
     /// Bytes of the objects that are left.
     pub left_bytes: u64,
+}
+
+/// What [`Importer::room`] tells, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RoomLeft {
+    /// Of all contents.
+    pub used: u64,
+    /// How many these may have.
+    pub limit: Option<u64>,
+    /// Free on their disk.
+    pub free: u64,
 }
 
 impl Importer {
@@ -66,25 +82,117 @@ impl Importer {
     /// # Errors
     /// The store is in use all the time, or something cannot be read or removed.
     pub fn evict(&self, keep_bytes: u64) -> Result<Evicted> {
-        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
-        // Who completes an image has seen its contents there: not between that and the end.
+        self.evict_until(Until { keep_bytes, free_bytes: 0 }, PATIENCE)
+    }
+
+    fn evict_until(&self, until: Until, patience: Duration) -> Result<Evicted> {
+        let end = Instant::now() + patience;
         self.hurry.fetch_add(1, Ordering::Relaxed);
-        let _one = self.finishing.lock().unwrap_or_else(PoisonError::into_inner);
-        self.hurry.fetch_sub(1, Ordering::Relaxed);
-        let evictable = self.evictable()?;
-        let end = Instant::now() + PATIENCE;
-        loop {
-            let evicted = self.objects.evict(&evictable, keep_bytes);
-            let evicted =
-                evicted.map_err(|error| Error::Unavailable { what: format!("evict contents: {error}") })?;
-            if let Some((removed, left_bytes)) = evicted {
-                return Ok(Evicted { removed, left_bytes });
+        let evicted = loop {
+            if let Some(evicted) = self.try_evict(until).transpose() {
+                break evicted;
             }
             if Instant::now() > end {
-                return Err(Error::Unavailable { what: "evict contents: others are being made".to_owned() });
+                break Err(Error::Unavailable { what: "evict contents: others are being made".to_owned() });
             }
             thread::sleep(Duration::from_millis(20));
+        };
+        self.hurry.fetch_sub(1, Ordering::Relaxed);
+        evicted
+    }
+
+    /// None while someone completes an image, or needs contents that no record names yet.
+    fn try_evict(&self, until: Until) -> Result<Option<Evicted>> {
+        // Who completes an image has seen its contents there: not between that and the end.
+        let _one = match self.finishing.try_lock() {
+            Ok(one) => one,
+            Err(TryLockError::Poisoned(one)) => one.into_inner(),
+            Err(TryLockError::WouldBlock) => return Ok(None),
+        };
+        let evicted = self.objects.evict(|| self.evictable().map_err(SweepError), until);
+        let evicted = evicted.map_err(|SweepError(error)| error)?;
+        Ok(evicted.map(|(removed, left_bytes)| Evicted { removed, left_bytes }))
+    }
+
+    /// Has the store tell of space from now on.
+    pub fn watch_room(self: &Arc<Self>) {
+        self.objects.set_room(Arc::new(Watch { importer: Arc::downgrade(self) }));
+    }
+
+    /// Gives back contents as far as there are more than the limit or there is less room than the reserve.
+    pub(super) fn keep_room(&self) {
+        let kept = self.too_much().and_then(|until| match until {
+            None => Ok(None),
+            Some(until) => self.evict_until(until, PATIENCE).map(Some),
+        });
+        match kept {
+            Ok(None) => return,
+            Ok(Some(Evicted { removed, left_bytes })) if removed.objects > 0 => {
+                let (objects, bytes) = (removed.objects, removed.bytes);
+                tracing::info!(objects, bytes, left_bytes, "gave back contents that can be made again");
+                if !matches!(self.too_much(), Ok(Some(_))) {
+                    return;
+                }
+            }
+            Ok(Some(Evicted { left_bytes, .. })) => {
+                tracing::warn!(left_bytes, "too little room, and nothing that can be given back");
+            }
+            Err(error) => tracing::warn!(%error, "cannot make room"),
         }
+        // What can be made again is used, or not there: looking at it all again soon helps nobody.
+        self.full_lock().no_room_before = Some(Instant::now() + LOOK_AGAIN);
+    }
+
+    /// How far contents should be given back now; none when all is well.
+    fn too_much(&self) -> Result<Option<Until>> {
+        let (free, all) = self.objects.disk_bytes().map_err(unavailable)?;
+        let (reserve, limit) = (self.space.reserve.bytes(all), self.space.limit.unwrap_or(u64::MAX));
+        let over = limit != u64::MAX && self.objects.bytes().map_err(unavailable)? > limit;
+        Ok((over || free < reserve).then_some(Until { keep_bytes: limit, free_bytes: reserve }))
+    }
+
+    /// For a content that found no space.
+    fn make_room(&self, bytes: u64) -> bool {
+        let before = self.counts().removed;
+        let mut full = self.full_lock();
+        if self.counts().removed != before {
+            // Someone else has while we waited.
+            return true;
+        }
+        if full.nothing_before.is_some_and(|then| Instant::now() < then) {
+            return false;
+        }
+        let made = self.objects.disk_bytes().map_err(unavailable).and_then(|(free, _)| {
+            let free_bytes = free.saturating_add(bytes.saturating_mul(2).max(ROOM));
+            self.evict_until(Until { keep_bytes: u64::MAX, free_bytes }, READERS_PATIENCE)
+        });
+        match made {
+            Ok(Evicted { removed, .. }) if removed.objects > 0 => {
+                tracing::info!(
+                    objects = removed.objects,
+                    bytes = removed.bytes,
+                    "the disk is full: gave back contents"
+                );
+                return true;
+            }
+            Ok(_) => {}
+            Err(error) => tracing::warn!(%error, "the disk is full"),
+        }
+        full.nothing_before = Some(Instant::now() + READERS_LOOK_AGAIN);
+        false
+    }
+
+    /// What contents take, and may.
+    ///
+    /// # Errors
+    /// It cannot be found out.
+    pub fn room(&self) -> Result<RoomLeft> {
+        let (free, _) = self.objects.disk_bytes().map_err(unavailable)?;
+        Ok(RoomLeft { used: self.objects.bytes().map_err(unavailable)?, limit: self.space.limit, free })
+    }
+
+    fn full_lock(&self) -> MutexGuard<'_, Full> {
+        self.last_full.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What pending images that no container lies on can make again, and nothing else needs.
@@ -118,10 +226,56 @@ impl Importer {
         Ok(evictable)
     }
 
-    /// Whether the disk has room for what nobody asked for.
-    pub(super) fn has_room(&self) -> Result<bool> {
-        let root = self.objects.root();
-        let stat = d4c_sys::statvfs(root).map_err(Error::io("look at free space of", root))?;
-        Ok(stat.f_bavail >= stat.f_blocks / FREE_PART)
+    /// Why there is no room for so many bytes that nobody asked for; none when there is.
+    pub(super) fn lacks_room(&self, bytes: u64) -> Result<Option<&'static str>> {
+        let (free, all) = self.objects.disk_bytes().map_err(unavailable)?;
+        if free.saturating_sub(bytes) < self.space.reserve.bytes(all) {
+            return Ok(Some("the disk is nearly full"));
+        }
+        match self.space.limit {
+            Some(limit) if self.objects.bytes().map_err(unavailable)?.saturating_add(bytes) > limit => {
+                Ok(Some("the object store is at its limit"))
+            }
+            _ => Ok(None),
+        }
     }
+}
+
+/// When it was in vain to make room.
+#[derive(Debug, Default)]
+pub(super) struct Full {
+    /// For readers, nothing is tried before.
+    nothing_before: Option<Instant>,
+    /// Nor in the background.
+    no_room_before: Option<Instant>,
+}
+
+/// Told by the store.
+#[derive(Debug)]
+struct Watch {
+    importer: Weak<Importer>,
+}
+
+impl Room for Watch {
+    fn grown(&self) {
+        let Some(importer) = self.importer.upgrade() else { return };
+        let Ok((free, all)) = importer.objects.disk_bytes() else { return };
+        let bytes = importer.objects.known_bytes().unwrap_or(0);
+        if free < importer.space.reserve.bytes(all) || importer.space.limit.is_some_and(|limit| bytes > limit)
+        {
+            // Someone who holds this makes room already.
+            let Ok(full) = importer.last_full.try_lock() else { return };
+            if full.no_room_before.is_none_or(|then| then <= Instant::now()) {
+                importer.work.ask_room();
+            }
+        }
+    }
+
+    fn full(&self, bytes: u64) -> bool {
+        self.importer.upgrade().is_some_and(|importer| importer.make_room(bytes))
+    }
+}
+
+fn unavailable(error: StoreError) -> Error {
+    Error::Unavailable { what: format!("make room: {error}") }
 }
