@@ -213,6 +213,9 @@ fn check(table: &Table, row: &Row, node: &Node) -> Result<(), ErofsError> {
     for (name, _) in xattrs(node).filter(|(name, _)| !is_known(name)) {
         tracing::warn!(name = %String::from_utf8_lossy(name), "extended attribute dropped: EROFS has no such names");
     }
+    if matches!(node.body, Body::CharDevice { major: 0, minor: 0 }) {
+        tracing::warn!(row = row.number, "character device 0:0 is hidden: overlayfs takes it for a whiteout");
+    }
     let long = |(name, value): (&[u8], &[u8])| name.len() > NAME_BYTES || u16::try_from(value.len()).is_err();
     if xattrs(node).any(long) || encode_xattrs(node).len() > XATTR_BYTES {
         return Err(limit(table, row, "too large extended attributes"));

@@ -7,7 +7,7 @@
 //!
 //! # Layout
 //! Blocks of 4096 bytes, addresses of metadata from the start of the image, so that an inode's number is its offset by 32.
-//! The superblock at 1024; from 1152 on the inodes, all in the extended form of 64 bytes, in the order of the table's
+//! The superblock at 1024, which says where the root's inode is; from 1152 on the inodes, all in the extended form of 64 bytes, in the order of the table's
 //! rows, each followed by its attributes and then by what fits beside it: a link's target or a directory's last block
 //! within the same block, the list of chunks of a file (all holes). Then the blocks of directories that need more. The
 //! same tree gives the same bytes.

@@ -41,6 +41,19 @@ fn the_superblock_and_the_root_are_where_the_kernel_looks() {
 }
 
 #[test]
+fn a_root_whose_names_do_not_fit_beside_it_is_found() {
+    let memory = Memory::default();
+    for names in [1, 150, 250, 1000] {
+        let members = (0..names).fold(Members::default(), |members, number| {
+            members.file(&format!("a-file-{number:04}"), &memory, "text")
+        });
+        let out = image(members).unwrap();
+        let root = usize::try_from(number(&out, 1024 + 14, 2)).unwrap() * 32;
+        assert_eq!(number(&out, root + 4, 2), 0o40755, "{names} names");
+    }
+}
+
+#[test]
 fn the_same_tree_gives_the_same_bytes() {
     let make = || {
         let memory = Memory::default();
