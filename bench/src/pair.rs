@@ -12,7 +12,7 @@ use d4c_sys::Map;
 use dimg::Digest;
 use dimg::build::SideLayer;
 use dimg::content::{Bytes, ContentSource, open_exact};
-use dimg::index::{Content, Entry, Kind, LayerIndex, Shape};
+use dimg::index::{Content, Kind, LayerIndex};
 
 /// Two images; a file alone is an image of one layer.
 pub struct Pair {
@@ -84,33 +84,7 @@ impl Image {
         let map = Map::path(path).with_context(|| format!("read file: {}", path.display()))?;
         let digest = Digest::of(&map);
         let content = Content { digest, size: map.len() as u64 };
-        let shape = Shape {
-            kind: Kind::Regular,
-            raw: false,
-            sparse: false,
-            pax_keys: Vec::new(),
-            style: Box::default(),
-        };
-        let entry = Entry {
-            shape: 0,
-            path: b"file"[..].into(),
-            mode: 0o644,
-            uid: 0,
-            gid: 0,
-            uname: Box::default(),
-            gname: Box::default(),
-            mtime: 0,
-            mtime_nsec: 0,
-            dev_major: 0,
-            dev_minor: 0,
-            link: Box::default(),
-            pax: Box::default(),
-            content: Some(content),
-            bare_size: 0,
-            sparse: Box::default(),
-            raw: Box::default(),
-        };
-        let index = LayerIndex { shapes: vec![shape], entries: vec![entry], ..LayerIndex::default() };
+        let index = LayerIndex::of_file(b"file", content);
         Ok(Self {
             layers: vec![SideLayer { diff_id: digest, tar_bytes: content.size, index: Arc::new(index) }],
             contents: vec![Box::new(Single { content, bytes: Bytes::new(map) })],

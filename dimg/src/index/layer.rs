@@ -25,6 +25,32 @@ pub struct LayerIndex {
 }
 
 impl LayerIndex {
+    /// A layer of one regular file, root's, of time 0: what is not in an image made into one.
+    pub fn of_file(path: &[u8], content: Content) -> Self {
+        let style = Box::default();
+        let shape = Shape { kind: Kind::Regular, raw: false, sparse: false, pax_keys: Vec::new(), style };
+        let entry = Entry {
+            shape: 0,
+            path: path.into(),
+            mode: 0o644,
+            uid: 0,
+            gid: 0,
+            uname: Box::default(),
+            gname: Box::default(),
+            mtime: 0,
+            mtime_nsec: 0,
+            dev_major: 0,
+            dev_minor: 0,
+            link: Box::default(),
+            pax: Box::default(),
+            content: Some(content),
+            bare_size: 0,
+            sparse: Box::default(),
+            raw: Box::default(),
+        };
+        Self { shapes: vec![shape], entries: vec![entry], tail: Tail::default() }
+    }
+
     /// How `entry`, one of ours, was written.
     ///
     /// # Panics

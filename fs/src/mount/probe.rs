@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use dimg::Digest;
 use dimg::content::{Bytes, ContentSource};
-use dimg::index::{Content, Entry, Kind, LayerIndex, Shape};
+use dimg::index::{Content, LayerIndex};
 
 use super::{Image, MountError, Options, Route, Served};
 use crate::lazy::Contents;
@@ -92,7 +92,9 @@ fn contain(dir: &Path, route: Route) -> Result<(), MountError> {
 fn image(store: &Path) -> Result<Image, MountError> {
     let store = Arc::new(ObjectStore::open_volatile(store)?);
     let contents = Arc::new(Contents::new(store, Vec::new(), vec![Arc::new(Probe)]));
-    let tree = Tree::merge(&[Arc::new(layer())])
+    let content = Content { digest: Digest::of(BYTES), size: BYTES.len() as u64 };
+    let layer = LayerIndex::of_file(b"file", content);
+    let tree = Tree::merge(&[Arc::new(layer)])
         .map_err(|error| MountError::Probe { route: Route::Erofs, why: error.to_string() })?;
     Ok(Image { tree: Arc::new(tree), contents })
 }
@@ -111,34 +113,6 @@ fn take(dir: &Path) -> Result<(), MountError> {
         fs::read(root.join("file")).map_err(|error| failed(&format!("open of a missing file: {error}")));
     mounted.unmount()?;
     if read? == BYTES { Ok(()) } else { Err(failed(&"other bytes came back")) }
-}
-
-fn layer() -> LayerIndex {
-    let style = Box::default();
-    let shape = Shape { kind: Kind::Regular, raw: false, sparse: false, pax_keys: Vec::new(), style };
-    let entry = Entry {
-        shape: 0,
-        path: (*b"file").into(),
-        mode: 0o444,
-        uid: 0,
-        gid: 0,
-        uname: Box::default(),
-        gname: Box::default(),
-        mtime: 0,
-        mtime_nsec: 0,
-        dev_major: 0,
-        dev_minor: 0,
-        link: Box::default(),
-        pax: Box::default(),
-        content: Some(Content { digest: Digest::of(BYTES), size: BYTES.len() as u64 }),
-        bare_size: 0,
-        sparse: Box::default(),
-        raw: Box::default(),
-    };
-    let mut layer = LayerIndex::default();
-    layer.shapes.push(shape);
-    layer.entries.push(entry);
-    layer
 }
 
 struct Probe;
