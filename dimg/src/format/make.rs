@@ -12,8 +12,9 @@ use d4c_sys::Map;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::num::NonZeroUsize;
+use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 /// Decoded groups kept unless asked otherwise: making the contents of a group one after the other decodes it once.
 const KEPT_GROUPS: usize = 4;
@@ -26,19 +27,29 @@ pub type Scratch<'a> = &'a (dyn Fn() -> io::Result<File> + Sync);
 
 /// The groups decoded last.
 pub(super) struct Groups {
-    kept: Mutex<Vec<(u32, Group)>>,
+    kept: Kept,
     limit: AtomicUsize,
+    /// Those of stored contents that are kept in files, and how.
+    in_files: Kept,
+    files: OnceLock<(usize, NewFile)>,
 }
+
+/// Frames and what they hold, the one used last at the end.
+type Kept = Mutex<Vec<(u32, Arc<Mutex<Option<Group>>>)>>;
+type NewFile = Box<dyn Fn() -> io::Result<File> + Send + Sync>;
 
 impl Default for Groups {
     fn default() -> Self {
-        Self { kept: Mutex::default(), limit: AtomicUsize::new(KEPT_GROUPS) }
+        let limit = AtomicUsize::new(KEPT_GROUPS);
+        Self { kept: Mutex::default(), limit, in_files: Mutex::default(), files: OnceLock::new() }
     }
 }
 
 #[derive(Clone)]
 enum Group {
     Stored(Arc<Vec<u8>>),
+    /// Stored contents in a file of so many bytes.
+    InFile(Arc<File>, usize),
     Programs(Arc<ProgramGroup>),
     Maps(Arc<Vec<AddressMap>>),
     Parameters(Arc<ParameterGroup>),
@@ -60,32 +71,83 @@ impl AsRef<[u8]> for Between {
 }
 
 impl Groups {
-    /// The group of `frame`; made by `decode` when it is not kept. Threads that want the same one at once may each
-    /// decode it.
+    /// The group of `frame`; made by `decode` when it is not kept. Of threads that want the same one at once, one decodes it.
     fn get(&self, frame: u32, decode: impl FnOnce() -> Result<Group, DimgError>) -> Result<Group, DimgError> {
-        let lock = || self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        {
-            let mut kept = lock();
-            if let Some(at) = kept.iter().position(|(number, _)| *number == frame) {
-                // The one used last stands last.
-                kept[at..].rotate_left(1);
-                return Ok(kept[kept.len() - 1].1.clone());
-            }
+        let place = place(&self.kept, self.limit.load(Ordering::Relaxed), frame);
+        let mut group = place.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*group {
+            Some(group) => Ok(group.clone()),
+            None => Ok(group.insert(decode()?).clone()),
         }
-        let group = decode()?;
-        let mut kept = lock();
-        if kept.len() >= self.limit.load(Ordering::Relaxed) {
-            kept.remove(0);
-        }
-        kept.push((frame, group.clone()));
-        Ok(group)
     }
+
+    /// As [`Groups::get`], of stored contents.
+    fn stored(
+        &self,
+        frame: u32,
+        decode: impl FnOnce() -> Result<Vec<u8>, DimgError>,
+    ) -> Result<Group, DimgError> {
+        let Some((limit, new_file)) = self.files.get() else {
+            return self.get(frame, || Ok(Group::Stored(Arc::new(decode()?))));
+        };
+        let place = place(&self.in_files, *limit, frame);
+        let mut group = place.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(group) = &*group {
+            return Ok(group.clone());
+        }
+        let bytes = decode()?;
+        let written = new_file().and_then(|mut file| {
+            file.write_all(&bytes)?;
+            Ok(Group::InFile(Arc::new(file), bytes.len()))
+        });
+        match written {
+            Ok(written) => Ok(group.insert(written).clone()),
+            // The disk is full: it is decoded again for the next one.
+            Err(_) => Ok(Group::Stored(Arc::new(bytes))),
+        }
+    }
+
+    fn clear(&self) {
+        for kept in [&self.kept, &self.in_files] {
+            kept.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        }
+    }
+}
+
+/// The place of a frame among those kept, of which there are at most `limit`.
+fn place(kept: &Kept, limit: usize, frame: u32) -> Arc<Mutex<Option<Group>>> {
+    let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+    match kept.iter().position(|(number, _)| *number == frame) {
+        Some(at) => kept[at..].rotate_left(1),
+        None => {
+            if kept.len() >= limit {
+                kept.remove(0);
+            }
+            kept.push((frame, Arc::default()));
+        }
+    }
+    Arc::clone(&kept[kept.len() - 1].1)
 }
 
 impl Dimg {
     /// Keeps so many decoded groups, of up to 4 MiB each, instead of few: for contents that are made in another order than that of the file.
     pub fn keep_groups(&self, count: NonZeroUsize) {
         self.groups.limit.store(count.get(), Ordering::Relaxed);
+    }
+
+    /// Keeps so many decoded groups of stored contents in files that `new_file` makes, which should have no names, instead of in
+    /// memory: for contents that are made in any order. Only the first call counts.
+    pub fn keep_groups_in_files(
+        &self,
+        count: NonZeroUsize,
+        new_file: impl Fn() -> io::Result<File> + Send + Sync + 'static,
+    ) {
+        drop(self.groups.files.set((count.get(), Box::new(new_file))));
+    }
+
+    /// Forgets all decoded groups.
+    pub fn forget_groups(&self) {
+        self.groups.clear();
     }
 
     /// Writes the content that `recipe`, one of this file's, makes from `base` to `out`. Its digest is verified at the
@@ -156,31 +218,41 @@ impl Dimg {
         if !stage.codec.has_frame() {
             return unpack(stage, old, out);
         }
-        let bytes = self.frame(stage.frame)?;
+        // Its checksum is over all of it: not for each content of a group that is decoded already.
+        let bytes = || self.frame(stage.frame);
         let row = self.frame_row(stage.frame)?;
         let offset = self.frame_offset(&row);
         let bad = |error| DimgError::frame(offset, error);
         match (stage.codec, stage.kind) {
             (StageCodec::Stored, FrameKind::Chunk) => self.chunks(stage, out),
             (StageCodec::Stored, _) => {
-                let decode = || {
-                    let decoded = StoredFrame::parse(bytes).and_then(|frame| frame.decode()).map_err(bad)?;
-                    Ok(Group::Stored(Arc::new(decoded)))
-                };
-                let Group::Stored(group) = self.groups.get(stage.frame, decode)? else {
-                    return Err(DimgError::corrupt("frame", offset, "it holds no stored contents"));
+                let decode = || StoredFrame::parse(bytes()?).and_then(|frame| frame.decode()).map_err(bad);
+                let group = self.groups.stored(stage.frame, decode)?;
+                let all = match &group {
+                    Group::Stored(bytes) => bytes.len(),
+                    Group::InFile(_, bytes) => *bytes,
+                    _ => return Err(DimgError::corrupt("frame", offset, "it holds no stored contents")),
                 };
                 let start = usize::try_from(stage.slot).unwrap_or(usize::MAX);
                 let count = usize::try_from(stage.out_bytes).unwrap_or(usize::MAX);
-                let content = group.get(start..start.saturating_add(count)).ok_or_else(|| {
-                    let reason = format!("{} bytes hold no {count} bytes from {start} on", group.len());
-                    DimgError::corrupt("frame", offset, reason)
-                })?;
-                out.write_all(content).map_err(DimgError::Output)
+                let end = start.saturating_add(count);
+                if end > all {
+                    let reason = format!("{all} bytes hold no {count} bytes from {start} on");
+                    return Err(DimgError::corrupt("frame", offset, reason));
+                }
+                match group {
+                    Group::Stored(bytes) => out.write_all(&bytes[start..end]).map_err(DimgError::Output),
+                    Group::InFile(file, _) => {
+                        let mut bytes = vec![0; count];
+                        file.read_exact_at(&mut bytes, stage.slot).map_err(DimgError::Output)?;
+                        out.write_all(&bytes).map_err(DimgError::Output)
+                    }
+                    _ => Ok(()),
+                }
             }
             (StageCodec::Program, FrameKind::ProgramGroup) => {
                 let decode = || {
-                    let group = ProgramFrame::parse(bytes).and_then(|frame| frame.group()).map_err(bad)?;
+                    let group = ProgramFrame::parse(bytes()?).and_then(|frame| frame.group()).map_err(bad)?;
                     Ok(Group::Programs(Arc::new(group)))
                 };
                 let Group::Programs(group) = self.groups.get(stage.frame, decode)? else {
@@ -189,7 +261,7 @@ impl Dimg {
                 group.apply_slot(stage.slot, old, stage.out_bytes, out).map_err(bad)
             }
             (StageCodec::Program, _) => {
-                let frame = ProgramFrame::parse(bytes).map_err(bad)?;
+                let frame = ProgramFrame::parse(bytes()?).map_err(bad)?;
                 if frame.slots() != 1 {
                     let reason = format!("it holds {} programs, not one", frame.slots());
                     return Err(DimgError::corrupt("frame", offset, reason));
@@ -198,7 +270,8 @@ impl Dimg {
             }
             (StageCodec::Pack, _) => {
                 let decode = || {
-                    let group = ParameterFrame::parse(bytes).and_then(|frame| frame.group()).map_err(bad)?;
+                    let group =
+                        ParameterFrame::parse(bytes()?).and_then(|frame| frame.group()).map_err(bad)?;
                     Ok(Group::Parameters(Arc::new(group)))
                 };
                 let Group::Parameters(group) = self.groups.get(stage.frame, decode)? else {
@@ -216,7 +289,7 @@ impl Dimg {
                 let version = elf::Version::from_number(stage.version).ok_or_else(|| {
                     DimgError::corrupt("recipes", 0, format!("elf has no version {}", stage.version))
                 })?;
-                let frame = RelocationFrame::parse(bytes).map_err(bad)?;
+                let frame = RelocationFrame::parse(bytes()?).map_err(bad)?;
                 let decode = || Ok(Group::Maps(Arc::new(frame.decode().map_err(bad)?)));
                 // A large map alone is not worth keeping.
                 let group =
@@ -230,10 +303,10 @@ impl Dimg {
                 })?;
                 elf::relocate(old, map, version, out).map_err(DimgError::Output)
             }
-            (StageCodec::Reference, _) => ReferenceFrame::parse(bytes)
+            (StageCodec::Reference, _) => ReferenceFrame::parse(bytes()?)
                 .and_then(|frame| frame.apply(old, stage.out_bytes, out))
                 .map_err(bad),
-            (StageCodec::Bsdiff, _) => BsdiffFrame::parse(bytes)
+            (StageCodec::Bsdiff, _) => BsdiffFrame::parse(bytes()?)
                 .and_then(|frame| frame.apply(old, stage.out_bytes, out))
                 .map_err(bad),
         }

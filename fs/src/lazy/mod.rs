@@ -3,7 +3,7 @@
 //! [`Contents`] knows, of an image made by a chain of delta files, how each content is made: by the recipe of the first
 //! file on the way that makes it, or by copying it from an image that the chain starts from. A recipe's base is a content
 //! of the image before, so the way to any content leads strictly towards the start of the chain and ends. What is made
-//! goes to an [`ObjectStore`]: once, however many ask, and verified.
+//! goes to an [`ObjectStore`]: once, however many ask, and verified; nobody waits until it is on the disk.
 
 mod job;
 
@@ -12,7 +12,7 @@ use std::fs::File;
 use std::io;
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use dimg::Digest;
 use dimg::content::ContentSource;
@@ -22,8 +22,10 @@ use dimg::index::Content;
 use crate::store::{Job, ObjectStore, StoreError};
 use job::{Copy, Make};
 
-/// Decoded groups of small contents kept of a file: whoever goes through a tree opens files of many kinds in turn, and a group is of one kind.
+/// Decoded groups of small contents kept of a file, of up to 4 MiB each: whoever goes through a tree opens files of many kinds in turn, and
+/// a group is of one kind. Those of whole contents are in files without names beside the objects, the others in memory.
 const KEPT_GROUPS: NonZeroUsize = NonZeroUsize::new(8).expect("it is not 0");
+const KEPT_IN_FILES: NonZeroUsize = NonZeroUsize::new(64).expect("it is not 0");
 
 /// As many contents are remembered in the order in which they were opened.
 const MOST_OPENED: usize = 1 << 16;
@@ -51,7 +53,22 @@ pub struct Contents {
     /// Those whose failure was logged: a reader that tries again and again fills no log.
     logged: Mutex<HashSet<Digest>>,
     /// Those made because they were asked for one by one, in that order.
-    opened: Mutex<Vec<Digest>>,
+    opened: Mutex<Opened>,
+}
+
+/// An order of first opens, each content once.
+#[derive(Debug, Default)]
+struct Opened {
+    order: Vec<Digest>,
+    known: HashSet<Digest>,
+}
+
+impl Opened {
+    fn push(&mut self, content: Digest) {
+        if self.order.len() < MOST_OPENED && self.known.insert(content) {
+            self.order.push(content);
+        }
+    }
 }
 
 impl std::fmt::Debug for Contents {
@@ -74,7 +91,11 @@ impl Contents {
     /// The contents that `steps`, a chain of deltas, make into `store`. Contents that no step makes are those of the image
     /// that the chain starts from: `sources` have them, or the store has.
     pub fn new(store: Arc<ObjectStore>, steps: Vec<Step>, sources: Vec<Arc<dyn ContentSource>>) -> Self {
-        steps.iter().for_each(|step| step.file.dimg().keep_groups(KEPT_GROUPS));
+        for step in &steps {
+            let (dimg, dir) = (step.file.dimg(), store.root().to_owned());
+            dimg.keep_groups(KEPT_GROUPS);
+            dimg.keep_groups_in_files(KEPT_IN_FILES, move || tempfile::tempfile_in(&dir));
+        }
         Self {
             store,
             steps,
@@ -83,6 +104,22 @@ impl Contents {
             logged: Mutex::default(),
             opened: Mutex::default(),
         }
+    }
+
+    /// Goes on with an order of [`Contents::opened`] that an earlier process noted.
+    #[must_use]
+    pub fn with_opened(self, opened: impl IntoIterator<Item = Digest>) -> Self {
+        opened.into_iter().for_each(|content| self.opened_lock().push(content));
+        self
+    }
+
+    fn opened_lock(&self) -> MutexGuard<'_, Opened> {
+        self.opened.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives back what is kept to make further contents faster.
+    pub fn rest(&self) {
+        self.steps.iter().for_each(|step| step.file.dimg().forget_groups());
     }
 
     /// Where contents are made to.
@@ -97,7 +134,7 @@ impl Contents {
 
     /// The contents that [`Contents::ensure`] had to make, the first asked for first, up to 65,536.
     pub fn opened(&self) -> Vec<Digest> {
-        self.opened.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.opened_lock().order.clone()
     }
 
     /// The object of `content`, made first when it is not there, with the bases that it needs.
@@ -140,10 +177,7 @@ impl Contents {
             self.make_one(content)?;
         }
         let made = self.store.get(content)?.ok_or(StoreError::NotMade { digest: content.digest })?;
-        let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
-        if opened.len() < MOST_OPENED {
-            opened.push(content.digest);
-        }
+        self.opened_lock().push(content.digest);
         Ok(made)
     }
 
@@ -155,7 +189,7 @@ impl Contents {
     }
 
     fn make_one(&self, content: &Content) -> Result<(), StoreError> {
-        self.with_job(content, |job| self.store.make(&[job], NonZeroUsize::MIN))
+        self.with_job(content, |job| self.store.make_unflushed(&[job], NonZeroUsize::MIN))
     }
 
     fn with_job<T>(&self, content: &Content, run: impl FnOnce(&dyn Job) -> T) -> T {
@@ -189,7 +223,8 @@ impl Contents {
         }
         let (copied, made) = by_step.split_first().expect("there is one more than there are steps");
         let copies: Vec<_> = copied.values().map(|content| Copy::new(*content, &self.sources)).collect();
-        self.store.make(&copies.iter().map(|copy| copy as &dyn Job).collect::<Vec<_>>(), workers)?;
+        self.store
+            .make_unflushed(&copies.iter().map(|copy| copy as &dyn Job).collect::<Vec<_>>(), workers)?;
         for (step, contents) in self.steps.iter().zip(made) {
             let mut recipes: Vec<&Recipe> =
                 contents.keys().filter_map(|digest| step.recipes.get(digest)).collect();
@@ -198,7 +233,8 @@ impl Contents {
             let dimg = step.file.dimg();
             let jobs = recipes.into_iter().map(|recipe| Make::new(&self.store, dimg, recipe, &self.sources));
             let jobs: Vec<_> = jobs.collect();
-            self.store.make(&jobs.iter().map(|job| job as &dyn Job).collect::<Vec<_>>(), workers)?;
+            self.store
+                .make_unflushed(&jobs.iter().map(|job| job as &dyn Job).collect::<Vec<_>>(), workers)?;
         }
         Ok(())
     }

@@ -132,6 +132,8 @@ impl Write for Output<'_> {
 struct Batch<'a> {
     store: &'a ObjectStore,
     id: u64,
+    /// Whether objects are on the disk before they get their names.
+    flush: bool,
     claimed: Mutex<Vec<Digest>>,
     staged: Mutex<Vec<(Content, PathBuf)>>,
     /// Contents that others are making.
@@ -146,12 +148,25 @@ impl ObjectStore {
     /// The first failure; nothing of this call is in the store then, unless others made it too or it came from an
     /// earlier round.
     pub fn make(&self, jobs: &[&dyn Job], workers: NonZeroUsize) -> Result<(), StoreError> {
+        self.make_as(jobs, workers, self.durable)
+    }
+
+    /// As [`ObjectStore::make`], but what was made outlives a crash of the machine only after [`ObjectStore::sync`]: nobody waits for
+    /// the disk.
+    ///
+    /// # Errors
+    /// As for [`ObjectStore::make`].
+    pub fn make_unflushed(&self, jobs: &[&dyn Job], workers: NonZeroUsize) -> Result<(), StoreError> {
+        self.make_as(jobs, workers, false)
+    }
+
+    fn make_as(&self, jobs: &[&dyn Job], workers: NonZeroUsize, flush: bool) -> Result<(), StoreError> {
         let _hold = self.hold();
         let mut jobs = jobs.to_vec();
         loop {
             let (mut left, mut awaited) = (&*jobs, Vec::new());
             while !left.is_empty() {
-                let (taken, theirs) = self.make_round(left, workers)?;
+                let (taken, theirs) = self.make_round(left, workers, flush)?;
                 awaited.extend(theirs);
                 left = left.get(taken..).unwrap_or_default();
             }
@@ -175,10 +190,11 @@ impl ObjectStore {
         &self,
         jobs: &[&dyn Job],
         workers: NonZeroUsize,
+        flush: bool,
     ) -> Result<(usize, Vec<Content>), StoreError> {
         let id = self.next_batch.fetch_add(1, Ordering::Relaxed);
         let (claimed, staged, awaited) = Default::default();
-        let batch = Batch { store: self, id, claimed, staged, awaited };
+        let batch = Batch { store: self, id, flush, claimed, staged, awaited };
         let (next, stop, failure) = (AtomicUsize::new(0), AtomicBool::new(false), Mutex::new(None));
         let work = || {
             while !stop.load(Ordering::Relaxed) {
@@ -266,7 +282,7 @@ impl Batch<'_> {
     fn publish(self) -> Result<Vec<Content>, StoreError> {
         let staged = std::mem::take(&mut *lock(&self.staged));
         let flush = || -> io::Result<()> {
-            if !self.store.durable {
+            if !self.flush {
                 return Ok(());
             }
             if staged.len() > FLUSH_EACH {
@@ -275,6 +291,10 @@ impl Batch<'_> {
             staged.iter().try_for_each(|(_, path)| File::open(path)?.sync_all())
         };
         flush().map_err(|error| StoreError::io("flush objects", self.store.staging(), error))?;
+        let _naming = match self.flush || !self.store.durable || staged.is_empty() {
+            true => None,
+            false => Some(self.store.unflushed.begin()?),
+        };
         for (content, from) in &staged {
             let path = self.store.path(content);
             let renamed = match fs::rename(from, &path) {

@@ -6,16 +6,18 @@
 //! <root>/lock                 held while a process has the store open
 //! <root>/objects/ab/cdef…     one read-only file per content, by the hex digits of its SHA-256
 //! <root>/staging/<n>.abcdef…  what batch n is making
+//! <root>/unflushed            there are objects that may not be on the disk yet (`flush`)
 //! ```
 //!
-//! An object gets its name after all its bytes were hashed and flushed: whatever moment the machine stops at, a file
-//! below `objects` is whole and is what its name says (not so of a store that was opened as volatile). Staging is emptied when the store is opened. However many
+//! An object gets its name after all its bytes were hashed, and flushed or marked as not: whatever moment the machine stops at, a file
+//! below `objects` is whole and is what its name says once the store is open again (not so of a store that was opened as volatile). Staging is emptied when the store is opened. However many
 //! ask for a content at once, one makes it and the others wait.
 
 mod batch;
 mod claims;
 mod error;
 mod files;
+mod flush;
 mod gate;
 mod readers;
 mod remove;
@@ -52,6 +54,7 @@ pub struct ObjectStore {
     readers: readers::Readers,
     room: OnceLock<Arc<dyn Room>>,
     measured: Mutex<Option<room::Measured>>,
+    unflushed: flush::Unflushed,
     /// Whether objects are flushed before they get their names.
     durable: bool,
     _lock: Flock<File>,
@@ -123,7 +126,7 @@ impl ObjectStore {
             }
             _ => make(&staging)?,
         }
-        Ok(Self {
+        let store = Self {
             root: root.to_owned(),
             files: ObjectFiles::at(root.join("objects")),
             claims: claims::Claims::default(),
@@ -133,9 +136,12 @@ impl ObjectStore {
             readers: readers::Readers::default(),
             room: OnceLock::new(),
             measured: Mutex::default(),
+            unflushed: flush::Unflushed::at(root),
             durable,
             _lock: lock,
-        })
+        };
+        store.check_unflushed()?;
+        Ok(store)
     }
 
     /// The store's directory.
@@ -195,17 +201,6 @@ impl ObjectStore {
     /// moment came.
     pub fn let_readers_go_first(&self, most: Duration) -> bool {
         self.readers.let_go_first(most)
-    }
-
-    /// Flushes the file system of the store: after this, objects made earlier outlive a crash.
-    ///
-    /// # Errors
-    /// Those of `syncfs`.
-    pub fn sync(&self) -> Result<(), StoreError> {
-        let objects = self.root.join("objects");
-        File::open(&objects)
-            .and_then(d4c_sys::syncfs)
-            .map_err(|error| StoreError::io("flush", objects, error))
     }
 
     /// The counters as they are now.

@@ -127,9 +127,9 @@ impl ObjectStore {
 /// A file below `objects`.
 pub(super) struct Object {
     /// None of one whose name is no digest.
-    digest: Option<Digest>,
-    path: PathBuf,
-    meta: fs::Metadata,
+    pub(super) digest: Option<Digest>,
+    pub(super) path: PathBuf,
+    pub(super) meta: fs::Metadata,
 }
 
 impl Object {

@@ -251,3 +251,34 @@ fn root_a_full_disk_is_said_and_nothing_is_left() {
     assert!(nothing_staged(&store) && !store.has(&content(b"small")).unwrap());
     assert!(store.has(&content(b"fits")).unwrap());
 }
+
+#[test]
+fn what_was_not_flushed_is_checked_after_the_machine_went_down() {
+    let root = tempfile::tempdir().unwrap();
+    let open = || ObjectStore::open(root.path()).unwrap();
+    let mark = root.path().join("unflushed");
+    let store = open();
+    store.make(&[&parts(&[b"flushed"])], TWO).unwrap();
+    assert!(!mark.exists());
+    store.make_unflushed(&[&parts(&[b"right", b"wrong", b"short"])], TWO).unwrap();
+    assert!(mark.exists());
+    // What a crash may leave.
+    for (name, bytes) in [(b"wrong", &b"\0\0\0\0\0"[..]), (b"short", b"")] {
+        let path = store.path(&content(name));
+        fs::remove_file(&path).unwrap();
+        fs::write(path, bytes).unwrap();
+    }
+    drop(store);
+    // The same start of the machine: nothing was lost.
+    let store = open();
+    assert!(mark.exists() && store.has(&content(b"wrong")).unwrap());
+    drop(store);
+    fs::write(&mark, "another start").unwrap();
+    let store = open();
+    let there =
+        [&b"flushed"[..], b"right", b"wrong", b"short"].map(|name| store.path(&content(name)).exists());
+    assert_eq!((there, mark.exists()), ([true, true, false, false], false));
+    store.make_unflushed(&[&parts(&[b"wrong"])], TWO).unwrap();
+    store.sync().unwrap();
+    assert!(!mark.exists());
+}
