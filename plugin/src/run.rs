@@ -89,11 +89,12 @@ async fn serve_all(config: &Config) -> Result<()> {
         }
     };
     let socket = Socket::bind(&config.address)?;
-    let control = start_control(&config.control, importer, route).await?;
+    let control = start_control(&config.control, importer.clone(), route).await?;
     notify("READY=1");
     let served = serve(socket, Service::new(snapshotter), stop).await;
     control.shutdown().await;
     drop(finisher);
+    importer.close();
     serving.close();
     served
 }

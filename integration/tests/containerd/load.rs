@@ -215,7 +215,7 @@ fn made_when_asked_for_and_given_back() -> Result<()> {
     let opened = std::fs::read(record(TAGS[1])?.join("opened"))?;
     ensure!(!opened.is_empty() && opened.len() % 32 == 0, "{} bytes of order", opened.len());
     containerd.d4c(["load", &deltas("tiny")?[2], "--name", NAME])?.success()?;
-    ensure!(record(TAGS[2])?.join("opened").exists(), "the order is not carried over");
+    ensure!(record(TAGS[2])?.join("carried").exists(), "the order is not carried over");
     ensure!(release(&containerd)? == RELEASES[2], "not served");
 
     containerd.ctr(["images", "rm", "--sync", NAME])?.success()?;

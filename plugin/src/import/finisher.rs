@@ -2,31 +2,46 @@
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::Importer;
 use crate::error::{Error, Result};
 
-#[derive(Debug)]
+/// Without anything to do for so long, memory is given back.
+const REST_AFTER: Duration = Duration::from_secs(10);
+/// What containers open is noted so long after, and room made.
+const SMALL_AFTER: Duration = Duration::from_secs(2);
+
+#[derive(Debug, Default)]
 struct State {
-    asked: bool,
-    /// Whether contents are to be given back.
+    /// When images are to be completed.
+    complete_at: Option<Instant>,
+    /// How long after it is asked for.
+    after: Duration,
+    /// When what was opened is to be noted, and room to be made.
+    small_at: Option<Instant>,
     room: bool,
+    /// When memory is given back, unless something happens before.
+    rest_at: Option<Instant>,
     stopped: bool,
 }
 
-/// Whether there is something to complete.
-#[derive(Debug)]
+/// What the thread is to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Asked {
+    /// Complete images.
+    Complete,
+    /// Note what was opened, and make room where that is said.
+    Small { room: bool },
+    /// Nothing happened for a while: give memory back.
+    Rest,
+}
+
+/// Whether there is something to do.
+#[derive(Debug, Default)]
 pub(super) struct Work {
     state: Mutex<State>,
     changed: Condvar,
-}
-
-impl Default for Work {
-    fn default() -> Self {
-        // An earlier process may have left something.
-        Self { state: Mutex::new(State { asked: true, room: true, stopped: false }), changed: Condvar::new() }
-    }
 }
 
 impl Work {
@@ -34,25 +49,48 @@ impl Work {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Begins with what an earlier process may have left: images are completed `after` each time that it is asked for.
+    fn begin(&self, after: Duration) {
+        let (mut state, now) = (self.lock(), Instant::now());
+        state.after = after;
+        (state.complete_at, state.rest_at) = (Some(now + after), Some(now + REST_AFTER));
+        (state.small_at, state.room) = (Some(now + SMALL_AFTER), true);
+    }
+
     /// Asks for all pending images to be completed.
     pub(super) fn ask(&self) {
-        self.lock().asked = true;
+        let mut state = self.lock();
+        let due = Instant::now() + state.after;
+        state.complete_at.get_or_insert(due);
+        drop(state);
         self.changed.notify_all();
     }
 
     /// Asks for contents to be given back, as far as there are too many.
     pub(super) fn ask_room(&self) {
-        let mut state = self.lock();
-        if !state.room {
-            state.room = true;
+        self.small(true);
+    }
+
+    /// Notes that contents were made.
+    pub(super) fn tell_made(&self) {
+        self.small(false);
+    }
+
+    fn small(&self, room: bool) {
+        let (mut state, now) = (self.lock(), Instant::now());
+        state.room |= room;
+        state.rest_at = Some(now + REST_AFTER);
+        if state.small_at.is_none() {
+            state.small_at = Some(now + SMALL_AFTER);
             drop(state);
             self.changed.notify_all();
         }
     }
 
-    /// Whether it was asked for.
+    /// Whether room is to be made now.
     pub(super) fn wants_room(&self) -> bool {
-        self.lock().room
+        let state = self.lock();
+        state.room && state.small_at.is_some_and(|at| at <= Instant::now())
     }
 
     /// Ends all work, for good.
@@ -65,16 +103,36 @@ impl Work {
         self.lock().stopped
     }
 
-    /// Waits until something is asked for, and `after` that. Whether images are to be completed, and whether room is to be made;
-    /// none when it was stopped.
-    fn wait(&self, after: Duration) -> Option<(bool, bool)> {
-        let idle = |state: &mut State| !state.asked && !state.room && !state.stopped;
-        let state = self.changed.wait_while(self.lock(), idle);
-        let state = state.unwrap_or_else(PoisonError::into_inner);
-        let waited = self.changed.wait_timeout_while(state, after, |state| !state.stopped);
-        let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        let asked = (std::mem::take(&mut state.asked), std::mem::take(&mut state.room));
-        (!state.stopped).then_some(asked)
+    /// Waits until something is to be done; none when it was stopped.
+    fn wait(&self) -> Option<Asked> {
+        let mut state = self.lock();
+        loop {
+            if state.stopped {
+                return None;
+            }
+            let now = Instant::now();
+            let is_due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
+            if is_due(state.small_at) {
+                state.small_at = None;
+                return Some(Asked::Small { room: std::mem::take(&mut state.room) });
+            }
+            if is_due(state.complete_at) {
+                state.complete_at = None;
+                return Some(Asked::Complete);
+            }
+            if is_due(state.rest_at) {
+                state.rest_at = None;
+                return Some(Asked::Rest);
+            }
+            let next = [state.small_at, state.complete_at, state.rest_at].into_iter().flatten().min();
+            state = match next {
+                Some(next) => {
+                    let waited = self.changed.wait_timeout(state, next.saturating_duration_since(now));
+                    waited.unwrap_or_else(PoisonError::into_inner).0
+                }
+                None => self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
+            };
+        }
     }
 }
 
@@ -96,20 +154,27 @@ impl Finisher {
         after: Option<Duration>,
         then: impl Fn() + Send + 'static,
     ) -> Result<Self> {
+        importer.work.begin(after.unwrap_or_default());
         let work = importer.clone();
         let run = move || {
             if let Err(error) = d4c_sys::lower_priority() {
                 tracing::warn!(%error, "images are completed at the priority of all else");
             }
-            while let Some((complete, room)) = work.work.wait(after.unwrap_or_default()) {
-                if room {
-                    work.keep_room();
-                }
-                if complete && after.is_some() {
-                    work.finish_all();
-                }
-                if complete {
-                    then();
+            while let Some(asked) = work.work.wait() {
+                match asked {
+                    Asked::Complete => {
+                        if after.is_some() {
+                            work.finish_all();
+                        }
+                        then();
+                    }
+                    Asked::Small { room } => {
+                        work.note_opened();
+                        if room {
+                            work.keep_room();
+                        }
+                    }
+                    Asked::Rest => work.rest(),
                 }
             }
         };
@@ -124,5 +189,24 @@ impl Drop for Finisher {
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_thing_is_done_in_its_time() {
+        let work = Work::default();
+        work.begin(Duration::from_millis(20));
+        let started = Instant::now();
+        assert_eq!(work.wait(), Some(Asked::Complete));
+        assert!(started.elapsed() >= Duration::from_millis(20));
+        assert!(!work.wants_room(), "not yet");
+        assert_eq!(work.wait(), Some(Asked::Small { room: true }));
+        assert!(started.elapsed() >= SMALL_AFTER && !work.wants_room());
+        work.stop();
+        assert_eq!(work.wait(), None);
     }
 }

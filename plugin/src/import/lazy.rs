@@ -11,8 +11,8 @@ use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::num::NonZeroUsize;
 use std::path::Path;
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use d4c_sys::Map;
@@ -23,6 +23,7 @@ use dimg::content::Bytes;
 use dimg::format::{Cdimg, DeltaFile, DimgError, Image};
 use dimg::index::{Content, LayerIndex};
 
+use super::record::Order;
 use super::{ImageRecord, ImportError, Imported, Importer, chain_ids, contents};
 use crate::config::DiffIds;
 use crate::error::{Error, Result};
@@ -54,6 +55,15 @@ pub(super) struct Pending {
     pub(super) order: Vec<Content>,
     /// What its recipes start from.
     pub(super) bases: HashSet<Digest>,
+}
+
+/// What of a pending image someone uses: memory is for what is read, not for all that could be.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    pending: Weak<Pending>,
+    contents: Weak<Contents>,
+    /// So many first opens are on the disk.
+    noted: Arc<AtomicUsize>,
 }
 
 /// An image as it is served up to one of its layers.
@@ -89,7 +99,8 @@ impl Importer {
             let layers = parent.as_ref().map(|(_, layers)| layers.as_slice());
             self.records.put(&record, &image.layers, Some((kept.path(), layers)))?;
             if let Some((parent, _)) = parent {
-                self.note_opened(record.digest, &carried_over(&self.records.opened(parent), &image));
+                let carried = carried_over(&self.records.opened(parent), &image);
+                self.note(record.digest, Order::Carried, &carried);
             }
             // Moved.
             drop(kept.into_temp_path().keep());
@@ -165,15 +176,17 @@ impl Importer {
             known.remove(&digest);
             return Ok(None);
         }
-        if let Some(pending) = known.get(&digest) {
-            return Ok(Some(Arc::clone(pending)));
+        let entry = known.entry(digest).or_default();
+        if let Some(pending) = entry.pending.upgrade() {
+            return Ok(Some(pending));
         }
-        let pending = Arc::new(self.load_pending(digest)?);
-        known.insert(digest, Arc::clone(&pending));
+        let pending = Arc::new(self.load_pending(digest, entry)?);
+        entry.pending = Arc::downgrade(&pending);
+        entry.contents = Arc::downgrade(&pending.contents);
         Ok(Some(pending))
     }
 
-    fn load_pending(&self, digest: Digest) -> Result<Pending> {
+    fn load_pending(&self, digest: Digest, known: &Known) -> Result<Pending> {
         let path = self.records.delta(digest);
         let failed = |error: DimgError| Error::Corrupt { what: format!("{}: {error}", path.display()) };
         let map = Map::path(&path).map_err(Error::io("read file", &path))?;
@@ -184,25 +197,36 @@ impl Importer {
             |layer: &Arc<LayerIndex>| !parent.iter().flatten().any(|other| Arc::ptr_eq(layer, other));
         let mut recipes: Vec<_> = image.recipes.values().collect();
         let opened = self.records.opened(digest);
-        let rank: HashMap<&Digest, usize> = opened.iter().enumerate().map(|(at, one)| (one, at)).collect();
+        let mut rank: HashMap<&Digest, usize> = HashMap::new();
+        for (at, one) in opened.iter().enumerate() {
+            rank.entry(one).or_insert(at);
+        }
         let rank = |content: Digest| rank.get(&content).copied().unwrap_or(usize::MAX);
         recipes.sort_unstable_by_key(|recipe| {
             (rank(recipe.content.digest), recipe.place(), recipe.content.digest)
         });
+        let bases = recipes.iter().filter_map(|recipe| Some(recipe.base?.digest)).collect();
+        let order = recipes.iter().map(|recipe| recipe.content).collect();
+        let contents = match known.contents.upgrade() {
+            Some(contents) => contents,
+            None => {
+                let own = self.records.order(digest, Order::Opened);
+                known.noted.store(own.len(), Ordering::Relaxed);
+                let steps = vec![Step { file: Arc::new(file), recipes: image.recipes }];
+                let contents = Contents::new(Arc::clone(&self.objects), steps, Vec::new());
+                Arc::new(contents.with_opened(own))
+            }
+        };
         Ok(Pending {
             new_layers: image.layers.iter().map(is_new).collect(),
-            order: recipes.iter().map(|recipe| recipe.content).collect(),
-            bases: recipes.iter().filter_map(|recipe| Some(recipe.base?.digest)).collect(),
+            order,
+            bases,
             layers: image.layers,
-            contents: Arc::new(Contents::new(
-                Arc::clone(&self.objects),
-                vec![Step { file: Arc::new(file), recipes: image.recipes }],
-                Vec::new(),
-            )),
+            contents,
         })
     }
 
-    fn pending_lock(&self) -> MutexGuard<'_, HashMap<Digest, Arc<Pending>>> {
+    fn pending_lock(&self) -> MutexGuard<'_, HashMap<Digest, Known>> {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -219,6 +243,7 @@ impl Importer {
 
     /// Before a `batch` in the background: leaves the disk and the processors to whoever waits for a content. Whether to go on.
     fn may_go_on(&self, digest: Digest, batch: &[Content]) -> Result<bool> {
+        self.note_opened();
         let (end, hurry) = (Instant::now() + LONGEST_PAUSE, || self.hurry.load(Ordering::Relaxed) > 0);
         while !hurry() && Instant::now() < end && !self.objects.let_readers_go_first(PAUSE) {}
         if hurry() || self.work.wants_room() {
@@ -260,13 +285,9 @@ impl Importer {
         }
         let synced = self.objects.sync();
         synced.map_err(|error| Error::Unavailable { what: format!("complete image {digest}: {error}") })?;
-        let mut opened = pending.contents.opened();
-        if !opened.is_empty() {
-            let before: HashSet<Digest> = opened.iter().copied().collect();
-            opened.extend(self.records.opened(digest).into_iter().filter(|one| !before.contains(one)));
-            self.note_opened(digest, &opened);
-        }
+        self.note_opened();
         self.records.complete(digest)?;
+        pending.contents.rest();
         self.pending_lock().remove(&digest);
         let ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
         tracing::info!(%digest, contents = pending.order.len(), ms, "image is complete");
@@ -292,9 +313,33 @@ impl Importer {
         }
     }
 
-    fn note_opened(&self, digest: Digest, opened: &[Digest]) {
+    /// Keeps the order in which contents of pending images were opened so far.
+    pub(super) fn note_opened(&self) {
+        for (digest, contents, noted) in self.used_contents() {
+            let opened = contents.opened();
+            if noted.swap(opened.len(), Ordering::Relaxed) < opened.len() {
+                self.note(digest, Order::Opened, &opened);
+            }
+        }
+    }
+
+    /// Gives back what was kept to make contents faster.
+    pub(super) fn rest(&self) {
+        self.used_contents().iter().for_each(|(_, contents, _)| contents.rest());
+        d4c_sys::trim_memory();
+    }
+
+    fn used_contents(&self) -> Vec<(Digest, Arc<Contents>, Arc<AtomicUsize>)> {
+        let known = self.pending_lock();
+        let used = known
+            .iter()
+            .filter_map(|(digest, one)| Some((*digest, one.contents.upgrade()?, Arc::clone(&one.noted))));
+        used.collect()
+    }
+
+    fn note(&self, digest: Digest, which: Order, opened: &[Digest]) {
         if !opened.is_empty()
-            && let Err(error) = self.records.set_opened(digest, opened)
+            && let Err(error) = self.records.set_order(digest, which, opened)
         {
             tracing::warn!(%digest, %error, "the order of first opens is not kept");
         }

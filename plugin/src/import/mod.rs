@@ -39,7 +39,7 @@ pub use error::ImportError;
 pub use finisher::Finisher;
 use finisher::Work;
 use holds::Holds;
-use lazy::Pending;
+use lazy::Known;
 pub use lazy::ServedImage;
 use record::Records;
 pub use record::{ImageRecord, chain_ids};
@@ -66,7 +66,7 @@ pub struct Importer {
     /// When layers are compared with their diff IDs.
     diff_ids: DiffIds,
     /// Of pending images that were asked for, how they are made.
-    pending: Mutex<HashMap<Digest, Arc<Pending>>>,
+    pending: Mutex<HashMap<Digest, Known>>,
     /// One image is completed at a time.
     finishing: Mutex<()>,
     /// How many wait for their turn to complete an image: the background leaves it to them.
@@ -497,6 +497,14 @@ impl Importer {
         let Ok(_turn) = self.turn.try_lock() else { return };
         if let Err(error) = self.remove_unneeded() {
             tracing::warn!(%error, "cannot remove what a failed import left");
+        }
+    }
+
+    /// Notes what the next process should know.
+    pub fn close(&self) {
+        self.note_opened();
+        if let Err(error) = self.objects.sync() {
+            tracing::warn!(%error, "contents are not flushed");
         }
     }
 

@@ -5,8 +5,8 @@
 //!
 //! A pending image (`lazy`) has `delta` as well, the file that it came from, and `parent`, the indexes of its parent's
 //! layers unless it has none; it is complete when `delta` is gone. `rejected` says why nothing new is served from it. `opened`
-//! has the digests of contents in the order in which containers first opened them, 32 bytes each, the parent's carried over. It
-//! is a hint: it is not flushed, and wrong or missing it changes only what is made first.
+//! has the digests of contents in the order in which containers first opened them, 32 bytes each, and `carried` what was so for the parent. They
+//! are hints: they are not flushed, and wrong or missing they change only what is made first.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -65,6 +65,24 @@ pub fn chain_ids(diff_ids: &[Digest]) -> Vec<Digest> {
         });
     }
     chain
+}
+
+/// An order in which contents were opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Order {
+    /// By containers of the image itself.
+    Opened,
+    /// By those of its parent.
+    Carried,
+}
+
+impl Order {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Opened => "opened",
+            Self::Carried => "carried",
+        }
+    }
 }
 
 /// The records of one root directory.
@@ -233,14 +251,19 @@ impl Records {
     }
 
     /// The contents that were opened first, in that order.
-    pub(super) fn opened(&self, digest: Digest) -> Vec<Digest> {
-        let bytes = fs::read(self.path(digest).join("opened")).unwrap_or_default();
+    pub(super) fn order(&self, digest: Digest, which: Order) -> Vec<Digest> {
+        let bytes = fs::read(self.path(digest).join(which.name())).unwrap_or_default();
         bytes.as_chunks().0.iter().map(|bytes| Digest(*bytes)).collect()
     }
 
+    /// Both orders as one; each content may be there twice.
+    pub(super) fn opened(&self, digest: Digest) -> Vec<Digest> {
+        [Order::Opened, Order::Carried].map(|which| self.order(digest, which)).concat()
+    }
+
     /// Keeps that order.
-    pub(super) fn set_opened(&self, digest: Digest, opened: &[Digest]) -> Result<()> {
-        let path = self.path(digest).join("opened");
+    pub(super) fn set_order(&self, digest: Digest, which: Order, opened: &[Digest]) -> Result<()> {
+        let path = self.path(digest).join(which.name());
         let bytes: Vec<u8> = opened.iter().flat_map(|digest| digest.0).collect();
         let write = || -> io::Result<()> {
             let mut file = tempfile::NamedTempFile::new_in(self.path(digest))?;
@@ -315,8 +338,9 @@ mod tests {
         assert_eq!(records.parent_layers(image.digest).unwrap().unwrap().len(), 2);
         let opened = [Digest::of(b"first"), Digest::of(b"second")];
         assert!(records.opened(image.digest).is_empty());
-        records.set_opened(image.digest, &opened).unwrap();
-        assert_eq!(records.opened(image.digest), opened);
+        records.set_order(image.digest, Order::Carried, &opened[..1]).unwrap();
+        records.set_order(image.digest, Order::Opened, &opened[1..]).unwrap();
+        assert_eq!(records.opened(image.digest), [opened[1], opened[0]]);
         assert!(records.rejected(image.digest).is_none());
         records.reject(image.digest, "no").unwrap();
         assert_eq!(records.rejected(image.digest).unwrap(), "no");

@@ -259,6 +259,7 @@ struct Watch {
 impl Room for Watch {
     fn grown(&self) {
         let Some(importer) = self.importer.upgrade() else { return };
+        importer.work.tell_made();
         let Ok((free, all)) = importer.objects.disk_bytes() else { return };
         let bytes = importer.objects.known_bytes().unwrap_or(0);
         if free < importer.space.reserve.bytes(all) || importer.space.limit.is_some_and(|limit| bytes > limit)
