@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
+use crate::random::mixed;
+
 /// What happens to an answer.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Fault {
@@ -23,6 +25,26 @@ pub enum Fault {
     Flipped,
     /// The body comes in pieces with pauses.
     Slow,
+}
+
+/// The fault of a request, if any: three of ten have one. The same number always has the same.
+pub fn random_fault(number: u64) -> Option<Fault> {
+    let mixed = mixed(number);
+    if mixed % 10 >= 3 {
+        return None;
+    }
+    let size = usize::try_from((mixed >> 16) % 2000).unwrap_or(0);
+    Some(match (mixed >> 8) % 11 {
+        0 => Fault::Status(401),
+        1 => Fault::Status(404),
+        2 => Fault::Status(429),
+        3 => Fault::Status(500),
+        4 => Fault::Status(503),
+        5..=7 => Fault::Cut(size),
+        8 => Fault::Longer(1 + size as u64),
+        9 => Fault::Flipped,
+        _ => Fault::Shorter,
+    })
 }
 
 /// Decides by the request's line (`GET /v2/…`) and its number from 0 on.

@@ -11,10 +11,9 @@ use d4c_image::error::{Class, SourceError};
 use d4c_image::registry::RegistryOptions;
 use d4c_image::source::{Options, RemoteImage, Source};
 use d4c_integration::Sandbox;
-use d4c_integration::faults::{Fault, Proxy};
+use d4c_integration::faults::{Proxy, random_fault};
 use d4c_integration::images::Series;
 use d4c_integration::program::d4c;
-use d4c_integration::random::mixed;
 use d4c_integration::registry::{Kind, Registry};
 use dimg::Digest;
 use dimg::content::Bytes;
@@ -23,26 +22,6 @@ use serde_json::{Value, json};
 
 const FAULTS: u64 = 1000;
 const CLIENTS: usize = 24;
-
-/// The fault of a request, if any: three of ten have one. The same number always has the same.
-fn fault(number: u64) -> Option<Fault> {
-    let mixed = mixed(number);
-    if mixed % 10 >= 3 {
-        return None;
-    }
-    let size = usize::try_from((mixed >> 16) % 2000).unwrap_or(0);
-    Some(match (mixed >> 8) % 11 {
-        0 => Fault::Status(401),
-        1 => Fault::Status(404),
-        2 => Fault::Status(429),
-        3 => Fault::Status(500),
-        4 => Fault::Status(503),
-        5..=7 => Fault::Cut(size),
-        8 => Fault::Longer(1 + size as u64),
-        9 => Fault::Flipped,
-        _ => Fault::Shorter,
-    })
-}
 
 /// How a client fared.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -101,7 +80,7 @@ fn a_thousand_faults() -> Result<()> {
     let expected = Digest::of(&std::fs::read(&file)?);
     let tag: Digest = series.image("v2")?.digest.parse()?;
 
-    let proxy = Proxy::start(&registry.address(), Box::new(|_, number| fault(number)))?;
+    let proxy = Proxy::start(&registry.address(), Box::new(|_, number| random_fault(number)))?;
     let source = Source::parse(&format!("docker://{}", proxy.reference("app:v2")))?;
     let ends: Mutex<BTreeMap<End, u64>> = Mutex::default();
     let wrong: Mutex<Option<anyhow::Error>> = Mutex::default();

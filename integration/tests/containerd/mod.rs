@@ -1,6 +1,7 @@
 //! The cases of tiers 2 and 3: the same on every containerd.
 
 mod export;
+mod guarded;
 mod load;
 mod ordinary;
 mod reference;

@@ -18,9 +18,9 @@ use super::registry::{DOCUMENT_BYTES, damage, json};
 use crate::VERSION;
 
 /// How the plugin tells that it made an image.
-const MADE: &str = "image made from deltas";
+pub(super) const MADE: &str = "image made from deltas";
 /// How it tells that it did not.
-const PULLED: &str = "containerd pulls the layers";
+pub(super) const PULLED: &str = "containerd pulls the layers";
 
 /// Images of a series in a registry, with deltas between neighbours.
 struct Published<'a> {
@@ -57,24 +57,24 @@ impl<'a> Published<'a> {
 }
 
 /// `ctr images pull`, as anyone would.
-fn pull(containerd: &Containerd<'_>, name: &str) -> Result<Output> {
+pub(super) fn pull(containerd: &Containerd<'_>, name: &str) -> Result<Output> {
     containerd.ctr(["images", "pull", "--plain-http", "--snapshotter", "di3fs", name])
 }
 
 /// What the image's files say; the end tells empty files from output that is lost.
-fn release(containerd: &Containerd<'_>, name: &str) -> Result<String> {
+pub(super) fn release(containerd: &Containerd<'_>, name: &str) -> Result<String> {
     let seen = containerd.run("di3fs", name, &["sh", "-c", "cat /etc/release /app/release && echo end"])?;
     Ok(seen.strip_suffix("end\n").with_context(|| format!("{name}: output is lost: {seen:?}"))?.to_owned())
 }
 
-fn known(containerd: &Containerd<'_>) -> Result<usize> {
+pub(super) fn known(containerd: &Containerd<'_>) -> Result<usize> {
     let images: Value = json(containerd.d4c(["images", "--json"])?)?;
     Ok(images["images"].as_array().map_or(0, Vec::len))
 }
 
 /// The first image as always, those after it by deltas; they are ordinary images of containerd, and go like those.
 fn deltas_where_they_lead(route: &str) -> Result<()> {
-    if VERSION == Version::System {
+    if VERSION != Version::Two {
         return Ok(());
     }
     let sandbox = Sandbox::new()?;
@@ -136,7 +136,7 @@ fn deltas_where_they_lead_lazily() -> Result<()> {
 /// A registry that is slow with deltas, a damaged delta, no registry at all: the image comes by its layers, and why is told once.
 #[test]
 fn what_goes_wrong_leads_to_the_layers() -> Result<()> {
-    if VERSION == Version::System {
+    if VERSION != Version::Two {
         return Ok(());
     }
     let sandbox = Sandbox::new()?;
@@ -237,7 +237,7 @@ fn deltas_by_the_cri() -> Result<()> {
 /// The plugin is killed while a pull waits for it. That pull may fail; the next one has its delta.
 #[test]
 fn the_plugin_is_killed_while_it_fetches() -> Result<()> {
-    if VERSION == Version::System {
+    if VERSION != Version::Two {
         return Ok(());
     }
     let sandbox = Sandbox::new()?;
