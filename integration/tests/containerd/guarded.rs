@@ -1,4 +1,4 @@
-//! Ordinary pulls from a bad registry.
+//! Ordinary pulls where something stands in the way of a delta: a login, signatures, a bad registry.
 
 use anyhow::{Result, ensure};
 use d4c_integration::Sandbox;
@@ -6,11 +6,12 @@ use d4c_integration::containerd::{Containerd, Version};
 use d4c_integration::faults::{Proxy, random_fault};
 use d4c_integration::images::Series;
 use d4c_integration::program::d4c;
-use d4c_integration::registry::Registry;
+use d4c_integration::registry::{Kind, Registry};
 use d4c_integration::snapshotter::Snapshotter;
 
 use super::registry::json;
-use super::within::{MADE, PULLED, pull};
+use super::signed::{Form, key, sign};
+use super::within::{MADE, PULLED, pull, release};
 use crate::VERSION;
 
 /// Makes the delta between two images of a registry, in the registry.
@@ -18,6 +19,112 @@ fn publish(registry: &Registry, old: &str, new: &str) -> Result<serde_json::Valu
     let image = |tag: &str| format!("docker://{}", registry.reference(&format!("app:{tag}")));
     let words = ["diff", "--json", &image(old), &image(new), "docker://"].map(str::to_owned);
     json(d4c(words.into_iter().chain(registry.options()))?)
+}
+
+/// A registry with a certificate of its own authority and a login: the plugin uses what its configuration names, and without that
+/// sees no deltas; containerd has its own way in.
+fn a_registry_with_a_login(kind: Kind) -> Result<()> {
+    if VERSION != Version::Two {
+        return Ok(());
+    }
+    let sandbox = Sandbox::new()?;
+    let registry = Registry::start_as(&sandbox, kind, true)?;
+    let series = Series::named("tiny")?;
+    for tag in ["v1", "v2", "v3"] {
+        registry.push(&series, tag, &format!("app:{tag}"))?;
+    }
+    publish(&registry, "v1", "v2")?;
+    publish(&registry, "v2", "v3")?;
+    let options = registry.options();
+    let [_, auth_file, _, hosts_dir] = options.as_slice() else { anyhow::bail!("{options:?}") };
+    let hosts = format!("hosts_dirs = [{hosts_dir:?}]\n");
+    let with_login = format!("auth_file = {auth_file:?}\n{hosts}");
+    let plugin = Snapshotter::start_pulling_with(&sandbox, 30, "", &with_login, &[])?;
+    let containerd = Containerd::start(&sandbox, VERSION)?;
+    let name = |tag: &str| registry.reference(&format!("app:{tag}"));
+    let pull = |tag: &str| {
+        let words =
+            ["images", "pull", "--hosts-dir", hosts_dir, "--user", "tester:secret", "--snapshotter", "di3fs"];
+        containerd.ctr(words.into_iter().chain([name(tag).as_str()]))?.success()
+    };
+    pull("v1")?;
+    pull("v2")?;
+    ensure!(plugin.log().matches(MADE).count() == 1, "{}", plugin.log());
+    plugin.terminate()?;
+    let without = format!("auth_file = \"/nonexistent\"\n{hosts}");
+    let plugin = Snapshotter::start_pulling_with(&sandbox, 30, "", &without, &[])?;
+    d4c_integration::sandbox::wait_for("the plugin to be seen again", || {
+        Ok(containerd.ctr(["snapshots", "--snapshotter", "di3fs", "ls"])?.code == 0)
+    })?;
+    pull("v3")?;
+    let log = plugin.log();
+    ensure!(log.matches(MADE).count() == 1, "{log}");
+    let told = log.lines().filter(|line| line.contains(PULLED) && line.contains("wants a login")).count();
+    ensure!(told == 1, "{log}");
+    ensure!(!log.contains("secret") && !log.contains("dGVzdGVyOnNlY3JldA"), "{log}");
+    for (tag, expected) in [("v2", "v1\nversion 2\n"), ("v3", "v3\nversion 2\n")] {
+        let seen = release(&containerd, &name(tag))?;
+        ensure!(seen == expected, "{tag}: {seen}");
+    }
+    containerd.stop()?;
+    plugin.terminate()?;
+    registry.stop()?;
+    sandbox.close()
+}
+
+#[test]
+fn a_registry_with_a_login_and_no_referrers() -> Result<()> {
+    a_registry_with_a_login(Kind::WithoutReferrers)
+}
+
+#[test]
+fn a_registry_with_a_login_and_referrers() -> Result<()> {
+    a_registry_with_a_login(Kind::Strict)
+}
+
+/// With a key to be trusted, a delta that it signed is taken; one that another key signed, or nobody, is refused, that is told, and the
+/// image comes by its layers.
+#[test]
+fn only_deltas_of_trusted_keys() -> Result<()> {
+    if VERSION != Version::Two {
+        return Ok(());
+    }
+    for (signer, told) in [
+        (Some("trusted"), MADE),
+        (Some("other"), "its signature is by none of the trusted keys"),
+        (None, "it is not signed"),
+    ] {
+        let sandbox = Sandbox::new()?;
+        let registry = Registry::start(&sandbox)?;
+        let series = Series::named("tiny")?;
+        for tag in ["v1", "v2"] {
+            registry.push(&series, tag, &format!("app:{tag}"))?;
+        }
+        let delta = publish(&registry, "v1", "v2")?;
+        let trusted = key(&sandbox, "trusted")?;
+        match signer {
+            Some("trusted") => sign(&sandbox, &registry, &delta, &trusted.0, Form::Tag)?,
+            Some(other) => sign(&sandbox, &registry, &delta, &key(&sandbox, other)?.0, Form::Tag)?,
+            None => {}
+        }
+        let keys = format!("trusted_keys = [{:?}]", trusted.1);
+        let plugin = Snapshotter::start_pulling_with(&sandbox, 30, &keys, "", &[])?;
+        let containerd = Containerd::start(&sandbox, VERSION)?;
+        let name = |tag: &str| registry.reference(&format!("app:{tag}"));
+        pull(&containerd, &name("v1"))?.success()?;
+        pull(&containerd, &name("v2"))?.success()?;
+        let log = plugin.log();
+        ensure!(log.lines().filter(|line| line.contains(told)).count() == 1, "{log}");
+        let made = if told == MADE { 1 } else { 0 };
+        ensure!(log.matches(MADE).count() == made, "{log}");
+        let seen = release(&containerd, &name("v2"))?;
+        ensure!(seen == "v1\nversion 2\n", "{seen}");
+        containerd.stop()?;
+        plugin.terminate()?;
+        registry.stop()?;
+        sandbox.close()?;
+    }
+    Ok(())
 }
 
 /// Random faults of the registry, for containerd as for the plugin, `D4C_PULL_FAULTS` of them (12 when that is not set): whoever pulls again until

@@ -23,7 +23,7 @@ const BUNDLE: &str = "application/vnd.dev.sigstore.bundle.v0.3+json";
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 
 /// A pair of keys.
-fn key(sandbox: &Sandbox, name: &str) -> Result<(String, String)> {
+pub(super) fn key(sandbox: &Sandbox, name: &str) -> Result<(String, String)> {
     let path = |end: &str| sandbox.path(&format!("{name}.{end}")).to_string_lossy().into_owned();
     let (private, public) = (path("key"), path("pub"));
     let mut openssl = Command::new("openssl");
@@ -57,7 +57,7 @@ fn put_blob(registry: &Registry, file: &Path, kind: &str) -> Result<Value> {
 
 /// How a signature is kept.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Form {
+pub(super) enum Form {
     /// A payload at cosign's tag.
     Tag,
     /// A payload among the referrers.
@@ -124,7 +124,13 @@ fn signing_blob(
 }
 
 /// Signs the artifact `delta` with the private key.
-fn sign(sandbox: &Sandbox, registry: &Registry, delta: &Value, private: &str, form: Form) -> Result<()> {
+pub(super) fn sign(
+    sandbox: &Sandbox,
+    registry: &Registry,
+    delta: &Value,
+    private: &str,
+    form: Form,
+) -> Result<()> {
     let digest = delta["manifest"].as_str().context("no digest")?;
     let layer = signing_blob(sandbox, registry, digest, private, form)?;
     let config = sandbox.path("config");
