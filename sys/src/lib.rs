@@ -1,28 +1,32 @@
 //! Safe wrappers of system calls: the only crate of d4c with unsafe code.
 //!
 //! One file per duty: [`Map`] (read-only file mappings), copying between files, times and nodes, extended
-//! attributes, the control calls of `/dev/fuse`, descriptors sent to other processes, a thread's priority, [`prefetch`]. Every function returns the bare [`std::io::Error`] of the call, errno kept; the caller knows
+//! attributes, the control calls of `/dev/fuse`, descriptors sent to other processes, a thread's priority, threads that may be refused, [`prefetch`], huge pages. Every function returns the bare [`std::io::Error`] of the call, errno kept; the caller knows
 //! the path's role and adds it.
 
 mod attr;
 mod copy;
 mod fuse;
+mod huge;
 mod map;
 mod memory;
 mod node;
 mod pass;
 mod prefetch;
 mod priority;
+mod threads;
 
 pub use attr::{fset_xattr, lget_xattr, llist_xattr, lset_xattr};
 pub use copy::{Copied, clone_file, reflink};
 pub use fuse::{fuse_backing_close, fuse_backing_open};
+pub use huge::prefer_huge_pages;
 pub use map::Map;
 pub use memory::trim_memory;
 pub use node::{FileTime, lutimens, mknod, set_times, statvfs, syncfs};
 pub use pass::{inherited_listener, passed_descriptors, receive_with_fd, send_with_fd};
 pub use prefetch::prefetch;
 pub use priority::lower_priority;
+pub use threads::{on_threads, spawn_scoped};
 
 use std::ffi::CString;
 use std::io;
