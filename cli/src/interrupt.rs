@@ -8,7 +8,8 @@ use std::fs;
 use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -26,29 +27,34 @@ static PENDING: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 /// Starts to wait for signals.
 ///
 /// # Errors
-/// The handlers cannot be installed, or the thread cannot start.
+/// The handlers cannot be installed.
 pub(crate) fn watch() -> Result<(), Failure> {
     let failed =
         |error: std::io::Error| Failure::new(Kind::Failed, "start", "signal handler", Reason(&error));
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).map_err(failed)?;
-    std::thread::Builder::new()
-        .name("signals".into())
-        .spawn(move || {
-            for _ in signals.forever() {
-                let instead = INSTEAD.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
-                if instead.is_some_and(|mut told| told.write_all(&[1]).is_ok()) {
-                    continue;
-                }
-                // Kept locked until the end, so that nothing is added that nobody would remove.
-                let mut pending = PENDING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-                for path in pending.drain(..).rev() {
-                    remove(&path);
-                }
-                std::process::exit(INTERRUPTED);
+    let thread = std::thread::Builder::new().name("signals".into()).spawn(move || {
+        for _ in signals.forever() {
+            let instead = INSTEAD.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+            if instead.is_some_and(|mut told| told.write_all(&[1]).is_ok()) {
+                continue;
             }
-        })
-        .map(drop)
-        .map_err(failed)
+            // Kept locked until the end, so that nothing is added that nobody would remove.
+            let mut pending = PENDING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            for path in pending.drain(..).rev() {
+                remove(&path);
+            }
+            std::process::exit(INTERRUPTED);
+        }
+    });
+    if thread.is_err() {
+        // Without a thread the process only ends, and leaves what `kill -9` would.
+        let always = Arc::new(AtomicBool::new(true));
+        for signal in [SIGINT, SIGTERM, SIGHUP] {
+            signal_hook::flag::register_conditional_shutdown(signal, INTERRUPTED, Arc::clone(&always))
+                .map_err(failed)?;
+        }
+    }
+    Ok(())
 }
 
 /// A stream that can be read from once a signal came. The first one does not end the process then; the second does.

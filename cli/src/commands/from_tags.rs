@@ -17,6 +17,7 @@ use d4c_image::delta::{self, Published};
 use d4c_image::error::Class;
 use d4c_image::registry::Repository;
 use d4c_image::source::RemoteImage;
+use d4c_sys::on_threads;
 use dimg::Digest;
 use regex::Regex;
 use serde_json::{Value, json};
@@ -167,11 +168,7 @@ fn look(
             found.lock().unwrap_or_else(PoisonError::into_inner).push(((*tag).clone(), image));
         }
     };
-    std::thread::scope(|scope| {
-        for _ in 0..AT_ONCE.min(tags.len()) {
-            scope.spawn(work);
-        }
-    });
+    on_threads(AT_ONCE.min(tags.len()), work);
     let mut found = found.into_inner().unwrap_or_else(PoisonError::into_inner);
     found.sort_by(|one, other| by_number(&one.0, &other.0));
     let (mut images, mut skipped): (Vec<Earlier>, _) = (Vec::new(), Vec::new());

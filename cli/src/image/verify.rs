@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use d4c_image::tar;
+use d4c_sys::on_threads;
 use dimg::Digest;
 use dimg::build::SideLayer;
 use dimg::content::{ContentSource, open_exact};
@@ -53,21 +54,17 @@ impl Image {
         let next = AtomicUsize::new(0);
         let failed: Mutex<Option<Failure>> = Mutex::new(None);
         let image = &*self;
-        std::thread::scope(|scope| {
-            for _ in 0..opener.threads.get().min(todo.len()) {
-                scope.spawn(|| {
-                    while let Some(layer) = todo.get(next.fetch_add(1, Ordering::Relaxed)) {
-                        let mut hasher = dimg::Hasher::new();
-                        let checked = image
-                            .write_layer(layer, &mut hasher)
-                            .and_then(|_| image.check_layer(layer, hasher.finish()));
-                        if let Err(failure) = checked {
-                            failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(failure);
-                            return;
-                        }
-                        opener.progress.add(1);
-                    }
-                });
+        on_threads(opener.threads.get().min(todo.len()), || {
+            while let Some(layer) = todo.get(next.fetch_add(1, Ordering::Relaxed)) {
+                let mut hasher = dimg::Hasher::new();
+                let checked = image
+                    .write_layer(layer, &mut hasher)
+                    .and_then(|_| image.check_layer(layer, hasher.finish()));
+                if let Err(failure) = checked {
+                    failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(failure);
+                    return;
+                }
+                opener.progress.add(1);
             }
         });
         if let Some(failure) = failed.into_inner().unwrap_or_else(PoisonError::into_inner) {

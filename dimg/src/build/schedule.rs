@@ -15,11 +15,11 @@ use crate::content::Bytes;
 use crate::engine::compress::Level;
 use crate::engine::elf::AddressMap;
 use crate::engine::frame::{ParameterFrame, ProgramFrame, RelocationFrame, STORED_CHUNK_BYTES, StoredFrame};
+use crate::engine::parallel::{Workers, with_workers};
 use crate::engine::program::Program;
 use crate::format::{DimgError, DimgWriter, FrameKind, RecipeRow, StageCodec, StageRow};
 use crate::index::edit::Place;
 use crate::index::{Content, Edit, LayerIndex};
-use crossbeam::channel::{Receiver, Sender, bounded};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -64,15 +64,8 @@ pub(super) fn run(
     let opened = contents.iter().map(|_| AtomicU64::new(0)).collect();
     let worker = Worker { contents, paths: paths(contents, above), opened, parent, target, options };
     let threads = options.threads.get();
-    let (job_sender, jobs) = bounded::<(Job, u64)>(2 * threads);
-    // Never more results than jobs under way.
-    let (done_sender, done) = bounded(2 * threads);
-    std::thread::scope(|scope| {
-        for _ in 0..threads {
-            let (jobs, done, worker) = (jobs.clone(), done_sender.clone(), &worker);
-            scope.spawn(move || work(worker, &jobs, &done));
-        }
-        drop((jobs, done_sender));
+    let work = |(job, memory)| (worker.run(job), memory);
+    with_workers(threads, work, |workers| {
         let bases = Bases::new(edit, below, options.codec);
         let coordinator = Coordinator {
             worker: &worker,
@@ -81,7 +74,7 @@ pub(super) fn run(
             likeness: None,
             relatives: None,
             left_bytes: all_bytes,
-            jobs: job_sender,
+            workers,
             next: 0,
             cursor: 0,
             early: BTreeMap::new(),
@@ -97,7 +90,7 @@ pub(super) fn run(
             writer: DimgWriter::new(&options.dir)?,
             plans: vec![Plan::default(); contents.len()],
         };
-        coordinator.run(&done, progress)
+        coordinator.run(progress)
     })
 }
 
@@ -121,14 +114,6 @@ struct Worker<'a> {
     parent: Option<&'a Side<'a>>,
     target: &'a Side<'a>,
     options: &'a BuildOptions,
-}
-
-fn work(worker: &Worker<'_>, jobs: &Receiver<(Job, u64)>, done: &Sender<(Result<Done>, u64)>) {
-    for (job, memory) in jobs {
-        if done.send((worker.run(job), memory)).is_err() {
-            break;
-        }
-    }
 }
 
 impl Worker<'_> {
@@ -295,7 +280,8 @@ struct Coordinator<'a> {
     relatives: Option<HashMap<usize, Candidate>>,
     /// Bytes of the contents not handed out.
     left_bytes: u64,
-    jobs: Sender<(Job, u64)>,
+    /// Jobs and results, with the memory of each.
+    workers: Workers<'a, (Job, u64), (Result<Done>, u64)>,
     /// The first content not handed out.
     next: usize,
     /// The first content not taken up.
@@ -321,17 +307,13 @@ struct Coordinator<'a> {
 }
 
 impl Coordinator<'_> {
-    fn run(
-        mut self,
-        done: &Receiver<(Result<Done>, u64)>,
-        progress: &mut dyn Progress,
-    ) -> Result<(DimgWriter, Vec<RecipeRow>)> {
+    fn run(mut self, progress: &mut dyn Progress) -> Result<(DimgWriter, Vec<RecipeRow>)> {
         loop {
             self.hand_out();
             if self.under_way == 0 {
                 break;
             }
-            let Ok((result, memory)) = done.recv() else {
+            let Some((result, memory)) = self.workers.receive() else {
                 return Err(DimgError::Refused("a worker thread died".to_owned()));
             };
             self.under_way -= 1;
@@ -397,10 +379,7 @@ impl Coordinator<'_> {
             }
             self.memory += memory;
             self.under_way += 1;
-            // There is room for all that may be under way, and workers live as long as this sender.
-            if self.jobs.send((job, memory)).is_err() {
-                return;
-            }
+            self.workers.send((job, memory));
         }
     }
 

@@ -1,6 +1,8 @@
 //! Numbered work on several threads, with results in the order of the numbers: nothing that is made of them depends on how many
 //! threads there are.
 
+use crossbeam::channel::{Receiver, Sender, bounded};
+use d4c_sys::{on_threads, spawn_scoped};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
@@ -21,12 +23,7 @@ pub(crate) fn map<T: Send>(threads: usize, count: usize, work: impl Fn(usize) ->
             made.lock().unwrap_or_else(PoisonError::into_inner).push((number, result));
         }
     };
-    std::thread::scope(|scope| {
-        for _ in 1..threads.min(count) {
-            scope.spawn(run);
-        }
-        run();
-    });
+    on_threads(threads.min(count), run);
     let mut made = made.into_inner().unwrap_or_else(PoisonError::into_inner);
     made.sort_unstable_by_key(|(number, _)| *number);
     made.into_iter().map(|(_, result)| result).collect()
@@ -40,13 +37,15 @@ pub(crate) fn in_order<T: Send>(
     work: impl Fn(usize) -> T + Sync,
     mut take: impl FnMut(T) -> bool,
 ) {
-    if threads.min(count) <= 1 {
+    let alone = |take: &mut dyn FnMut(T) -> bool| {
         for number in 0..count {
             if !take(work(number)) {
                 break;
             }
         }
-        return;
+    };
+    if threads.min(count) <= 1 {
+        return alone(&mut take);
     }
     let state = Mutex::new(State { next: 0, taken: 0, made: BTreeMap::new(), died: false });
     let changed = Condvar::new();
@@ -72,8 +71,9 @@ pub(crate) fn in_order<T: Send>(
         }
     };
     std::thread::scope(|scope| {
-        for _ in 0..threads.min(count) {
-            scope.spawn(run);
+        let granted = (0..threads.min(count)).take_while(|_| spawn_scoped(scope, run).is_some()).count();
+        if granted == 0 {
+            return alone(&mut take);
         }
         for number in 0..count {
             let missing = |state: &mut State<T>| !state.died && !state.made.contains_key(&number);
@@ -90,6 +90,59 @@ pub(crate) fn in_order<T: Send>(
             }
         }
     });
+}
+
+/// Jobs for worker threads, and what they make of them. Of the jobs under way, at most twice as many as there are threads are held.
+pub(crate) struct Workers<'w, J, D> {
+    jobs: Sender<J>,
+    done: Receiver<D>,
+    /// What a worker would take from and do, when the system granted none.
+    alone: Option<(Receiver<J>, &'w (dyn Fn(J) -> D + Sync))>,
+}
+
+impl<J, D> Workers<'_, J, D> {
+    /// Hands out a job. Blocks while as many as there is room for are under way.
+    pub(crate) fn send(&self, job: J) {
+        // There is always a receiver: workers live as long as the sender.
+        let _ = self.jobs.send(job);
+    }
+
+    /// What was made of one of the jobs under way, of which there must be one; none when a worker died.
+    pub(crate) fn receive(&self) -> Option<D> {
+        match &self.alone {
+            Some((jobs, work)) => jobs.try_recv().ok().map(work),
+            None => self.done.recv().ok(),
+        }
+    }
+}
+
+/// Has `coordinate` hand out jobs for `work` to so many threads, or to this one where the system refuses all. No more than twice as
+/// many jobs as threads may be under way.
+pub(crate) fn with_workers<J: Send, D: Send, R>(
+    threads: usize,
+    work: impl Fn(J) -> D + Sync,
+    coordinate: impl FnOnce(Workers<'_, J, D>) -> R,
+) -> R {
+    let (job_sender, jobs) = bounded(2 * threads);
+    // Never more results than jobs under way.
+    let (done_sender, done) = bounded(2 * threads);
+    let work = &work;
+    std::thread::scope(|scope| {
+        let granted = (0..threads).take_while(|_| {
+            let (jobs, done) = (jobs.clone(), done_sender.clone());
+            let run = move || {
+                for job in jobs {
+                    if done.send(work(job)).is_err() {
+                        break;
+                    }
+                }
+            };
+            spawn_scoped(scope, run).is_some()
+        });
+        let alone = (granted.count() == 0).then(|| (jobs.clone(), work as &(dyn Fn(J) -> D + Sync)));
+        drop((jobs, done_sender));
+        coordinate(Workers { jobs: job_sender, done, alone })
+    })
 }
 
 /// Calls what it holds if the thread panics.

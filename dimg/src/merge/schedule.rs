@@ -13,11 +13,11 @@ use crate::engine::compress::pack_memory;
 use crate::engine::frame::{
     PROGRAM_GROUP_BYTES, ProgramFrame, STORED_CHUNK_BYTES, STORED_GROUP_BYTES, StoredFrame,
 };
+use crate::engine::parallel::{Workers, with_workers};
 use crate::engine::program::Program;
 use crate::format::{Dimg, DimgError, DimgWriter, FrameKind, RecipeRow, StageRow};
 use crate::index::Content;
 use crate::limits::MAX_STAGES;
-use crossbeam::channel::{Receiver, Sender, bounded};
 use std::collections::{BTreeMap, VecDeque};
 
 /// Steps that may be worked on or wait beyond the first that is not finished.
@@ -93,21 +93,8 @@ pub(super) fn run(
     }
     let worker = Worker::new(files, options);
     let threads = options.threads.get();
-    let (job_sender, jobs) = bounded::<(Job, u64)>(2 * threads);
-    // Never more results than jobs under way.
-    let (done_sender, done) = bounded(2 * threads);
-    std::thread::scope(|scope| {
-        for _ in 0..threads {
-            let (jobs, done, worker, tasks) = (jobs.clone(), done_sender.clone(), &worker, &tasks);
-            scope.spawn(move || {
-                for (job, memory) in jobs {
-                    if done.send((do_job(worker, plan, contents, tasks, job), memory)).is_err() {
-                        break;
-                    }
-                }
-            });
-        }
-        drop((jobs, done_sender));
+    let work = |(job, memory)| (do_job(&worker, plan, contents, &tasks, job), memory);
+    with_workers(threads, work, |workers| {
         let memory = tasks.iter().map(|task| memory(files, plan, contents, *task, options));
         let memory = memory.collect::<Result<Vec<_>>>()?;
         let coordinator = Coordinator {
@@ -118,7 +105,7 @@ pub(super) fn run(
             all_memory: memory.iter().sum(),
             memory,
             options,
-            jobs: job_sender,
+            workers,
             next: 0,
             cursor: 0,
             early: BTreeMap::new(),
@@ -135,7 +122,7 @@ pub(super) fn run(
             writer,
             placed: BTreeMap::new(),
         };
-        coordinator.run(chains, &done, progress)
+        coordinator.run(chains, progress)
     })
 }
 
@@ -244,7 +231,8 @@ struct Coordinator<'a> {
     memory: Vec<u64>,
     all_memory: u64,
     options: &'a MergeOptions,
-    jobs: Sender<(Job, u64)>,
+    /// Jobs and results, with the memory of each.
+    workers: Workers<'a, (Job, u64), (Result<Done>, u64)>,
     /// The first task not handed out.
     next: usize,
     /// The first task not taken up.
@@ -272,12 +260,7 @@ struct Coordinator<'a> {
 }
 
 impl Coordinator<'_> {
-    fn run(
-        mut self,
-        chains: &[Chain],
-        done: &Receiver<(Result<Done>, u64)>,
-        progress: &mut dyn Progress,
-    ) -> Result<(DimgWriter, Vec<RecipeRow>)> {
+    fn run(mut self, chains: &[Chain], progress: &mut dyn Progress) -> Result<(DimgWriter, Vec<RecipeRow>)> {
         loop {
             if self.cursor == self.tasks.len() && !std::mem::replace(&mut self.pooled, true) {
                 let (programs, stored) = (self.programs.finish(), self.stored.finish());
@@ -288,7 +271,7 @@ impl Coordinator<'_> {
             if self.under_way == 0 {
                 break;
             }
-            let Ok((result, memory)) = done.recv() else {
+            let Some((result, memory)) = self.workers.receive() else {
                 return Err(DimgError::Refused("a worker thread died".to_owned()).into());
             };
             self.under_way -= 1;
@@ -357,9 +340,7 @@ impl Coordinator<'_> {
             self.used += memory;
             self.under_way += 1;
             // There is room for all that may be under way, and workers live as long as this sender.
-            if self.jobs.send((job, memory)).is_err() {
-                return;
-            }
+            self.workers.send((job, memory));
         }
     }
 

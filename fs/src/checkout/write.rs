@@ -9,6 +9,7 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use d4c_sys::on_threads;
 use dimg::content::ContentSource;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag};
@@ -157,12 +158,7 @@ fn write_files(
             }
         }
     };
-    std::thread::scope(|scope| {
-        for _ in 1..workers.min(plan.batches.len()) {
-            scope.spawn(work);
-        }
-        work();
-    });
+    on_threads(workers.min(plan.batches.len()), work);
     match failure.into_inner() {
         Ok(Some(error)) => Err(error),
         _ => Ok(()),

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use d4c_sys::on_threads;
 use dimg::index::Content;
 use dimg::{Digest, Hasher};
 
@@ -209,12 +210,7 @@ impl ObjectStore {
                 }
             }
         };
-        std::thread::scope(|scope| {
-            for _ in 1..workers.get().min(jobs.len()) {
-                scope.spawn(work);
-            }
-            work();
-        });
+        on_threads(workers.get().min(jobs.len()), work);
         match failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
             Some(error) => Err(error),
             None => Ok((next.into_inner().min(jobs.len()), batch.publish()?)),

@@ -1,8 +1,7 @@
-//! SHA-256 on a thread of its own, so that hashing overlaps with reading and decompressing.
+//! SHA-256 on a thread of its own, so that hashing overlaps with reading and decompressing; in place where the system refuses one.
 
-use std::io;
 use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
-use std::thread::JoinHandle;
+use std::thread::{Builder, JoinHandle};
 
 use dimg::{Digest, Hasher};
 
@@ -11,8 +10,14 @@ const CHUNK_BYTES: usize = 256 << 10;
 /// Chunks that may wait for the hasher: bounds the memory, and how far the producer runs ahead.
 const QUEUE: usize = 4;
 
+/// A running SHA-256, on another thread if there is one.
+pub(crate) enum HashThread {
+    Thread(Queue),
+    InPlace(Hasher),
+}
+
 /// A running SHA-256 on another thread. Uses at most `QUEUE + 2` chunks of memory.
-pub(crate) struct HashThread {
+pub(crate) struct Queue {
     full: SyncSender<Vec<u8>>,
     empty: Receiver<Vec<u8>>,
     thread: JoinHandle<Digest>,
@@ -21,10 +26,31 @@ pub(crate) struct HashThread {
 }
 
 impl HashThread {
-    pub(crate) fn start() -> io::Result<Self> {
+    pub(crate) fn start() -> Self {
+        Queue::start().map_or_else(|| Self::InPlace(Hasher::new()), Self::Thread)
+    }
+
+    pub(crate) fn update(&mut self, bytes: &[u8]) {
+        match self {
+            Self::Thread(queue) => queue.update(bytes),
+            Self::InPlace(hasher) => hasher.update(bytes),
+        }
+    }
+
+    pub(crate) fn finish(self) -> Digest {
+        match self {
+            Self::Thread(queue) => queue.finish(),
+            Self::InPlace(hasher) => hasher.finish(),
+        }
+    }
+}
+
+impl Queue {
+    /// None when there is no thread to be had.
+    fn start() -> Option<Self> {
         let (full, todo) = sync_channel::<Vec<u8>>(QUEUE);
         let (done, empty) = channel();
-        let thread = std::thread::Builder::new().name("hash".into()).spawn(move || {
+        let thread = Builder::new().name("hash".into()).spawn(move || {
             let mut hasher = Hasher::new();
             for mut chunk in todo {
                 hasher.update(&chunk);
@@ -33,11 +59,17 @@ impl HashThread {
                 let _ = done.send(chunk);
             }
             hasher.finish()
-        })?;
-        Ok(Self { full, empty, thread, chunk: Vec::with_capacity(CHUNK_BYTES), chunks_made: 1 })
+        });
+        Some(Self {
+            full,
+            empty,
+            thread: thread.ok()?,
+            chunk: Vec::with_capacity(CHUNK_BYTES),
+            chunks_made: 1,
+        })
     }
 
-    pub(crate) fn update(&mut self, mut bytes: &[u8]) {
+    fn update(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             let (now, rest) = bytes.split_at(bytes.len().min(CHUNK_BYTES - self.chunk.len()));
             self.chunk.extend_from_slice(now);
@@ -60,7 +92,7 @@ impl HashThread {
         })
     }
 
-    pub(crate) fn finish(self) -> Digest {
+    fn finish(self) -> Digest {
         let Self { full, thread, chunk, .. } = self;
         let _ = full.send(chunk);
         drop(full);
@@ -77,7 +109,7 @@ mod tests {
         for length in [0, 1, CHUNK_BYTES - 1, CHUNK_BYTES, CHUNK_BYTES + 1, 20 * CHUNK_BYTES + 7] {
             let bytes: Vec<u8> = (0..length).map(|n| u8::try_from(n % 251).unwrap()).collect();
             for step in [1000, 300_000, usize::MAX] {
-                let mut hash = HashThread::start().unwrap();
+                let mut hash = HashThread::start();
                 bytes.chunks(step.min(bytes.len().max(1))).for_each(|piece| hash.update(piece));
                 assert_eq!(hash.finish(), Digest::of(&bytes), "{length} by {step}");
             }

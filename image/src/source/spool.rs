@@ -122,20 +122,17 @@ impl Spool {
         expect: Expect,
         on: &str,
     ) -> Result<MappedBytes, SourceError> {
-        let start = || HashThread::start().map_err(SourceError::io("start thread for", Path::new(on)));
         // Of an uncompressed blob the two digests are one.
         let hash_blob = expect.blob.is_some() && !(kind == Compression::None && expect.diff_id.is_some());
         let mut source = Source {
             // One byte more than there should be: enough to see that there is more.
             inner: source.take(expect.blob.map_or(u64::MAX, |(size, _)| size.saturating_add(1))),
-            hash: if hash_blob { Some(start()?) } else { None },
+            hash: hash_blob.then(HashThread::start),
             bytes: 0,
             error: None,
         };
-        let mut sink = Sink { file: self.file()?, hash: None, bytes: 0 };
-        if expect.diff_id.is_some() {
-            sink.hash = Some(start()?);
-        }
+        let hash = expect.diff_id.is_some().then(HashThread::start);
+        let mut sink = Sink { file: self.file()?, hash, bytes: 0 };
         let unpacked = self.pump(&mut source, kind, &mut sink, on);
         if let Some(error) = source.error.take() {
             return Err(SourceError::io("read blob", Path::new(on))(error));

@@ -3,8 +3,10 @@
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::{panic, thread};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
 
+use d4c_sys::spawn_scoped;
 use dimg::Digest;
 use dimg::index::{LayerIndex, Tail};
 use dimg::limits::{MAX_ENTRIES, MAX_TAIL_BYTES};
@@ -159,6 +161,7 @@ fn tail(tar: &[u8], at: usize) -> Result<Tail, TarError> {
 /// SHA-256 of the tar if asked for, and of each place's content, in their order.
 fn hash(tar: &[u8], places: &[ContentPlace], options: &ParseOptions) -> (Option<Digest>, Vec<Digest>) {
     let next = AtomicUsize::new(0);
+    let digests = Mutex::new(vec![Digest([0; 32]); places.len()]);
     let work = || {
         let mut done = Vec::new();
         while let Some((number, place)) =
@@ -167,21 +170,17 @@ fn hash(tar: &[u8], places: &[ContentPlace], options: &ParseOptions) -> (Option<
             let bytes = place.bytes(tar).expect("the data of each place was found in the tar");
             done.push((number, bytes.digest()));
         }
-        done
-    };
-    let mut digests = vec![Digest([0; 32]); places.len()];
-    let helpers = (options.threads.get() - 1).min(places.len());
-    let diff_id = thread::scope(|scope| {
-        let helpers: Vec<_> = (0..helpers).map(|_| scope.spawn(work)).collect();
-        let diff_id = options.diff_id.then(|| Digest::of(tar));
-        let mut done = work();
-        for helper in helpers {
-            done.extend(helper.join().unwrap_or_else(|payload| panic::resume_unwind(payload)));
-        }
+        let mut digests = digests.lock().unwrap_or_else(PoisonError::into_inner);
         for (number, digest) in done {
             digests[number] = digest;
         }
+    };
+    let helpers = (options.threads.get() - 1).min(places.len());
+    let diff_id = thread::scope(|scope| {
+        (0..helpers).take_while(|_| spawn_scoped(scope, work).is_some()).for_each(drop);
+        let diff_id = options.diff_id.then(|| Digest::of(tar));
+        work();
         diff_id
     });
-    (diff_id, digests)
+    (diff_id, digests.into_inner().unwrap_or_else(PoisonError::into_inner))
 }

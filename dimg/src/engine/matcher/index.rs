@@ -2,8 +2,9 @@
 
 use super::compare::{Extension, extend, word};
 use crate::engine::parallel::map;
-use d4c_sys::prefetch;
+use d4c_sys::{on_threads, prefer_huge_pages, prefetch};
 use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
 
 /// The logarithm of the most buckets.
 const MAX_BITS: u32 = 28;
@@ -236,6 +237,9 @@ impl<'o> Index<'o> {
         let mut starts = vec![0u32; (1usize << bits) + 1];
         let mut samples = vec![0u32; total];
         let mut tags = vec![0u8; total];
+        prefer_huge_pages(&mut starts);
+        prefer_huge_pages(&mut samples);
+        prefer_huge_pages(&mut tags);
         starts[1 << bits] = total as u32;
         let (mut rest_starts, mut rest_samples, mut rest_tags) =
             (&mut starts[..1 << bits], &mut samples[..], &mut tags[..]);
@@ -264,15 +268,14 @@ impl<'o> Index<'o> {
             });
             (first, start) = (last, end);
         }
-        std::thread::scope(|scope| {
-            let last = parts.pop();
-            for part in parts {
-                scope.spawn(move || part.fill(keys, count));
-            }
-            if let Some(part) = last {
+        let parts = Mutex::new(parts);
+        let next = || parts.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        on_threads(threads, || {
+            while let Some(part) = next() {
                 part.fill(keys, count);
             }
         });
+        drop(parts);
         Self { old, sampling, shift: keys.shift, starts, samples, tags }
     }
 
@@ -300,16 +303,15 @@ impl<'o> Index<'o> {
             (bucket.start, bucket.end) = (self.starts[place], self.starts[place + 1]);
             if !bucket.is_empty() {
                 prefetch(&self.tags, bucket.start as usize);
-                prefetch(&self.samples, bucket.start as usize);
             }
         }
         for bucket in buckets {
             // Of large ones only a part is looked at, and not the first.
             let range = bucket.start as usize..bucket.end.min(bucket.start.saturating_add(FETCHED)) as usize;
-            for (&sample, &tag) in self.samples[range.clone()].iter().zip(&self.tags[range]) {
-                if tag == bucket.tag {
-                    prefetch(self.old, sample as usize * self.sampling.step);
-                }
+            // Few have a tag that is right by chance: the rest is not even fetched.
+            let start = range.start;
+            for (number, _) in self.tags[range].iter().enumerate().filter(|&(_, &tag)| tag == bucket.tag) {
+                prefetch(self.old, self.samples[start + number] as usize * self.sampling.step);
             }
         }
     }
