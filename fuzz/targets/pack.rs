@@ -36,7 +36,7 @@ fn opened(content: &[u8]) {
     if plan.opened_bytes() > SLOW_BYTES {
         return;
     }
-    let parameters = find_parameters(&plan, content, 1).expect("streams that were inflated").encode();
+    let parameters = find_parameters(&plan, content, &form, 1).expect("streams that were inflated").encode();
     // A record of a zip file that begins in another one cannot be told in the opened form: makers of patches look.
     let packs = packs_to(&form, &parameters, content);
     assert_eq!(packs, comes_back(&plan, &form, content), "streams as they are tell something else");
@@ -46,6 +46,9 @@ fn opened(content: &[u8]) {
 fn open(plan: &Plan, content: &[u8]) -> Vec<u8> {
     let mut form = Vec::new();
     plan.unpack(content, &mut form).expect("what was looked through opens");
+    let mut at_once = Vec::new();
+    let found = Plan::open(content, MAX_OPENED_BYTES, &mut at_once).expect("memory can be written");
+    assert!(found.is_some() && at_once == form, "looking and opening at once give something else");
     form
 }
 

@@ -203,7 +203,7 @@ fn members(target: &Target, dir: &Path) -> io::Result<()> {
         let Some(plan) = Plan::of(&content, MAX_OPENED_BYTES) else { continue };
         let mut form = Vec::new();
         plan.unpack(&content, &mut form).map_err(io::Error::other)?;
-        let parameters = find_parameters(&plan, &content, 1).map_err(io::Error::other)?.encode();
+        let parameters = find_parameters(&plan, &content, &form, 1).map_err(io::Error::other)?.encode();
         target.seed(&format!("{name}-form"), &[&[1], &short(parameters.len()), &parameters, &form])?;
         let frame =
             ParameterFrame::encode(&[&parameters, &[1, 0x16]], Level::Fast).map_err(io::Error::other)?;

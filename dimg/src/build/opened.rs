@@ -11,9 +11,10 @@ use crate::engine::member::{self, Plan};
 use crate::format::DimgError;
 use crate::index::Content;
 use crate::index::edit::Place;
-use d4c_sys::Map;
+use d4c_sys::{Map, spawn_scoped};
 use std::cell::RefCell;
-use std::io::{BufWriter, Write};
+use std::io::BufWriter;
+use tempfile::SpooledData;
 
 /// Contents up to this size are opened.
 const MAX_CONTENT_BYTES: u64 = 64 << 20;
@@ -73,7 +74,8 @@ pub(super) fn encode(
     // The base is opened meanwhile; it is in vain where nobody is found who deflated the content.
     let (opened, first_base) = std::thread::scope(|scope| {
         let first = (threads > 1).then_some(found.bases.first()).flatten();
-        let first = first.map(|base| scope.spawn(|| (base.place, open_form(source, base, options))));
+        let first =
+            first.and_then(|base| spawn_scoped(scope, || (base.place, open_form(source, base, options))));
         let opened = find(&plan, form, new, threads);
         (opened, first.and_then(|thread| thread.join().ok()))
     });
@@ -137,7 +139,7 @@ fn open_form(
 
 /// Finds who deflated a content, if it can be packed again: that is tried.
 fn find(plan: &Plan, form: Bytes, content: &[u8], threads: usize) -> Result<Option<Opened>, DimgError> {
-    let parameters = member::find_parameters(plan, content, threads)?.encode();
+    let parameters = member::find_parameters(plan, content, &form, threads)?.encode();
     let fits = parameters.len() as u64 <= PARAMETER_GROUP_BYTES / 2
         && parameters.len() < content.len() / 2
         && member::comes_back(plan, &form, content);
@@ -150,29 +152,29 @@ fn form(content: &[u8], options: &BuildOptions) -> Result<Option<(Plan, Bytes)>,
     if options.codec != Codec::Auto || content.len() as u64 > most {
         return Ok(None);
     }
-    let Some(plan) = Plan::of(content, MAX_FORM_BYTES) else { return Ok(None) };
-    let form = unpack(&plan, content, options)?;
-    Ok(Some((plan, form)))
+    open(content, MAX_FORM_BYTES, options)
 }
 
-fn unpack(plan: &Plan, content: &[u8], options: &BuildOptions) -> Result<Bytes, DimgError> {
-    if plan.opened_bytes() <= MEMORY_FORM_BYTES {
-        let mut form = Vec::with_capacity(usize::try_from(plan.opened_bytes()).unwrap_or(0));
-        plan.unpack(content, &mut form)?;
-        return Ok(Bytes::from(form));
+/// The opened form of a content, unless it has none or it is longer than `limit` bytes.
+fn open(content: &[u8], limit: u64, options: &BuildOptions) -> Result<Option<(Plan, Bytes)>, DimgError> {
+    if !member::may_open(content) {
+        return Ok(None);
     }
     let failed = |error| DimgError::io("write temporary file", &options.dir)(error);
-    let file = tempfile::tempfile_in(&options.dir).map_err(failed)?;
-    let mut writer = BufWriter::with_capacity(256 << 10, &file);
-    plan.unpack(content, &mut writer)?;
-    writer.flush().map_err(failed)?;
-    drop(writer);
-    Ok(Bytes::new(Map::file(&file).map_err(failed)?))
+    let memory = usize::try_from(MEMORY_FORM_BYTES).unwrap_or(0);
+    let form = tempfile::spooled_tempfile_in(memory, &options.dir);
+    let mut writer = BufWriter::with_capacity(256 << 10, form);
+    let Some(plan) = Plan::open(content, limit, &mut writer)? else { return Ok(None) };
+    let form = writer.into_inner().map_err(|error| failed(error.into_error()))?;
+    let form = match form.into_inner() {
+        SpooledData::InMemory(form) => Bytes::from(form.into_inner()),
+        SpooledData::OnDisk(file) => Bytes::new(Map::file(&file).map_err(failed)?),
+    };
+    Ok(Some((plan, form)))
 }
 
 /// The opened form of a content that was kept by it.
 pub(super) fn reopen(content: &[u8], opened_bytes: u64, options: &BuildOptions) -> Result<Bytes, DimgError> {
-    let plan = Plan::of(content, opened_bytes);
-    let plan = plan.ok_or_else(|| DimgError::Refused("a content does not open any more".to_owned()))?;
-    unpack(&plan, content, options)
+    let form = open(content, opened_bytes, options)?.map(|(_, form)| form);
+    form.ok_or_else(|| DimgError::Refused("a content does not open any more".to_owned()))
 }

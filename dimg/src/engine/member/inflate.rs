@@ -1,4 +1,4 @@
-//! Inflating one stream whose end is not known.
+//! Inflating streams whose ends are not known.
 
 use flate2::{Crc, Decompress, FlushDecompress, Status};
 use std::io::{self, Write};
@@ -20,31 +20,49 @@ pub(super) enum Failure {
     Output(io::Error),
 }
 
-/// Inflates the stream that `input` begins with, at most `limit` bytes, to `out`. `spent` grows by how many bytes came, also of
-/// a stream that turns out to be none, and then by those that it took too: nothing may come of very many.
-pub(super) fn inflate(
-    input: &[u8],
-    limit: u64,
-    spent: &mut u64,
-    out: &mut dyn Write,
-) -> Result<Inflated, Failure> {
-    let mut state = Decompress::new(false);
-    let result = run(&mut state, input, limit, out);
-    *spent = spent.saturating_add(state.total_out());
-    if result.is_err() {
-        *spent = spent.saturating_add(state.total_in());
-    }
-    result
+/// Inflates one stream after the other.
+pub(super) struct Inflater {
+    state: Decompress,
+    buffer: Vec<u8>,
 }
 
-fn run(state: &mut Decompress, input: &[u8], limit: u64, out: &mut dyn Write) -> Result<Inflated, Failure> {
+impl Inflater {
+    pub(super) fn new() -> Self {
+        Self { state: Decompress::new(false), buffer: vec![0; 64 << 10] }
+    }
+
+    /// Inflates the stream that `input` begins with, at most `limit` bytes, to `out`. `spent` grows by how many bytes came, also of
+    /// a stream that turns out to be none, and then by those that it took too: nothing may come of very many.
+    pub(super) fn inflate(
+        &mut self,
+        input: &[u8],
+        limit: u64,
+        spent: &mut u64,
+        out: &mut dyn Write,
+    ) -> Result<Inflated, Failure> {
+        self.state.reset(false);
+        let result = run(&mut self.state, &mut self.buffer, input, limit, out);
+        *spent = spent.saturating_add(self.state.total_out());
+        if result.is_err() {
+            *spent = spent.saturating_add(self.state.total_in());
+        }
+        result
+    }
+}
+
+fn run(
+    state: &mut Decompress,
+    buffer: &mut [u8],
+    input: &[u8],
+    limit: u64,
+    out: &mut dyn Write,
+) -> Result<Inflated, Failure> {
     let mut crc = Crc::new();
-    let mut buffer = vec![0u8; 64 << 10];
     loop {
         let consumed = usize::try_from(state.total_in()).unwrap_or(usize::MAX);
         let rest = input.get(consumed..).unwrap_or_default();
         let before = state.total_out();
-        let status = state.decompress(rest, &mut buffer, FlushDecompress::None);
+        let status = state.decompress(rest, buffer, FlushDecompress::None);
         let count = state.total_out() - before;
         let (Ok(status), Ok(made)) = (status, usize::try_from(count)) else { return Err(Failure::NotOne) };
         if state.total_out() > limit {

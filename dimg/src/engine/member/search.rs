@@ -6,7 +6,6 @@ use super::unpack::Plan;
 use crate::engine::EngineError;
 use crate::engine::deflate::Encoder;
 use crate::engine::parallel::map;
-use flate2::{Decompress, FlushDecompress, Status};
 use std::io::{self, Write};
 
 /// Streams of one content that no encoder makes before the others are not tried.
@@ -19,9 +18,17 @@ const BATCH: usize = 64;
 /// others when that has happened often and nothing else has. With so many threads; the parameters are the same.
 ///
 /// # Errors
-/// [`EngineError::Member`] when `plan` is not that of `content`.
-pub fn find_parameters(plan: &Plan, content: &[u8], threads: usize) -> Result<Parameters, EngineError> {
-    let streams: Vec<_> = plan.streams(content).collect();
+/// [`EngineError::Member`] when `plan` is not that of `content`, or `form` not its opened form.
+pub fn find_parameters(
+    plan: &Plan,
+    content: &[u8],
+    form: &[u8],
+    threads: usize,
+) -> Result<Parameters, EngineError> {
+    if plan.opened_bytes() != form.len() as u64 {
+        return Err(EngineError::member(0, "the opened form is not that of the content"));
+    }
+    let streams: Vec<_> = plan.streams(content, form).collect();
     let mut methods = Vec::with_capacity(streams.len());
     let mut order = candidates(content);
     let (mut known, mut failed, mut batch) = (0, 0, threads);
@@ -33,18 +40,17 @@ pub fn find_parameters(plan: &Plan, content: &[u8], threads: usize) -> Result<Pa
         // The next streams are most likely of the same maker.
         let tried = &rest[..rest.len().min(if known == 0 { 1 } else { batch })];
         let by_first = map(threads, tried.len(), |at| {
-            let (stream, inflated_bytes) = tried[at];
-            inflate(stream, inflated_bytes).map(|inflated| makes(order[0], &inflated, stream))
+            let (stream, inflated) = tried[at];
+            makes(order[0], inflated, stream)
         });
         batch = (2 * batch).min(if threads == 1 { 1 } else { BATCH * threads });
-        for (&(stream, inflated_bytes), by_first) in tried.iter().zip(by_first) {
-            if by_first? {
+        for (&(stream, inflated), by_first) in tried.iter().zip(by_first) {
+            if by_first {
                 known += 1;
                 methods.push(Method::Encoder(order[0]));
                 continue;
             }
-            let inflated = inflate(stream, inflated_bytes)?;
-            match order.iter().skip(1).position(|encoder| makes(*encoder, &inflated, stream)) {
+            match order.iter().skip(1).position(|encoder| makes(*encoder, inflated, stream)) {
                 Some(at) => {
                     known += 1;
                     order[..=at + 1].rotate_right(1);
@@ -83,15 +89,6 @@ fn candidates(content: &[u8]) -> Vec<Encoder> {
     if is_gzip { gnu.chain(zlib).collect() } else { zlib.chain(gnu).collect() }
 }
 
-fn inflate(stream: &[u8], bytes: u64) -> Result<Vec<u8>, EngineError> {
-    let wrong = || EngineError::member(0, "the content is not the one that was looked through");
-    // Within what a plan allows; it was inflated when that was made.
-    let mut inflated = Vec::with_capacity(usize::try_from(bytes).unwrap_or(0).saturating_add(1));
-    let mut state = Decompress::new(false);
-    let status = state.decompress_vec(stream, &mut inflated, FlushDecompress::Finish).map_err(|_| wrong())?;
-    if status == Status::StreamEnd && inflated.len() as u64 == bytes { Ok(inflated) } else { Err(wrong()) }
-}
-
 /// Whether the encoder makes just this stream; given up at the first byte that differs.
 fn makes(encoder: Encoder, inflated: &[u8], stream: &[u8]) -> bool {
     let mut expected = Expected(stream);
@@ -109,7 +106,7 @@ pub fn packs_to(opened: &[u8], parameters: &[u8], content: &[u8]) -> bool {
 /// make these streams, and nothing has to be deflated once more to know it.
 #[must_use]
 pub fn comes_back(plan: &Plan, opened: &[u8], content: &[u8]) -> bool {
-    let streams = plan.streams(content).map(|(stream, _)| Method::Verbatim(stream.to_vec()));
+    let streams = plan.streams(content, opened).map(|(stream, _)| Method::Verbatim(stream.to_vec()));
     packs_to(opened, &Parameters(streams.collect()).encode(), content)
 }
 

@@ -22,6 +22,9 @@ fn opened(content: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
     plan.unpack(content, &mut out).unwrap();
     assert_eq!(out.len() as u64, plan.opened_bytes());
+    let mut at_once = Vec::new();
+    assert!(Plan::open(content, u64::MAX, &mut at_once).unwrap().is_some());
+    assert!(at_once == out);
     out
 }
 
@@ -30,13 +33,13 @@ fn there_and_back(content: &[u8]) -> (Vec<u8>, Vec<Method>) {
     let opened = opened(content);
     let plan = Plan::of(content, opened.len() as u64).expect("within the limit");
     assert!(Plan::of(content, opened.len() as u64 - 1).is_none());
-    let parameters = find_parameters(&plan, content, 1).unwrap();
+    let parameters = find_parameters(&plan, content, &opened, 1).unwrap();
     let mut packed = Vec::new();
     pack(&opened, &parameters.encode(), content.len() as u64, &mut packed).unwrap();
     assert!(packed == content);
     assert!(comes_back(&plan, &opened, content));
     for threads in [2, 5] {
-        assert_eq!(find_parameters(&plan, content, threads).unwrap(), parameters);
+        assert_eq!(find_parameters(&plan, content, &opened, threads).unwrap(), parameters);
     }
     (opened, parameters.0)
 }
@@ -246,7 +249,7 @@ proptest! {
         if let Some(plan) = Plan::of(&bytes, 1 << 20) {
             let mut opened = Vec::new();
             plan.unpack(&bytes, &mut opened).unwrap();
-            let parameters = find_parameters(&plan, &bytes, 1).unwrap().encode();
+            let parameters = find_parameters(&plan, &bytes, &opened, 1).unwrap().encode();
             let mut packed = Vec::new();
             pack(&opened, &parameters, bytes.len() as u64, &mut packed).unwrap();
             prop_assert_eq!(packed, bytes);
@@ -278,7 +281,7 @@ fn a_record_that_begins_in_another_is_seen() {
     let content = [&zip[..central], CENTRAL_SIGNATURE, &[0; 8], &zip[central..]].concat();
     let form = opened(&content);
     let plan = Plan::of(&content, form.len() as u64).unwrap();
-    let parameters = find_parameters(&plan, &content, 1).unwrap().encode();
+    let parameters = find_parameters(&plan, &content, &form, 1).unwrap().encode();
     assert!(!packs_to(&form, &parameters, &content));
     assert!(!comes_back(&plan, &form, &content));
 }
@@ -288,12 +291,13 @@ fn streams_of_which_nothing_comes_cost_what_they_take() {
     // Stored blocks without a byte, and no last one.
     let empty = [0, 0, 0, 0xff, 0xff].repeat(2000);
     let mut spent = 7;
-    let result = inflate::inflate(&empty, u64::MAX, &mut spent, &mut std::io::sink());
+    let result = inflate::Inflater::new().inflate(&empty, u64::MAX, &mut spent, &mut std::io::sink());
     assert!(result.is_err() && spent == 7 + empty.len() as u64, "{spent}");
     // A stream that ends is a member if its check says so, and then nothing goes over it again.
     let whole = [&empty[..], &[1, 1, 0, 0xfe, 0xff, 5]].concat();
     let mut spent = 0;
-    let stream = inflate::inflate(&whole, u64::MAX, &mut spent, &mut std::io::sink()).unwrap();
+    let stream =
+        inflate::Inflater::new().inflate(&whole, u64::MAX, &mut spent, &mut std::io::sink()).unwrap();
     assert_eq!((spent, stream.deflated, stream.inflated), (1, whole.len() as u64, 1));
 }
 

@@ -2,7 +2,7 @@
 
 use super::elf;
 use super::fields::{Direction, Fields};
-use super::inflate::{Failure, Inflated, inflate};
+use super::inflate::{Failure, Inflated, Inflater};
 use super::{
     DESCRIPTOR_BYTES, DESCRIPTOR_SIGNATURE, ELF, GZIP, GZIP_TO_END, GZIP_TRAILER_BYTES, LOCAL_SIGNATURE,
     LocalHeader, MAX_OPENED_BYTES, MAX_ZIP_MEMBER_BYTES, RAW, RAW_TO_END, ZIP, ZIP_DESCRIPTOR,
@@ -11,6 +11,9 @@ use super::{
 use crate::engine::EngineError;
 use std::io::{self, Read, Write};
 use std::ops::Range;
+
+/// Members up to this size are inflated once for plan and opened form.
+const SMALL_BYTES: usize = 4 << 20;
 
 /// Deflated data of a content, and what stands before it.
 #[derive(Debug, Clone)]
@@ -28,10 +31,26 @@ impl Member {
         self.before.end..self.before.end.saturating_add(count)
     }
 
+    /// Bytes of the opened form between the member before and its own inflated bytes.
+    fn head_bytes(&self) -> usize {
+        let fixed = match self.tag {
+            ELF => 0,
+            GZIP_TO_END => 1,
+            GZIP => 5,
+            _ => 10,
+        };
+        fixed + self.before.len()
+    }
+
     /// Inflates the stream, which has to be the one that was found.
-    fn inflate(&self, content: &[u8], out: &mut dyn Write) -> Result<(), EngineError> {
+    fn inflate(
+        &self,
+        content: &[u8],
+        inflater: &mut Inflater,
+        out: &mut dyn Write,
+    ) -> Result<(), EngineError> {
         let deflated = content.get(self.deflated()).ok_or_else(changed)?;
-        match inflate(deflated, self.stream.inflated, &mut 0, out) {
+        match inflater.inflate(deflated, self.stream.inflated, &mut 0, out) {
             Ok(stream) if stream == self.stream => Ok(()),
             Ok(_) | Err(Failure::NotOne) => Err(changed()),
             Err(Failure::Output(error)) => Err(EngineError::Output(error)),
@@ -56,15 +75,35 @@ impl Plan {
         if !may_open(content) {
             return None;
         }
-        let mut finder = Finder { content, limit, spent: 0, inflated: 0, members: Vec::new(), rest: 0 };
-        if content.starts_with(LOCAL_SIGNATURE) {
-            finder.zip()
-        } else if content.starts_with(elf::MAGIC) {
-            finder.elf()
-        } else {
-            finder.gzip()
-        }
+        let mut finder = Finder::new(content, limit, None);
+        finder.run();
         finder.finish()
+    }
+
+    /// As [`Plan::of`], and writes the opened form to `out` at the same time: what it has cost to inflate is not lost. Without a plan,
+    /// what was written is worth nothing.
+    ///
+    /// # Errors
+    /// [`EngineError::Output`].
+    pub fn open(content: &[u8], limit: u64, out: &mut dyn Write) -> Result<Option<Self>, EngineError> {
+        if !may_open(content) {
+            return Ok(None);
+        }
+        if content.starts_with(elf::MAGIC) {
+            // Its streams stand behind all the rest.
+            let plan = Self::of(content, limit);
+            plan.iter().try_for_each(|plan| plan.unpack(content, out))?;
+            return Ok(plan);
+        }
+        let mut finder = Finder::new(content, limit, Some(Form::new(out)));
+        finder.run();
+        let (rest, form) = (finder.rest, finder.form.take());
+        let plan = finder.finish();
+        if let Some(mut form) = form.filter(|_| plan.is_some()) {
+            form.rest(content, rest..content.len());
+            form.written?;
+        }
+        Ok(plan)
     }
 
     fn within(members: Vec<Member>, rest: Range<usize>, opened_bytes: u64, limit: u64) -> Option<Self> {
@@ -77,11 +116,24 @@ impl Plan {
         self.opened_bytes
     }
 
-    /// The deflated streams of `content`, in order, and how many bytes each has inflated.
-    pub(super) fn streams<'a>(&'a self, content: &'a [u8]) -> impl Iterator<Item = (&'a [u8], u64)> {
-        self.members
-            .iter()
-            .map(|member| (content.get(member.deflated()).unwrap_or_default(), member.stream.inflated))
+    /// The deflated streams of `content`, in order, and each as it is inflated in `form`, the opened form.
+    pub(super) fn streams<'a>(
+        &'a self,
+        content: &'a [u8],
+        form: &'a [u8],
+    ) -> impl Iterator<Item = (&'a [u8], &'a [u8])> {
+        // Fields keep their lengths, so each member's place follows from the ones before.
+        let mut at = if self.is_elf() { content.len() } else { 0 };
+        self.members.iter().map(move |member| {
+            let start = at.saturating_add(member.head_bytes());
+            at = start.saturating_add(usize::try_from(member.stream.inflated).unwrap_or(usize::MAX));
+            let deflated = content.get(member.deflated()).unwrap_or_default();
+            (deflated, form.get(start..at).unwrap_or_default())
+        })
+    }
+
+    fn is_elf(&self) -> bool {
+        self.members.first().is_some_and(|member| member.tag == ELF)
     }
 
     /// Writes the opened form of `content`, which is the one that was looked through.
@@ -89,40 +141,15 @@ impl Plan {
     /// # Errors
     /// [`EngineError::Output`], and [`EngineError::Member`] when the content is another one.
     pub fn unpack(&self, content: &[u8], out: &mut dyn Write) -> Result<(), EngineError> {
-        let output = EngineError::Output;
-        if self.members.first().is_some_and(|member| member.tag == ELF) {
+        if self.is_elf() {
             return self.unpack_elf(content, out);
         }
-        let mut fields = Fields::new(Direction::Unpack);
-        let mut is_zip = false;
+        let (mut form, mut inflater) = (Form::new(out), Inflater::new());
         for member in &self.members {
-            let before = content.get(member.before.clone()).ok_or_else(changed)?;
-            let inflated = field_of(member.stream.inflated).to_le_bytes();
-            match member.tag {
-                GZIP_TO_END => write_all(out, &[&[GZIP_TO_END], before]).map_err(output)?,
-                GZIP => write_all(out, &[&[GZIP], &inflated, before]).map_err(output)?,
-                tag => {
-                    is_zip = true;
-                    let count = field_of(before.len() as u64).to_le_bytes();
-                    write_all(out, &[&[RAW], &count]).map_err(output)?;
-                    fields
-                        .convert(before, member.before.start as u64, Some(&member.stream), out)
-                        .map_err(output)?;
-                    write_all(out, &[&[tag], &inflated]).map_err(output)?;
-                }
-            }
-            member.inflate(content, out)?;
+            form.member(content, member, None, &mut inflater);
         }
-        let rest = content.get(self.rest.clone()).ok_or_else(changed)?;
-        if rest.is_empty() {
-            return Ok(());
-        }
-        if is_zip {
-            let count = field_of(rest.len() as u64).to_le_bytes();
-            write_all(out, &[&[RAW], &count]).map_err(output)?;
-            return fields.convert(rest, self.rest.start as u64, None, out).map_err(output);
-        }
-        write_all(out, &[&[RAW_TO_END], rest]).map_err(output)
+        form.rest(content, self.rest.clone());
+        form.written
     }
 
     fn unpack_elf(&self, content: &[u8], out: &mut dyn Write) -> Result<(), EngineError> {
@@ -137,7 +164,112 @@ impl Plan {
         }
         let rest = content.get(at..).ok_or_else(changed)?;
         out.write_all(rest).map_err(EngineError::Output)?;
-        self.members.iter().try_for_each(|member| member.inflate(content, out))
+        let mut inflater = Inflater::new();
+        self.members.iter().try_for_each(|member| member.inflate(content, &mut inflater, out))
+    }
+}
+
+/// The opened form of a content other than ELF, as it is written.
+struct Form<'o> {
+    out: &'o mut dyn Write,
+    fields: Fields,
+    is_zip: bool,
+    /// Nothing is written after the first failure.
+    written: Result<(), EngineError>,
+}
+
+impl<'o> Form<'o> {
+    fn new(out: &'o mut dyn Write) -> Self {
+        Self { out, fields: Fields::new(Direction::Unpack), is_zip: false, written: Ok(()) }
+    }
+
+    /// Adds a member, which is inflated again unless its bytes are given.
+    fn member(&mut self, content: &[u8], member: &Member, inflated: Option<&[u8]>, inflater: &mut Inflater) {
+        if self.written.is_ok() {
+            self.written = self.try_member(content, member, inflated, inflater);
+        }
+    }
+
+    fn try_member(
+        &mut self,
+        content: &[u8],
+        member: &Member,
+        inflated: Option<&[u8]>,
+        inflater: &mut Inflater,
+    ) -> Result<(), EngineError> {
+        let (out, output) = (&mut *self.out, EngineError::Output);
+        let before = content.get(member.before.clone()).ok_or_else(changed)?;
+        let inflated_bytes = field_of(member.stream.inflated).to_le_bytes();
+        match member.tag {
+            GZIP_TO_END => write_all(out, &[&[GZIP_TO_END], before]).map_err(output)?,
+            GZIP => write_all(out, &[&[GZIP], &inflated_bytes, before]).map_err(output)?,
+            tag => {
+                self.is_zip = true;
+                let count = field_of(before.len() as u64).to_le_bytes();
+                write_all(out, &[&[RAW], &count]).map_err(output)?;
+                let offset = member.before.start as u64;
+                self.fields.convert(before, offset, Some(&member.stream), out).map_err(output)?;
+                write_all(out, &[&[tag], &inflated_bytes]).map_err(output)?;
+            }
+        }
+        match inflated {
+            Some(inflated) => out.write_all(inflated).map_err(output),
+            None => member.inflate(content, inflater, out),
+        }
+    }
+
+    /// Adds what comes after the last member.
+    fn rest(&mut self, content: &[u8], rest: Range<usize>) {
+        if self.written.is_ok() {
+            self.written = self.try_rest(content, rest);
+        }
+    }
+
+    fn try_rest(&mut self, content: &[u8], rest: Range<usize>) -> Result<(), EngineError> {
+        let (out, output) = (&mut *self.out, EngineError::Output);
+        let offset = rest.start as u64;
+        let rest = content.get(rest).ok_or_else(changed)?;
+        if rest.is_empty() {
+            return Ok(());
+        }
+        if self.is_zip {
+            let count = field_of(rest.len() as u64).to_le_bytes();
+            write_all(out, &[&[RAW], &count]).map_err(output)?;
+            return self.fields.convert(rest, offset, None, out).map_err(output);
+        }
+        write_all(out, &[&[RAW_TO_END], rest]).map_err(output)
+    }
+}
+
+/// The bytes of a member, as far as it is small.
+#[derive(Default)]
+struct Small {
+    bytes: Vec<u8>,
+    exceeded: bool,
+}
+
+impl Small {
+    fn clear(&mut self) {
+        self.bytes.clear();
+        self.exceeded = false;
+    }
+
+    fn all(&self) -> Option<&[u8]> {
+        (!self.exceeded).then_some(&self.bytes[..])
+    }
+}
+
+impl Write for Small {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.exceeded |= self.bytes.len() + bytes.len() > SMALL_BYTES;
+        if !self.exceeded {
+            self.bytes.extend_from_slice(bytes);
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
@@ -161,17 +293,52 @@ struct Finder<'a> {
     members: Vec<Member>,
     /// Where the last member ends.
     rest: usize,
+    /// The opened form, when it is wanted, and the bytes of the stream looked at last.
+    form: Option<Form<'a>>,
+    last: Small,
+    inflater: Inflater,
 }
 
-impl Finder<'_> {
+impl<'a> Finder<'a> {
+    fn new(content: &'a [u8], limit: u64, form: Option<Form<'a>>) -> Self {
+        let (last, inflater) = (Small::default(), Inflater::new());
+        Self { content, limit, spent: 0, inflated: 0, members: Vec::new(), rest: 0, form, last, inflater }
+    }
+
+    fn run(&mut self) {
+        if self.content.starts_with(LOCAL_SIGNATURE) {
+            self.zip();
+        } else if self.content.starts_with(elf::MAGIC) {
+            self.elf();
+        } else {
+            self.gzip();
+        }
+    }
+
     fn inflate(&mut self, at: usize, limit: u64) -> Option<Inflated> {
-        self.inflate_to(at, limit, &mut io::sink())
+        let mut last = std::mem::take(&mut self.last);
+        last.clear();
+        let stream = match self.form {
+            Some(_) => self.inflate_to(at, limit, &mut last),
+            None => self.inflate_to(at, limit, &mut io::sink()),
+        };
+        self.last = last;
+        stream
     }
 
     fn inflate_to(&mut self, at: usize, limit: u64, out: &mut dyn Write) -> Option<Inflated> {
         // Not what the caller allows: what is opened has to depend on the content alone.
         let left = MAX_OPENED_BYTES.saturating_sub(self.spent).min(limit);
-        inflate(self.content.get(at..)?, left, &mut self.spent, out).ok()
+        self.inflater.inflate(self.content.get(at..)?, left, &mut self.spent, out).ok()
+    }
+
+    /// Adds a member: that of the stream looked at last, or of an ELF file.
+    fn add(&mut self, member: Member) {
+        self.inflated += member.stream.inflated;
+        if let Some(form) = &mut self.form {
+            form.member(self.content, &member, self.last.all(), &mut self.inflater);
+        }
+        self.members.push(member);
     }
 
     fn gzip(&mut self) {
@@ -191,8 +358,7 @@ impl Finder<'_> {
             if self.rest == self.content.len() {
                 member.tag = GZIP_TO_END;
             }
-            self.inflated += stream.inflated;
-            self.members.push(member);
+            self.add(member);
         }
     }
 
@@ -210,8 +376,7 @@ impl Finder<'_> {
                 self.members.clear();
                 return;
             };
-            self.inflated += stream.inflated;
-            self.members.push(Member { tag: ELF, before: start..start, stream });
+            self.add(Member { tag: ELF, before: start..start, stream });
         }
     }
 
@@ -234,8 +399,7 @@ impl Finder<'_> {
                 self.spent = self.spent.saturating_add(stream.deflated);
             }
             if let Some((member, end)) = member {
-                self.inflated += member.stream.inflated;
-                self.members.push(member);
+                self.add(member);
                 (self.rest, at) = (end, end);
             }
         }
@@ -284,11 +448,7 @@ impl Finder<'_> {
             return Plan::within(self.members, 0..0, opened_bytes, self.limit);
         }
         let rest = self.rest..self.content.len();
-        let piece = |member: &Member| match member.tag {
-            GZIP_TO_END => 1 + member.before.len() as u64 + member.stream.inflated,
-            GZIP => 5 + member.before.len() as u64 + member.stream.inflated,
-            _ => 10 + member.before.len() as u64 + member.stream.inflated,
-        };
+        let piece = |member: &Member| member.head_bytes() as u64 + member.stream.inflated;
         let zip = self.members.iter().any(|member| member.tag >= ZIP);
         let end = match (rest.len() as u64, zip) {
             (0, _) => 0,
