@@ -8,11 +8,10 @@ const MAX_TABLES: usize = if cfg!(fuzzing) { 1 << 8 } else { 1 << 20 };
 pub(super) struct Tables(Vec<u64>);
 
 impl Tables {
-    /// Adds one, unless there are too many.
-    pub(super) fn put(&mut self, address: u64) {
-        if self.0.len() < MAX_TABLES {
-            self.0.push(address);
-        }
+    /// Adds these, unless there are too many.
+    pub(super) fn extend(&mut self, addresses: impl IntoIterator<Item = u64>) {
+        let room = MAX_TABLES - self.0.len();
+        self.0.extend(addresses.into_iter().take(room));
     }
 
     /// All of them, ascending, each once.

@@ -40,7 +40,7 @@ pub fn fits(old: &[u8], new: &[u8]) -> bool {
 /// The memory of [`derive`] beside that of matching.
 #[must_use]
 pub fn memory(old_bytes: u64) -> u64 {
-    // Jump tables, the index of a map, and the program of the pass before.
+    // Jump tables, places of instructions, the index of a map, and the program of the pass before.
     vote::memory(old_bytes) + old_bytes.min(32 << 20)
 }
 

@@ -32,6 +32,7 @@ mod x86;
 pub use derive::{Relocated, derive, fits, memory};
 pub use map::{AddressMap, MAX_MAP_BYTES, MAX_SEGMENTS, MapError};
 pub use relocate::relocate;
+pub(crate) use relocate::relocate_on;
 
 use image::Image;
 

@@ -11,14 +11,25 @@ const BUFFER_BYTES: usize = 256 << 10;
 
 /// Writes `old` to `out`, as many bytes, its fields moved by `map`. A file that is not understood is written as it is.
 ///
-/// Memory of its own is a buffer, an index of the map, and the addresses of the file's jump tables and of what belongs to Go's
-/// functions (at most 8 MiB each).
+/// Memory of its own is a buffer, an index of the map, the addresses of the file's jump tables and of what belongs to Go's
+/// functions (at most 8 MiB each), and places of instructions (at most 16 MiB).
 ///
 /// # Errors
 /// Those of writing.
 pub fn relocate(old: &[u8], map: &AddressMap, version: Version, out: &mut dyn Write) -> io::Result<()> {
+    relocate_on(old, map, version, 1, out)
+}
+
+/// As [`relocate`], with so many threads; the bytes are the same.
+pub(crate) fn relocate_on(
+    old: &[u8],
+    map: &AddressMap,
+    version: Version,
+    threads: usize,
+    out: &mut dyn Write,
+) -> io::Result<()> {
     let Some(image) = Image::parse(old) else { return out.write_all(old) };
-    relocate_scanned(&Scan::new(&image, version, 1), map, 1, out)
+    relocate_scanned(&Scan::new(&image, version, threads), map, threads, out)
 }
 
 /// As [`relocate`], of a file that has been looked through, with so many threads. With several the new fields of some parts of the

@@ -75,12 +75,14 @@ impl Sink<'_> {
 const SLICE_BYTES: usize = if cfg!(fuzzing) { 1 << 10 } else { 1 << 20 };
 
 /// A part of a region, scanned by itself.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Unit {
     /// The region's number.
     region: usize,
     from: usize,
     to: usize,
+    /// What is known of x86-64 code.
+    slice: Option<x86::Slice>,
 }
 
 /// What a scan has to know of the whole file first, and the units that it can be done in.
@@ -96,22 +98,40 @@ pub(super) struct Scan<'i> {
 impl<'i> Scan<'i> {
     /// Looks through the file with so many threads.
     pub(super) fn new(image: &'i Image<'i>, version: Version, threads: usize) -> Self {
-        Self::sliced(image, version, SLICE_BYTES, threads)
+        Self::sliced(image, version, SLICE_BYTES, x86::MAX_MARK_BYTES, threads)
     }
 
-    /// As [`Scan::new`], with slices of so many bytes: the fields are the same.
-    pub(super) fn sliced(image: &'i Image<'i>, version: Version, slice_bytes: usize, threads: usize) -> Self {
+    /// As [`Scan::new`], with slices of so many bytes and so much room for marks: the fields are the same.
+    pub(super) fn sliced(
+        image: &'i Image<'i>,
+        version: Version,
+        slice_bytes: usize,
+        mut room: usize,
+        threads: usize,
+    ) -> Self {
         let regions = regions(image, version);
         let golang = match version {
             Version::One => Golang::default(),
             Version::Two => Golang::new(image, &regions),
         };
         let mut jump_tables = Tables::default();
-        let mut units = Vec::new();
+        let mut units: Vec<Unit> = Vec::new();
         for (number, region) in regions.iter().enumerate() {
             let starts = match (region.kind, image.machine) {
                 (RegionKind::Code, Machine::X86) => {
-                    x86::find_tables(image, region, slice_bytes, threads, &mut jump_tables)
+                    let slices =
+                        x86::find_tables(image, region, slice_bytes, threads, &mut jump_tables, &mut room);
+                    let first = units.len();
+                    units.extend(slices.into_iter().map(|slice| Unit {
+                        region: number,
+                        from: slice.start,
+                        to: region.end,
+                        slice: Some(slice),
+                    }));
+                    for place in first + 1..units.len() {
+                        units[place - 1].to = units[place].from;
+                    }
+                    continue;
                 }
                 (RegionKind::Code, Machine::Arm) => slices(region, slice_bytes, 4),
                 (RegionKind::Relocations { .. } | RegionKind::Symbols { .. }, _) => {
@@ -122,7 +142,7 @@ impl<'i> Scan<'i> {
             };
             for (place, &from) in starts.iter().enumerate() {
                 let to = starts.get(place + 1).copied().unwrap_or(region.end);
-                units.push(Unit { region: number, from, to });
+                units.push(Unit { region: number, from, to, slice: None });
             }
         }
         Self { image, version, regions, golang, jump_tables: jump_tables.finish(), units }
@@ -147,7 +167,7 @@ impl<'i> Scan<'i> {
 
     /// Calls `each` with the fields of one unit, which come before those of the next one.
     pub(super) fn unit(&self, number: usize, each: &mut dyn FnMut(&Field)) {
-        let Some(&Unit { region, from, to }) = self.units.get(number) else { return };
+        let Some(&Unit { region, from, to, ref slice }) = self.units.get(number) else { return };
         let (image, region) = (self.image, &self.regions[region]);
         let mut sink = Sink { each, from, end: region.end };
         let sink = &mut sink;
@@ -155,9 +175,9 @@ impl<'i> Scan<'i> {
         let address = region.address.wrapping_add((from - region.start) as u64);
         let part = &Region { start: from, end: to, address, ..*region };
         match region.kind {
-            RegionKind::Code => match image.machine {
-                Machine::X86 => x86::scan(image, region, from, to, sink),
-                Machine::Arm => arm::scan(image, region, from, to, sink),
+            RegionKind::Code => match slice {
+                Some(slice) => x86::scan(image, region, slice, to, sink),
+                None => arm::scan(image, region, from, to, sink),
             },
             RegionKind::Data => {
                 data::scan(image, region, (&self.regions, &self.jump_tables, &self.golang), sink);

@@ -237,6 +237,17 @@ pub(super) fn decode(window: &[u8; WINDOW]) -> Option<Instruction> {
     (found.length <= 15).then_some(found)
 }
 
+/// What a decoder looks at of the instruction at `at`: beyond the end of `bytes` zeros.
+#[inline]
+fn window<'w>(bytes: &'w [u8], at: usize, last: &'w mut [u8; WINDOW]) -> &'w [u8; WINDOW] {
+    let rest = bytes.get(at..).unwrap_or_default();
+    if let Some(window) = rest.first_chunk() {
+        return window;
+    }
+    last[..rest.len()].copy_from_slice(rest);
+    last
+}
+
 /// Calls `each` with the offset and instruction of all from `from` on that start before `to`, as long as it gives true; where
 /// the next one starts.
 #[inline]
@@ -251,13 +262,7 @@ fn walk(
     let mut at = from;
     while at < to {
         let mut last = [0u8; WINDOW];
-        let window = if let Some(window) = bytes.get(at..).and_then(<[u8]>::first_chunk) {
-            window
-        } else {
-            last[..region.end - at].copy_from_slice(&bytes[at..]);
-            &last
-        };
-        match decode(window) {
+        match decode(window(bytes, at, &mut last)) {
             Some(found) => {
                 // An instruction that is cut off has fields beyond the end, which the sink refuses.
                 if !each(at, &found) {
@@ -271,13 +276,78 @@ fn walk(
     at
 }
 
-/// The fields of the instructions from `from` on, where one starts, to before `to`.
-pub(super) fn scan(image: &Image<'_>, region: &Region, from: usize, to: usize, sink: &mut Sink<'_>) {
+/// The fields of the instructions of a slice, to before `to`.
+pub(super) fn scan(image: &Image<'_>, region: &Region, slice: &Slice, to: usize, sink: &mut Sink<'_>) {
     let skew = region.address.wrapping_sub(region.start as u64);
-    walk(image, region, from, to, |at, found| {
-        fields(image, skew, at, found, sink);
-        true
+    let Some(marks) = &slice.marks else {
+        walk(image, region, slice.start, to, |at, found| {
+            fields(image, skew, at, found, sink);
+            true
+        });
+        return;
+    };
+    let bytes = &image.bytes[..region.end];
+    marks.each(|at| {
+        let mut last = [0u8; WINDOW];
+        if let Some(found) = decode(window(bytes, at, &mut last)) {
+            fields(image, skew, at, &found, sink);
+        }
     });
+}
+
+/// A part of a region of code.
+#[derive(Clone, Debug)]
+pub(super) struct Slice {
+    /// Where its first instruction starts.
+    pub(super) start: usize,
+    /// Its instructions that may have fields; none when there was no more room for them.
+    marks: Option<Marks>,
+}
+
+/// Bytes of all marks of a file, at most: slices beyond are decoded from their start whenever their fields are wanted.
+pub(super) const MAX_MARK_BYTES: usize = 16 << 20;
+
+/// Places of instructions, ascending: about a byte each.
+#[derive(Clone, Debug)]
+struct Marks {
+    start: usize,
+    last: usize,
+    /// Distances from the start or the place before; after 255 it goes on.
+    steps: Vec<u8>,
+}
+
+impl Marks {
+    fn new(start: usize) -> Self {
+        Self { start, last: start, steps: Vec::new() }
+    }
+
+    #[inline]
+    fn put(&mut self, at: usize) {
+        let mut step = at - self.last;
+        self.last = at;
+        while step >= 255 {
+            self.steps.push(255);
+            step -= 255;
+        }
+        self.steps.push(u8::try_from(step).unwrap_or(0));
+    }
+
+    #[inline]
+    fn each(&self, mut each: impl FnMut(usize)) {
+        let mut at = self.start;
+        for &step in &self.steps {
+            at += usize::from(step);
+            if step < 255 {
+                each(at);
+            }
+        }
+    }
+}
+
+/// Whether [`fields`] may find any.
+#[inline]
+fn has_fields(image: &Image<'_>, found: &Instruction) -> bool {
+    found.near | found.relative != 0 || image.fixed && found.absolute | found.number != 0
 }
 
 #[inline]
@@ -325,6 +395,8 @@ struct Guess {
     starts: Vec<usize>,
     /// Where instructions load the addresses of tables, and these.
     tables: Vec<(usize, u64)>,
+    /// Its instructions that may have fields.
+    marks: Marks,
     /// Where the first instruction after it starts.
     exit: usize,
 }
@@ -332,7 +404,7 @@ struct Guess {
 /// Instructions of a slice among which decoding is expected to come in step.
 const SYNC_INSTRUCTIONS: usize = 1024;
 
-/// The jump tables of a region of code, and where the first instruction of each slice of `slice` bytes starts, with so many threads.
+/// The jump tables of a region of code, and its slices of `slice` bytes, with so many threads. Marks take `room`.
 ///
 /// Each slice is decoded from its first byte. Where the instruction before reaches into it, it is decoded again from there up to
 /// the first instruction that starts at the same place both ways: from then on all are the same.
@@ -342,7 +414,8 @@ pub(super) fn find_tables(
     slice: usize,
     threads: usize,
     tables: &mut Tables,
-) -> Vec<usize> {
+    room: &mut usize,
+) -> Vec<Slice> {
     let skew = region.address.wrapping_sub(region.start as u64);
     let bounds = |number: usize| {
         let from = region.start + number * slice;
@@ -351,41 +424,55 @@ pub(super) fn find_tables(
     let guess = |number: usize| {
         let (from, to) = bounds(number);
         let (mut starts, mut tables) = (Vec::with_capacity(SYNC_INSTRUCTIONS), Vec::new());
+        let mut marks = Marks::new(from);
         let exit = walk(image, region, from, to, |at, found| {
             if starts.len() < SYNC_INSTRUCTIONS {
                 starts.push(at);
             }
-            tables.extend(table(image, skew, at, found).map(|table| (at, table)));
+            if has_fields(image, found) {
+                marks.put(at);
+                tables.extend(table(image, skew, at, found).map(|table| (at, table)));
+            }
             true
         });
-        Guess { starts, tables, exit }
+        Guess { starts, tables, marks, exit }
     };
-    let (mut entries, mut entry) = (Vec::new(), region.start);
+    let (mut slices, mut entry) = (Vec::new(), region.start);
     in_order(threads, (region.end - region.start).div_ceil(slice), guess, |guess| {
-        let (from, to) = bounds(entries.len());
-        entries.push(entry);
-        let mut met = from;
-        if entry != from {
-            let mut in_step = false;
-            met = walk(image, region, entry, to, |at, found| {
+        let (from, to) = bounds(slices.len());
+        let (start, mut marks) = (entry, guess.marks);
+        entry = guess.exit;
+        if start != from {
+            let (mut in_step, mut own) = (false, Marks::new(start));
+            let met = walk(image, region, start, to, |at, found| {
                 in_step = guess.starts.binary_search(&at).is_ok();
-                if !in_step && let Some(table) = table(image, skew, at, found) {
-                    tables.put(table);
+                if !in_step && has_fields(image, found) {
+                    own.put(at);
+                    tables.extend(table(image, skew, at, found));
                 }
                 !in_step
             });
-            if !in_step {
+            if in_step {
+                marks.each(|at| {
+                    if at >= met {
+                        own.put(at);
+                    }
+                });
+                tables.extend(guess.tables.iter().filter(|(at, _)| *at >= met).map(|(_, table)| *table));
+            } else {
                 entry = met;
-                return true;
             }
+            marks = own;
+        } else {
+            tables.extend(guess.tables.iter().map(|(_, table)| *table));
         }
-        for (_, table) in guess.tables.iter().filter(|(at, _)| *at >= met) {
-            tables.put(*table);
-        }
-        entry = guess.exit;
+        marks.steps.shrink_to_fit();
+        let left = room.checked_sub(marks.steps.len());
+        *room = left.unwrap_or(*room);
+        slices.push(Slice { start, marks: left.map(|_| marks) });
         true
     });
-    entries
+    slices
 }
 
 #[cfg(test)]
