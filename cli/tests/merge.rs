@@ -71,6 +71,22 @@ fn neither_threads_nor_the_output_change_a_byte() {
 }
 
 #[test]
+fn a_system_that_refuses_threads_only_makes_it_slow() {
+    let folder = series();
+    // No stack of this size is to be had, so that every thread is refused.
+    let alone = |words: &str| {
+        let output = folder.command(words).env("RUST_MIN_STACK", (1u64 << 60).to_string()).output().unwrap();
+        assert!(output.status.success(), "{words}: {}", String::from_utf8_lossy(&output.stderr));
+    };
+    alone("diff oci:i:v1 oci:i:v2 alone.cdimg --threads 2");
+    assert_eq!(fs::read(folder.path("alone.cdimg")).unwrap(), fs::read(folder.path("a.cdimg")).unwrap());
+    alone("merge a.cdimg b.cdimg m.cdimg --threads 2");
+    alone("verify m.cdimg --base oci:i:v1 --threads 2");
+    alone("patch v1.cdimg m.cdimg dir:out --threads 2");
+    assert!(folder.path("out/etc/text").is_file());
+}
+
+#[test]
 fn what_does_not_follow_is_refused() {
     let folder = series();
     let before = folder.names();

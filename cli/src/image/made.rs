@@ -9,9 +9,9 @@ use std::io::{self, BufWriter, Write};
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::PoisonError;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use d4c_sys::Map;
+use d4c_sys::{Map, on_threads};
 use dimg::Digest;
 use dimg::content::{Bytes, ContentSource, open_exact};
 use dimg::format::{Dimg, Recipe};
@@ -22,6 +22,9 @@ use crate::failure::{Failure, Kind, Reason};
 use crate::progress::Unit;
 
 const BUFFER_BYTES: usize = 256 << 10;
+
+/// Contents from this size on may be worked on by several threads.
+const SHARED_BYTES: u64 = 4 << 20;
 
 /// Contents that were made.
 pub(super) struct Made {
@@ -63,47 +66,47 @@ pub(super) fn make(
         recipes.values().filter(|recipe| wanted.contains(&recipe.content.digest)).collect();
     chosen.sort_by_key(|recipe| (recipe.place(), recipe.content.digest));
     let batches: Vec<&[&Recipe]> = chosen.chunk_by(|a, b| a.place().0 == b.place().0).collect();
-    let bytes = chosen.iter().map(|recipe| recipe.content.size).sum();
+    let bytes: u64 = chosen.iter().map(|recipe| recipe.content.size).sum();
     opener.progress.stage("make contents", Unit::Bytes, bytes);
 
     let next = AtomicUsize::new(0);
+    let count = opener.threads.get();
+    let left = AtomicU64::new(bytes);
     let failed: Mutex<Option<Failure>> = Mutex::new(None);
     let fail = |failure| {
         failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(failure);
         next.store(usize::MAX / 2, Ordering::Relaxed);
     };
-    let work = || -> Option<Worker<'_>> {
+    let workers = Mutex::new(Vec::new());
+    let work = || {
         let mut worker = match Worker::new(delta, base, opener.tmpdir) {
             Ok(worker) => worker,
             Err(failure) => {
                 fail(failure);
-                return None;
+                return;
             }
         };
         while let Some(batch) = batches.get(next.fetch_add(1, Ordering::Relaxed)) {
             for recipe in *batch {
-                if let Err(failure) = worker.make(recipe) {
+                // A content of more than its share of what is left would keep one thread busy while the rest wait.
+                let size = recipe.content.size;
+                let share = left.fetch_sub(size, Ordering::Relaxed) / count as u64;
+                let threads = if size >= share.max(SHARED_BYTES) { count } else { 1 };
+                if let Err(failure) = worker.make(recipe, threads) {
                     fail(failure);
-                    return None;
+                    return;
                 }
-                opener.progress.add(recipe.content.size);
+                opener.progress.add(size);
             }
         }
-        Some(worker)
+        workers.lock().unwrap_or_else(PoisonError::into_inner).push(worker);
     };
-    let count = opener.threads.get().min(batches.len().max(1));
-    let workers: Vec<_> = std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..count).map(|_| scope.spawn(work)).collect();
-        threads
-            .into_iter()
-            .map(|thread| thread.join().unwrap_or_else(|payload| std::panic::resume_unwind(payload)))
-            .collect()
-    });
+    on_threads(count.min(batches.len()), work);
     if let Some(failure) = failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
         return Err(failure);
     }
     let mut made = Made { files: Vec::new(), places: HashMap::with_capacity(chosen.len()) };
-    for worker in workers.into_iter().flatten() {
+    for worker in workers.into_inner().unwrap_or_else(PoisonError::into_inner) {
         let number = made.files.len();
         let (map, places) = worker.finish()?;
         made.files.push(Bytes::new(map));
@@ -135,7 +138,7 @@ impl<'a> Worker<'a> {
         Ok(Self { delta, dimg, base, tmpdir, out, offset: 0, places: Vec::new() })
     }
 
-    fn make(&mut self, recipe: &Recipe) -> Result<(), Failure> {
+    fn make(&mut self, recipe: &Recipe, threads: usize) -> Result<(), Failure> {
         let base = match &recipe.base {
             None => None,
             Some(content) => Some(open_exact(self.base, content).map_err(|error| {
@@ -149,7 +152,7 @@ impl<'a> Worker<'a> {
         let tmpdir = self.tmpdir;
         let scratch = || tempfile::tempfile_in(tmpdir);
         self.dimg
-            .make(recipe, base.as_deref(), &mut self.out, &scratch)
+            .make_on(threads, recipe, base.as_deref(), &mut self.out, &scratch)
             .map_err(|error| self.failure(error))?;
         let Content { digest, size } = recipe.content;
         self.places.push((digest, self.offset, size));

@@ -67,10 +67,15 @@ impl Folder {
 
     /// Runs `d4c` with these words in the folder.
     pub fn run(&self, words: &str) -> Output {
+        self.command(words).output().unwrap()
+    }
+
+    /// `d4c` with these words, to be run in the folder.
+    pub fn command(&self, words: &str) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_d4c"));
         command.args(words.split_whitespace()).current_dir(&self.0);
         command.env_remove("CONTAINERD_ADDRESS").env_remove("CONTAINERD_NAMESPACE").env_remove("TMPDIR");
-        command.output().unwrap()
+        command
     }
 
     /// As [`Folder::run`], of what succeeds; gives what it printed.

@@ -162,8 +162,23 @@ impl Dimg {
         out: &mut dyn Write,
         scratch: Scratch<'_>,
     ) -> Result<(), DimgError> {
+        self.make_on(1, recipe, base, out, scratch)
+    }
+
+    /// As [`Dimg::make`], with so many threads for what can be done side by side: for whoever waits for one large content.
+    ///
+    /// # Errors
+    /// As for [`Dimg::make`].
+    pub fn make_on(
+        &self,
+        threads: usize,
+        recipe: &Recipe,
+        base: Option<&[u8]>,
+        out: &mut dyn Write,
+        scratch: Scratch<'_>,
+    ) -> Result<(), DimgError> {
         let mut out = HashingWriter::new(out);
-        self.make_unverified(recipe, base, &mut out, scratch)?;
+        self.make_unverified(threads, recipe, base, &mut out, scratch)?;
         let found = out.finish();
         match found == recipe.content.digest {
             true => Ok(()),
@@ -171,12 +186,13 @@ impl Dimg {
         }
     }
 
-    /// As [`Dimg::make`], for an `out` that verifies what it gets by itself, so that no byte is hashed twice.
+    /// As [`Dimg::make_on`], for an `out` that verifies what it gets by itself, so that no byte is hashed twice.
     ///
     /// # Errors
     /// As for [`Dimg::make`], but a wrong digest is not noticed.
     pub fn make_unverified(
         &self,
+        threads: usize,
         recipe: &Recipe,
         base: Option<&[u8]>,
         out: &mut dyn Write,
@@ -199,22 +215,32 @@ impl Dimg {
             let old = between.as_ref().map_or(base, AsRef::as_ref);
             between = Some(if stage.out_bytes <= SMALL_STAGE_BYTES {
                 let mut made = Vec::new();
-                self.stage(stage, old, &mut made)?;
+                self.stage_on(threads, stage, old, &mut made)?;
                 Between::Memory(made)
             } else {
                 let file = scratch().map_err(DimgError::Output)?;
                 let mut writer = io::BufWriter::with_capacity(128 << 10, &file);
-                self.stage(stage, old, &mut writer)?;
+                self.stage_on(threads, stage, old, &mut writer)?;
                 writer.flush().map_err(DimgError::Output)?;
                 drop(writer);
                 Between::File(Map::file(&file).map_err(DimgError::Output)?)
             });
         }
-        self.stage(last, between.as_ref().map_or(base, AsRef::as_ref), out)
+        self.stage_on(threads, last, between.as_ref().map_or(base, AsRef::as_ref), out)
     }
 
     /// Writes exactly `stage.out_bytes` bytes.
     pub(crate) fn stage(&self, stage: &Stage, old: &[u8], out: &mut dyn Write) -> Result<(), DimgError> {
+        self.stage_on(1, stage, old, out)
+    }
+
+    fn stage_on(
+        &self,
+        threads: usize,
+        stage: &Stage,
+        old: &[u8],
+        out: &mut dyn Write,
+    ) -> Result<(), DimgError> {
         if !stage.codec.has_frame() {
             return unpack(stage, old, out);
         }
@@ -301,7 +327,7 @@ impl Dimg {
                 let map = map.ok_or_else(|| {
                     DimgError::corrupt("frame", offset, format!("it has no slot {}", stage.slot))
                 })?;
-                elf::relocate(old, map, version, out).map_err(DimgError::Output)
+                elf::relocate_on(old, map, version, threads, out).map_err(DimgError::Output)
             }
             (StageCodec::Reference, _) => ReferenceFrame::parse(bytes()?)
                 .and_then(|frame| frame.apply(old, stage.out_bytes, out))
@@ -350,15 +376,17 @@ impl Dimg {
     }
 }
 
-/// Writes the opened form of `old`.
+/// Writes the opened form of `old`; bytes of no use before an error.
 fn unpack(stage: &Stage, old: &[u8], out: &mut dyn Write) -> Result<(), DimgError> {
-    let plan = Plan::of(old, stage.out_bytes).filter(|plan| plan.opened_bytes() == stage.out_bytes);
-    let plan = plan.ok_or_else(|| {
-        let reason = format!("unpack {} bytes: they do not open to {}", old.len(), stage.out_bytes);
-        DimgError::corrupt("section RECIPES", 0, reason)
-    })?;
-    plan.unpack(old, out).map_err(|error| match error {
+    let plan = Plan::open(old, stage.out_bytes, out).map_err(|error| match error {
         crate::engine::EngineError::Output(source) => DimgError::Output(source),
         other => DimgError::corrupt("section RECIPES", 0, other.to_string()),
-    })
+    })?;
+    match plan.is_some_and(|plan| plan.opened_bytes() == stage.out_bytes) {
+        true => Ok(()),
+        false => {
+            let reason = format!("unpack {} bytes: they do not open to {}", old.len(), stage.out_bytes);
+            Err(DimgError::corrupt("section RECIPES", 0, reason))
+        }
+    }
 }

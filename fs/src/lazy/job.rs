@@ -9,6 +9,9 @@ use dimg::index::Content;
 
 use crate::store::{Job, ObjectStore, Output};
 
+/// From this size on a content is worth several threads.
+const LARGE_BYTES: u64 = 4 << 20;
+
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 type Sources = [Arc<dyn ContentSource>];
 
@@ -19,6 +22,7 @@ pub(super) struct Make<'a> {
     recipe: &'a Recipe,
     sources: &'a Sources,
     made: [Content; 1],
+    threads: usize,
 }
 
 impl<'a> Make<'a> {
@@ -28,7 +32,13 @@ impl<'a> Make<'a> {
         recipe: &'a Recipe,
         sources: &'a Sources,
     ) -> Self {
-        Self { store, dimg, recipe, sources, made: [recipe.content] }
+        Self { store, dimg, recipe, sources, made: [recipe.content], threads: 1 }
+    }
+
+    /// With so many threads, where the content is a large one.
+    pub(super) fn on(self, threads: usize) -> Self {
+        let large = self.recipe.content.size >= LARGE_BYTES;
+        Self { threads: if large { threads } else { 1 }, ..self }
     }
 
     fn base(&self, base: &Content) -> Result<Bytes, Failure> {
@@ -54,7 +64,7 @@ impl Job for Make<'_> {
         let base = self.recipe.base.as_ref().map(|base| self.base(base)).transpose()?;
         let scratch = || tempfile::tempfile_in(self.store.root());
         // The output verifies what it gets.
-        match self.dimg.make_unverified(self.recipe, base.as_deref(), output, &scratch) {
+        match self.dimg.make_unverified(self.threads, self.recipe, base.as_deref(), output, &scratch) {
             // The output knows better what it could not write.
             Err(DimgError::Output(error)) => Err(error.into()),
             made => Ok(made?),

@@ -195,7 +195,10 @@ impl Contents {
     fn with_job<T>(&self, content: &Content, run: impl FnOnce(&dyn Job) -> T) -> T {
         match self.way(content, self.steps.len()) {
             Way::Recipe(step, recipe) => {
-                run(&Make::new(&self.store, self.steps[step].file.dimg(), recipe, &self.sources))
+                // Somebody waits for it.
+                let threads = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+                let make = Make::new(&self.store, self.steps[step].file.dimg(), recipe, &self.sources);
+                run(&make.on(threads))
             }
             Way::Source => run(&Copy::new(*content, &self.sources)),
         }

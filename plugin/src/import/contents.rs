@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use d4c_image::tar::diff_id;
+use d4c_sys::on_threads;
 use di3fs::store::{Job, ObjectStore, Output, StoreError};
 use dimg::Digest;
 use dimg::content::open_exact;
@@ -55,7 +56,7 @@ impl Job for Make<'_> {
         let scratch_dir = self.objects.root().to_owned();
         let scratch = || tempfile::tempfile_in(&scratch_dir);
         // The output verifies what it gets.
-        match self.file.dimg().make_unverified(self.recipe, base.as_deref(), output, &scratch) {
+        match self.file.dimg().make_unverified(1, self.recipe, base.as_deref(), output, &scratch) {
             // The output knows better what it could not write.
             Err(DimgError::Output(error)) => Err(error.into()),
             made => Ok(made?),
@@ -84,12 +85,7 @@ pub(super) fn check_diff_ids(
             }
         }
     };
-    std::thread::scope(|scope| {
-        for _ in 1..workers.get().min(layers.len()) {
-            scope.spawn(work);
-        }
-        work();
-    });
+    on_threads(workers.get().min(layers.len()), work);
     failure.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
 }
 
