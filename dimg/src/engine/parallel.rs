@@ -92,12 +92,15 @@ pub(crate) fn in_order<T: Send>(
     });
 }
 
+/// What a worker does with a job.
+type Work<'w, J, D> = dyn Fn(J) -> D + Sync + 'w;
+
 /// Jobs for worker threads, and what they make of them. Of the jobs under way, at most twice as many as there are threads are held.
 pub(crate) struct Workers<'w, J, D> {
     jobs: Sender<J>,
     done: Receiver<D>,
     /// What a worker would take from and do, when the system granted none.
-    alone: Option<(Receiver<J>, &'w (dyn Fn(J) -> D + Sync))>,
+    alone: Option<(Receiver<J>, &'w Work<'w, J, D>)>,
 }
 
 impl<J, D> Workers<'_, J, D> {
@@ -139,7 +142,7 @@ pub(crate) fn with_workers<J: Send, D: Send, R>(
             };
             spawn_scoped(scope, run).is_some()
         });
-        let alone = (granted.count() == 0).then(|| (jobs.clone(), work as &(dyn Fn(J) -> D + Sync)));
+        let alone = (granted.count() == 0).then(|| (jobs.clone(), work as &Work<'_, J, D>));
         drop((jobs, done_sender));
         coordinate(Workers { jobs: job_sender, done, alone })
     })
