@@ -1,11 +1,14 @@
-//! Ordinary pulls where something stands in the way of a delta: a login, signatures, a bad registry.
+//! Ordinary pulls where something stands in the way of a delta: a login, signatures, a full disk, a bad registry.
 
-use anyhow::{Result, ensure};
+use std::fs;
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
 use d4c_integration::Sandbox;
 use d4c_integration::containerd::{Containerd, Version};
 use d4c_integration::faults::{Proxy, random_fault};
 use d4c_integration::images::Series;
-use d4c_integration::program::d4c;
+use d4c_integration::program::{Output, d4c};
 use d4c_integration::registry::{Kind, Registry};
 use d4c_integration::snapshotter::Snapshotter;
 
@@ -125,6 +128,47 @@ fn only_deltas_of_trusted_keys() -> Result<()> {
         sandbox.close()?;
     }
     Ok(())
+}
+
+/// On a full disk the pull fails, as it would without deltas, and nothing of it stays; when there is room again the delta is used.
+#[test]
+fn a_full_disk() -> Result<()> {
+    if VERSION != Version::Two {
+        return Ok(());
+    }
+    let sandbox = Sandbox::new()?;
+    let registry = Registry::start(&sandbox)?;
+    let series = Series::named("tiny")?;
+    for tag in ["v1", "v2"] {
+        registry.push(&series, tag, &format!("app:{tag}"))?;
+    }
+    publish(&registry, "v1", "v2")?;
+    sandbox.tmpfs("di3fs", 64 << 20)?;
+    let plugin = Snapshotter::start_pulling(&sandbox, 30, &["--route", "overlay"])?;
+    let containerd = Containerd::start(&sandbox, VERSION)?;
+    let name = |tag: &str| registry.reference(&format!("app:{tag}"));
+    pull(&containerd, &name("v1"))?.success()?;
+    let filler = Snapshotter::root(&sandbox).join("filler");
+    let mut fill = Command::new("dd");
+    fill.args(["if=/dev/zero", "bs=4096", "status=none"]).arg(format!("of={}", filler.display()));
+    ensure!(Output::of(&mut fill)?.code != 0, "the disk is not full");
+    let refused = pull(&containerd, &name("v2"))?;
+    ensure!(
+        refused.code != 0 && refused.stderr.to_ascii_lowercase().contains("no space left"),
+        "{}",
+        refused.stderr
+    );
+    let log = plugin.log();
+    ensure!(log.contains(PULLED) && !log.contains("panicked"), "{log}");
+    fs::remove_file(&filler).context("remove what fills the disk")?;
+    pull(&containerd, &name("v2"))?.success()?;
+    ensure!(plugin.log().matches(MADE).count() == 1, "{}", plugin.log());
+    let seen = release(&containerd, &name("v2"))?;
+    ensure!(seen == "v1\nversion 2\n", "{seen}");
+    containerd.stop()?;
+    plugin.terminate()?;
+    registry.stop()?;
+    sandbox.close()
 }
 
 /// Random faults of the registry, for containerd as for the plugin, `D4C_PULL_FAULTS` of them (12 when that is not set): whoever pulls again until

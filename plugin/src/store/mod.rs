@@ -12,6 +12,7 @@
 //! redb locks its file: a second plugin on the same root is refused. Nothing here is async.
 
 mod reaper;
+mod records;
 mod snapshots;
 mod tables;
 mod trees;
@@ -23,10 +24,11 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use redb::{Database, DatabaseError, ReadTransaction, ReadableDatabase, ReadableTable, WriteTransaction};
+use redb::{ReadTransaction, ReadableTable, WriteTransaction};
 
 use crate::error::{Error, Result};
 use reaper::Reaper;
+use records::Records;
 pub use snapshots::{Created, Layers};
 pub use tables::TreeState;
 use tables::{CHAINS, CHILDREN, KEY_NEXT, KEY_VERSION, META, SNAPSHOTS, TREES, TreeRecord, VERSION};
@@ -37,7 +39,7 @@ pub use usage::disk_usage;
 #[derive(Debug)]
 pub struct Store {
     root: PathBuf,
-    db: Database,
+    records: Records,
     next: AtomicU64,
     reaper: Reaper,
 }
@@ -50,13 +52,10 @@ impl Store {
     pub fn open(root: &Path) -> Result<Self> {
         let root = make_root(root)?;
         let path = root.join("metadata.redb");
-        let db = Database::create(&path).map_err(|e| match e {
-            DatabaseError::DatabaseAlreadyOpen => Error::InUse { what: "root", path: root.clone() },
-            e => Error::metadata("open")(e),
-        })?;
+        let records = Records::open(path.clone())?;
         fs::set_permissions(&path, Permissions::from_mode(0o600)).map_err(Error::io("set mode", &path))?;
-        let next = AtomicU64::new(prepare_tables(&db)?);
-        let store = Self { root, db, next, reaper: Reaper::start()? };
+        let next = AtomicU64::new(prepare_tables(&records)?);
+        let store = Self { root, records, next, reaper: Reaper::start()? };
         store.sweep(true)?;
         Ok(store)
     }
@@ -65,13 +64,6 @@ impl Store {
     #[must_use]
     pub fn root(&self) -> &Path {
         &self.root
-    }
-
-    /// The database, for tables of other parts of the plugin. Their transactions wait for ours and ours for
-    /// theirs: keep them short, and call nothing of the store inside one.
-    #[must_use]
-    pub fn database(&self) -> &Database {
-        &self.db
     }
 
     /// Where the files of directory `number` are.
@@ -106,21 +98,16 @@ impl Store {
         action: &'static str,
         change: impl FnOnce(&WriteTransaction) -> Result<T>,
     ) -> Result<T> {
-        let tx = self.db.begin_write().map_err(Error::metadata(action))?;
-        match change(&tx) {
-            Ok(value) => {
-                tx.commit().map_err(Error::metadata(action))?;
-                Ok(value)
-            }
-            Err(e) => {
-                tx.abort().map_err(Error::metadata(action))?;
-                Err(e)
-            }
-        }
+        let tx = self.records.begin_write(action)?;
+        let changed = match change(&tx) {
+            Ok(value) => tx.commit().map_err(Error::metadata(action)).map(|()| value),
+            Err(e) => tx.abort().map_err(Error::metadata(action)).and(Err(e)),
+        };
+        self.records.told(changed)
     }
 
     fn read(&self, action: &'static str) -> Result<ReadTransaction> {
-        self.db.begin_read().map_err(Error::metadata(action))
+        self.records.begin_read(action)
     }
 
     /// Takes a number and makes its directories; call it inside the transaction that records them.
@@ -190,8 +177,8 @@ fn make_root(root: &Path) -> Result<PathBuf> {
 }
 
 /// Makes sure that all tables exist, so that readers need not care, and returns the next free number.
-fn prepare_tables(db: &Database) -> Result<u64> {
-    let tx = db.begin_write().map_err(Error::metadata("open"))?;
+fn prepare_tables(records: &Records) -> Result<u64> {
+    let tx = records.begin_write("open")?;
     let next = {
         let mut meta = tx.open_table(META).map_err(Error::metadata("open table"))?;
         let version = meta.get(KEY_VERSION).map_err(Error::metadata("read version"))?.map(|v| v.value());
