@@ -38,7 +38,7 @@ mod tests {
     #[test]
     fn sees_what_is_allocated() {
         let (length, most) = super::peak(|| {
-            let bytes = vec![1u8; 64 << 20];
+            let bytes = std::hint::black_box(vec![1u8; 64 << 20]);
             std::thread::sleep(super::INTERVAL * 5);
             bytes.len() as u64
         });

@@ -77,6 +77,21 @@ impl Sandbox {
         Ok(path)
     }
 
+    /// A small ext4 in it, on a loop device: unlike a tmpfs it can have an EROFS image mounted from it. To be unmounted before the sandbox
+    /// is closed.
+    ///
+    /// # Errors
+    /// Fails when it cannot be made or mounted.
+    pub fn ext4(&self, name: &str, bytes: u64) -> Result<PathBuf> {
+        let (path, file) = (self.dir(name)?, self.path(&format!("{name}.ext4")));
+        File::create(&file)?.set_len(bytes)?;
+        let made = self.command("mkfs.ext4").args(["-q", "-m", "0"]).arg(&file).status()?;
+        let mounted = made.success()
+            && self.command("mount").args(["-o", "loop"]).arg(&file).arg(&path).status()?.success();
+        ensure!(mounted, "cannot mount an ext4 at {}", path.display());
+        Ok(path)
+    }
+
     /// A command whose processes belong to the sandbox.
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new(program);

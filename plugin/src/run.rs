@@ -2,7 +2,7 @@
 
 use std::io::IsTerminal;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use containerd_shim_protos::events::snapshot::SnapshotCommit;
 use di3fs::mount::{MountError, Route, find_route};
@@ -15,7 +15,7 @@ use crate::control::ControlServer;
 use crate::error::{Error, Result};
 use crate::events::Events;
 use crate::holder::Holder;
-use crate::import::{Finisher, Importer, Sweeper};
+use crate::import::{Finisher, Importer, Mounts, Sweeper};
 use crate::mounts::OverlayOptions;
 use crate::notify::notify;
 use crate::pull::Puller;
@@ -51,8 +51,9 @@ async fn serve_all(config: &Config) -> Result<()> {
     tracing::info!(root = %store.root().display(), %route, "store open");
     let open = if route == Route::Overlay { Importer::open } else { Importer::open_lazy };
     let importer = Arc::new(open(store.clone())?.with_diff_ids(config.diff_ids).with_space(config.space));
-    importer.watch_room();
     let serving = Arc::new(Serving::open(importer.clone(), holder, route)?);
+    let mounts = Arc::downgrade(&serving);
+    importer.watch_room(mounts as Weak<dyn Mounts>);
     let (swept, finished) = ((importer.clone(), serving.clone()), serving.clone());
     let sweep = move || {
         swept.0.sweep_unused();

@@ -120,6 +120,7 @@ fn nothing_is_made_before_it_is_opened(route: &str) -> Result<()> {
         ensure!(!reader.is_finished(), "did not wait for the plugin: {:?}", reader.join());
         let plugin = Snapshotter::start(&sandbox, &late)?;
         let read = reader.join().map_err(|_| anyhow::anyhow!("the reader panicked"))??;
+        wait_for("the order of first opens", || Ok(delta.with_file_name("opened").exists()))?;
         plugin.terminate()?;
         Ok(read)
     })?;
@@ -222,6 +223,63 @@ fn made_when_asked_for_and_given_back() -> Result<()> {
     wait_for("the snapshots to be collected", || Ok(containerd.snapshots("di3fs")?.is_empty()))?;
     containerd.stop()?;
     ensure!(plugin.terminate()?.success(), "the plugin did not end well");
+    sandbox.close()
+}
+
+/// On a full disk what can be made again and no container sees goes; when there is nothing of that, one file cannot be opened and
+/// the others can; with room it can be opened. And a limit is kept without being asked.
+#[test]
+fn a_full_disk_fails_a_file_and_not_the_others() -> Result<()> {
+    const OTHER: &str = "example.com/tiny:other";
+    let sandbox = Sandbox::new()?;
+    let root = sandbox.ext4("di3fs", 48 << 20)?;
+    let flags = ["--route", "erofs", "--prefetch", "false", "--finish-after", "0", "--store-reserve", "0"];
+    let plugin = Snapshotter::start(&sandbox, &flags)?;
+    let containerd = Containerd::start(&sandbox, VERSION)?;
+    containerd.d4c(["load", &deltas("tiny")?[0], "--name", NAME])?.success()?;
+    let other = sandbox.path("other.cdimg").to_string_lossy().into_owned();
+    d4c(["convert", &Series::named("tiny")?.source(TAGS[1]), &other])?.success()?;
+    containerd.d4c(["load", &other, "--name", OTHER])?.success()?;
+    let status = |field: &str| -> Result<u64> {
+        let said = containerd.d4c(["status", "--json"])?.success()?.stdout;
+        let said: serde_json::Value = serde_json::from_str(&said)?;
+        said[field].as_u64().ok_or_else(|| anyhow::anyhow!("no {field}: {said}"))
+    };
+    let read = |path: &str| -> Result<bool> {
+        let command = format!("cat {path} > /dev/null 2>&1 && echo yes || echo no");
+        Ok(containerd.exec("reader", &["sh", "-c", &command])?.trim() == "yes")
+    };
+    let fill = || -> Result<tempfile::NamedTempFile> {
+        let mut filler = tempfile::NamedTempFile::new_in(&root)?;
+        // What is only promised to a file takes more room than what is written.
+        for _ in 0..5 {
+            while std::io::Write::write_all(&mut filler, &[0; 4096]).is_ok() {}
+            filler.as_file().sync_all()?;
+        }
+        Ok(filler)
+    };
+    // Much more than what will be asked for: the file system takes some for itself.
+    containerd.run("di3fs", NAME, &["cat", "/app/data.bin"])?;
+    containerd.run_detached("di3fs", OTHER, "reader", &["sleep", "1000"])?;
+    ensure!(read("/app/release")?, "not read with room");
+    let (first, removed) = (fill()?, status("contents_removed")?);
+    ensure!(read("/app/new-in-2")?, "no room was made");
+    ensure!(status("contents_removed")? > removed && status("contents_failed")? == 0, "nothing given back");
+    let second = fill()?;
+    ensure!(!read("/app/kept.bin")? && !read("/app/kept.bin")?, "read without room");
+    ensure!(read("/app/release")? && read("/app/new-in-2")?, "others fail, too");
+    let lines = plugin.log().matches("content not made").count();
+    let failed = status("contents_failed")?;
+    ensure!((lines, failed) == (1, 2), "{lines} lines, {failed} failures");
+    drop((first, second));
+    ensure!(read("/app/kept.bin")?, "not read with room again");
+    containerd.remove("reader")?;
+    ensure!(plugin.terminate()?.success(), "the plugin did not end well");
+    let plugin = Snapshotter::start(&sandbox, &[&flags[..], &["--store-limit", "1KiB"]].concat())?;
+    wait_for("the limit", || Ok(status("store_bytes")? <= 1024))?;
+    containerd.stop()?;
+    ensure!(plugin.terminate()?.success(), "the plugin did not end well");
+    sandbox.command("umount").arg(&root).status()?;
     sandbox.close()
 }
 

@@ -24,7 +24,7 @@ use std::collections::{HashMap, HashSet};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicUsize;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use d4c_sys::Map;
 use di3fs::checkout::{self, checkout_layer};
@@ -44,7 +44,7 @@ pub use lazy::ServedImage;
 use record::Records;
 pub use record::{ImageRecord, chain_ids};
 use room::Full;
-pub use room::{Evicted, Prefetched, RoomLeft};
+pub use room::{Evicted, Mounts, Prefetched, RoomLeft};
 pub use sweeper::Sweeper;
 
 use crate::config::{DiffIds, Space};
@@ -74,6 +74,7 @@ pub struct Importer {
     work: Work,
     space: Space,
     last_full: Mutex<Full>,
+    mounts: OnceLock<Weak<dyn Mounts>>,
 }
 
 /// Indexes of an image's layers, the lowest first.
@@ -153,6 +154,7 @@ impl Importer {
             work: Work::default(),
             space: Space::default(),
             last_full: Mutex::default(),
+            mounts: OnceLock::new(),
         })
     }
 

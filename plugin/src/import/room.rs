@@ -1,8 +1,9 @@
 //! Making all of an image now, and giving back what can be made again.
 
 use std::collections::HashSet;
+use std::fmt;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, MutexGuard, PoisonError, TryLockError, Weak};
+use std::sync::{Arc, MutexGuard, PoisonError, TryLockError, Weak, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -21,6 +22,12 @@ const LOOK_AGAIN: Duration = Duration::from_secs(60);
 const READERS_LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// More than a reader's content needs is given back, so that not each of them has to.
 const ROOM: u64 = 16 << 20;
+
+/// Mounts of images: what they have looked at stays on the disk when it is removed, until they end.
+pub trait Mounts: fmt::Debug + Send + Sync {
+    /// Ends those that no container lies on. What is wanted again is mounted again.
+    fn end_unused(&self);
+}
 
 /// What [`Importer::prefetch`] made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,7 +92,22 @@ impl Importer {
         self.evict_until(Until { keep_bytes, free_bytes: 0 }, PATIENCE)
     }
 
+    /// On a thread of its own, and not for ever: a mount ends after its readers, one of which may wait for us.
+    fn end_unused_mounts(&self) {
+        let Some(mounts) = self.mounts.get().and_then(Weak::upgrade) else { return };
+        let (done, ended) = mpsc::channel();
+        let end = move || {
+            mounts.end_unused();
+            let _ = done.send(());
+        };
+        match thread::Builder::new().name("end mounts".to_owned()).spawn(end) {
+            Ok(_) => drop(ended.recv_timeout(READERS_PATIENCE)),
+            Err(error) => tracing::warn!(%error, "cannot end unused mounts"),
+        }
+    }
+
     fn evict_until(&self, until: Until, patience: Duration) -> Result<Evicted> {
+        self.end_unused_mounts();
         let end = Instant::now() + patience;
         self.hurry.fetch_add(1, Ordering::Relaxed);
         let evicted = loop {
@@ -114,8 +136,10 @@ impl Importer {
         Ok(evicted.map(|(removed, left_bytes)| Evicted { removed, left_bytes }))
     }
 
-    /// Has the store tell of space from now on.
-    pub fn watch_room(self: &Arc<Self>) {
+    /// Has the store tell of space from now on; `mounts` are of images of this importer.
+    pub fn watch_room(self: &Arc<Self>, mounts: Weak<dyn Mounts>) {
+        // There is one plugin, which asks once.
+        let _ = self.mounts.set(mounts);
         self.objects.set_room(Arc::new(Watch { importer: Arc::downgrade(self) }));
     }
 

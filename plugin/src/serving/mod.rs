@@ -19,7 +19,7 @@ use di3fs::mount::{Lower, Options, Route, Served};
 
 use crate::error::{Error, Result};
 use crate::holder::Holder;
-use crate::import::Importer;
+use crate::import::{Importer, Mounts};
 
 /// What a snapshot that stands on a lazily made layer lies on.
 pub trait LowerProvider: Send + Sync {
@@ -232,6 +232,17 @@ impl LowerProvider for Serving {
 }
 
 /// Unmounts what is mounted in the state of a served tree, and removes it.
+impl Mounts for Serving {
+    fn end_unused(&self) {
+        // Whoever has it may wait for the very content that there is no room for.
+        let Ok(mut served) = self.served.try_lock() else { return };
+        let Some(used) = self.used() else { return };
+        for (chain_id, one) in served.extract_if(.., |chain_id, _| !used.contains(chain_id)) {
+            self.end(&chain_id, one);
+        }
+    }
+}
+
 fn remove(state: &Path) {
     if let Err(error) = di3fs::mount::remove(state) {
         tracing::warn!(%error, "not removed");
