@@ -286,6 +286,15 @@ config_path = {hosts:?}
         Output::of(command.args(arguments))
     }
 
+    /// Waits until containerd sees a plugin that was started again: after a failure it dials only when some time, seconds at most, has passed.
+    ///
+    /// # Errors
+    /// It does not in time.
+    pub fn wait_for_plugin(&self) -> Result<()> {
+        let listed = || Ok(self.ctr(["snapshots", "--snapshotter", "di3fs", "ls"])?.code == 0);
+        wait_for("containerd to see the plugin again", listed)
+    }
+
     /// The full name of a container: unique on this machine, for its cgroup.
     pub fn container(&self, name: &str) -> String {
         format!("{}-{name}", self.sandbox.root().file_name().and_then(|base| base.to_str()).unwrap_or("d4c"))

@@ -233,6 +233,7 @@ fn the_plugin_is_killed(route: &str) -> Result<()> {
     let rounds = || Ok(fs::read(root.join("rounds")).is_ok_and(|rounds| !rounds.is_empty()));
     wait_for("the container to have checked all files", rounds)?;
     ensure!(!root.join("failed").exists(), "in the container: {}", fs::read_to_string(root.join("failed"))?);
+    containerd.wait_for_plugin()?;
     let seen = containerd.run("di3fs", NAME, &["/bin/cat", "/data/0/7"])?;
     ensure!(seen.contains("release 2 of file 7"), "a new container sees something else");
     let plugin = running.context("no plugin runs")?;
@@ -346,8 +347,8 @@ fn a_service_manager_keeps_what_is_served() -> Result<()> {
     let plugin = manager.start(&sandbox, &flags)?;
     manager.listen()?;
     ensure!(manager.kept.len() == 1, "{:?}", manager.kept.keys());
-    // containerd tries again to reach the plugin when some time has passed.
-    wait_for("a new container", || Ok(containerd.run("di3fs", NAME, &["/bin/cat", "/data/0/7"]).is_ok()))?;
+    containerd.wait_for_plugin()?;
+    containerd.run("di3fs", NAME, &["/bin/cat", "/data/0/7"])?;
     end(containerd, plugin)?;
     manager.listen()?;
     ensure!(manager.kept.is_empty(), "never forgotten: {:?}", manager.kept.keys());

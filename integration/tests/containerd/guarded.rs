@@ -56,9 +56,7 @@ fn a_registry_with_a_login(kind: Kind) -> Result<()> {
     plugin.terminate()?;
     let without = format!("auth_file = \"/nonexistent\"\n{hosts}");
     let plugin = Snapshotter::start_pulling_with(&sandbox, 30, "", &without, &[])?;
-    d4c_integration::sandbox::wait_for("the plugin to be seen again", || {
-        Ok(containerd.ctr(["snapshots", "--snapshotter", "di3fs", "ls"])?.code == 0)
-    })?;
+    containerd.wait_for_plugin()?;
     pull("v3")?;
     let log = plugin.log();
     ensure!(log.matches(MADE).count() == 1, "{log}");
