@@ -7,11 +7,10 @@ delta by `d4c pull`, each on a containerd of its own. Then v2 is pulled and a pr
 Environment: D4C_BIN_DIR (target/release), D4C_CACHE (/var/cache/d4c), D4C_ROUTE (the snapshotter's default), D4C_RATE (10mbit), D4C_DELAY
 (milliseconds, 50).
 """
-import asyncio, json, os, pathlib, shutil, signal, socket, subprocess, sys, tempfile, threading, time
+import asyncio, os, pathlib, shutil, subprocess, sys, tempfile, threading, time
 
-REPO = pathlib.Path(__file__).resolve().parent.parent
-BIN = pathlib.Path(os.environ.get("D4C_BIN_DIR", REPO / "target/release"))
-CACHE = pathlib.Path(os.environ.get("D4C_CACHE", "/var/cache/d4c"))
+from benchlib import BIN, REPO, Node, Registry, begin, give_up, run
+
 RATE = os.environ.get("D4C_RATE", "10mbit")
 DELAY = float(os.environ.get("D4C_DELAY", "50")) / 1000
 # What each series runs: a program whose update is the point of it.
@@ -23,13 +22,6 @@ PROGRAMS = {
 NETNS = f"d4c-link-{os.getpid()}"
 OUR_END, NODE_END = f"d4l{os.getpid() % 100000}a", f"d4l{os.getpid() % 100000}b"
 HOST, NODE = "10.213.77.1", "10.213.77.2"
-
-
-def run(*command):
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
-    if done.returncode != 0:
-        sys.exit(f"link-bench: {' '.join(map(str, command))}: {done.stderr.strip() or done.stdout.strip()}")
-    return done.stdout
 
 
 def inside(*command):
@@ -76,82 +68,6 @@ class Proxy:
             await sender
 
 
-class Daemons:
-    """What was started, ended in reverse order."""
-
-    def __init__(self, work):
-        self.work, self.running = work, []
-
-    def start(self, name, command, ready):
-        log = open(self.work / f"{name}.log", "w")
-        process = subprocess.Popen([str(part) for part in command], stdout=log, stderr=log)
-        self.running.append(process)
-        for _ in range(400):
-            if ready():
-                return
-            if process.poll() is not None:
-                break
-            time.sleep(0.05)
-        sys.exit(f"link-bench: {name} does not answer: {(self.work / f'{name}.log').read_text()[-2000:]}")
-
-    def stop(self):
-        for process in reversed(self.running):
-            process.terminate()
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                process.kill()
-        self.running = []
-
-
-def answers(*command):
-    return lambda: subprocess.run([str(part) for part in command], capture_output=True).returncode == 0
-
-
-class Node:
-    """A containerd with our snapshotter, in the namespace."""
-
-    def __init__(self, work):
-        work.mkdir()
-        self.work, self.daemons = work, Daemons(work)
-        snapshotter = [BIN / "di3fs-snapshotter", "--root", work / "di3fs", "--address", work / "s.sock", "--control", work / "c.sock"]
-        snapshotter += ["--containerd", work / "containerd.sock"]
-        if route := os.environ.get("D4C_ROUTE"):
-            snapshotter += ["--route", route]
-        self.daemons.start("snapshotter", inside(*snapshotter), (work / "s.sock").exists)
-        config = work / "containerd.toml"
-        config.write_text(f"""version = 2
-root = "{work}/containerd"
-state = "{work}/state"
-disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.internal.v1.opt"]
-[grpc]
-address = "{work}/containerd.sock"
-[ttrpc]
-address = "{work}/containerd.sock.ttrpc"
-[debug]
-level = "warn"
-[proxy_plugins.di3fs]
-type = "snapshot"
-address = "{work}/s.sock"
-""")
-        self.daemons.start("containerd", inside("containerd", "--config", config), answers("ctr", "--address", work / "containerd.sock", "version"))
-
-    def ctr(self, *arguments):
-        return run(*inside("ctr", "--address", self.work / "containerd.sock", *arguments))
-
-    def d4c(self, *arguments):
-        common = ["--address", self.work / "containerd.sock", "--control", self.work / "c.sock", "--progress", "none", "--json"]
-        return json.loads(run(*inside(BIN / "d4c", *common, *arguments)))
-
-    def stop(self):
-        self.daemons.stop()
-        points = [line.split()[4] for line in open("/proc/self/mountinfo")]
-        for point in sorted((point for point in points if point.startswith(f"{self.work}/")), reverse=True):
-            subprocess.run(["umount", "-l", point], check=False)
-        # The plugin's holder of FUSE sessions, which outlives it.
-        subprocess.run(["pkill", "-f", f"{self.work}/"], check=False)
-
-
 def shape(on):
     for device, prefix in ((OUR_END, []), (NODE_END, inside())):
         if on:
@@ -169,7 +85,7 @@ def timed(proxy, pull, start):
 
 
 def usual(work, proxy, image, program):
-    node = Node(work / "usual")
+    node = Node(work / "usual", inside())
     try:
         node.ctr("images", "pull", "--plain-http", f"{image}:v1")
         shape(True)
@@ -186,7 +102,7 @@ def usual(work, proxy, image, program):
 
 
 def by_delta(work, proxy, image, program):
-    node = Node(work / "delta")
+    node = Node(work / "delta", inside())
     try:
         node.d4c("pull", "--insecure", f"{image}:v1")
         # As a node has it that has had it for a while.
@@ -205,39 +121,28 @@ def by_delta(work, proxy, image, program):
 
 
 def measure(work, series):
-    layout, program = CACHE / "images" / series, PROGRAMS[series]
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    config = work / "registry.yml"
-    config.write_text(f"version: 0.1\nlog: {{level: error, accesslog: {{disabled: true}}}}\nstorage: {{filesystem: {{rootdirectory: {work}/registry}}}}\nhttp: {{addr: '127.0.0.1:{port}'}}\n")
-    registry = Daemons(work)
+    program = PROGRAMS[series]
+    registry = Registry(work)
     try:
-        registry.start("registry", ["docker-registry", "serve", config], lambda: not socket.socket().connect_ex(("127.0.0.1", port)))
         for tag in ("v1", "v2"):
-            run("skopeo", "copy", "--quiet", "--dest-tls-verify=false", f"oci:{layout}:{tag}", f"docker://127.0.0.1:{port}/app:{tag}")
-        local = f"docker://127.0.0.1:{port}/app"
+            registry.push(series, tag, "app")
+        local = f"docker://{registry.name('app')}"
         run(BIN / "d4c", "diff", "--progress", "none", f"{local}:v1", f"{local}:v2", "docker://")
-        proxy = Proxy(port)
+        proxy = Proxy(registry.port)
         image = f"{HOST}:{proxy.port}/app"
         ours = by_delta(work, proxy, image, program)
         theirs = usual(work, proxy, image, program)
         if ours[2] != theirs[2]:
-            sys.exit(f"link-bench: {series}: {ours[2]!r} by delta, {theirs[2]!r} as usual")
+            give_up(f"{series}: {ours[2]!r} by delta, {theirs[2]!r} as usual")
         return ours, theirs
     finally:
         registry.stop()
 
 
 def main():
-    if os.geteuid() != 0:
-        sys.exit("link-bench: must be root")
-    for tool in ("containerd", "ctr", "runc", "docker-registry", "skopeo", "ip", "tc", "nsenter"):
-        if shutil.which(tool) is None:
-            sys.exit(f"link-bench: no {tool}: run make setup")
+    begin("containerd", "ctr", "runc", "docker-registry", "skopeo", "ip", "tc", "nsenter")
     series = sys.argv[1:] or list(PROGRAMS)
     run(REPO / "hack/images.sh", *series)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     work = pathlib.Path(tempfile.mkdtemp(prefix="d4c-link."))
     print("| image, v1 to v2 | usual pull, bytes | s | delta, bytes | s | times as fast |\n|---|--:|--:|--:|--:|--:|", flush=True)
     try:

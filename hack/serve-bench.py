@@ -5,11 +5,10 @@ Nodes are processes in network namespaces of their own on one bridge. First ther
 made, once for all who ask. Then the deltas between neighbours are there, too: v1 to v3 is asked of fresh servers, made by one and merged by
 the other. Prints what was seen. Environment: D4C_BIN_DIR (target/release), D4C_CACHE (/var/cache/d4c).
 """
-import json, os, pathlib, shutil, signal, socket, subprocess, sys, tempfile, time, urllib.request
+import json, os, pathlib, shutil, subprocess, tempfile, time, urllib.request
 
-REPO = pathlib.Path(__file__).resolve().parent.parent
-BIN = pathlib.Path(os.environ.get("D4C_BIN_DIR", REPO / "target/release"))
-CACHE = pathlib.Path(os.environ.get("D4C_CACHE", "/var/cache/d4c"))
+from benchlib import BIN, CACHE, REPO, Daemons, Registry, begin, free_port, run
+
 SERIES = ["debian-nginx", "npm-node", "npm-esbuild", "npm-closure", "pypi-numpy", "pypi-uv"]
 STEPS = [("v1", "v2"), ("v2", "v3"), ("v1", "v3")]
 PAIRS = [(series, old, new) for series in SERIES for old, new in STEPS]
@@ -18,52 +17,14 @@ NODES = 100
 BRIDGE, HOST = f"d4s{os.getpid() % 100000}", "10.214.0.1"
 
 
-def run(*command):
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
-    if done.returncode != 0:
-        sys.exit(f"serve-bench: {' '.join(map(str, command))}: {done.stderr.strip() or done.stdout.strip()}")
-    return done.stdout
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return probe.getsockname()[1]
-
-
-def wait_for(what, process, ready):
-    for _ in range(400):
-        if ready():
-            return
-        if process.poll() is not None:
-            break
-        time.sleep(0.05)
-    sys.exit(f"serve-bench: {what} does not answer")
-
-
-class Registry:
-    def __init__(self, work):
-        self.port = free_port()
-        config = work / "registry.yml"
-        config.write_text(
-            f"version: 0.1\nlog: {{level: error, accesslog: {{disabled: true}}}}\n"
-            f"storage: {{filesystem: {{rootdirectory: {work}/registry}}}}\nhttp: {{addr: '127.0.0.1:{self.port}'}}\n"
-        )
-        self.process = subprocess.Popen(["docker-registry", "serve", config], stderr=subprocess.DEVNULL)
-        wait_for("docker-registry", self.process, lambda: not socket.socket().connect_ex(("127.0.0.1", self.port)))
-
-    def name(self, series):
-        return f"127.0.0.1:{self.port}/{series}"
-
-
 class Serve:
     """One d4c serve that keeps what it makes in a folder of its own."""
 
     def __init__(self, registry, folder):
-        self.port = free_port()
+        folder.mkdir()
+        self.port, self.daemons = free_port(HOST), Daemons(folder.parent)
         command = [BIN / "d4c", "--quiet", "serve", "--listen", f"{HOST}:{self.port}", "--registry", f"127.0.0.1:{registry.port}"]
-        self.process = subprocess.Popen([*map(str, command), "--dir", str(folder), "--log-level", "error"])
-        wait_for("d4c serve", self.process, self.is_there)
+        self.process = self.daemons.start(f"serve-{folder.name}", [*command, "--dir", folder, "--log-level", "error"], self.is_there)
 
     def is_there(self):
         try:
@@ -92,8 +53,7 @@ class Serve:
         return int(status.split("VmHWM:")[1].split()[0]) // 1024
 
     def stop(self):
-        self.process.terminate()
-        self.process.wait(20)
+        self.daemons.stop()
 
 
 def digest(series, tag):
@@ -160,13 +120,8 @@ def merged_beside_made(registry, work):
 
 
 def main():
-    if os.geteuid() != 0:
-        sys.exit("serve-bench: must be root")
-    for tool in ("docker-registry", "skopeo", "ip", "nsenter", "curl"):
-        if shutil.which(tool) is None:
-            sys.exit(f"serve-bench: no {tool}: run make setup")
+    begin("docker-registry", "skopeo", "ip", "nsenter", "curl")
     run(REPO / "hack/images.sh", *SERIES, "npm-postgres")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     work = pathlib.Path(tempfile.mkdtemp(prefix="d4c-serve."))
     registry = None
     try:
@@ -174,8 +129,7 @@ def main():
         registry = Registry(work)
         for series in [*SERIES, "npm-postgres"]:
             for tag in ("v1", "v2", "v3") if series in SERIES else ("v1", "v2"):
-                target = f"docker://{registry.name(series)}:{tag}"
-                run("skopeo", "copy", "--quiet", "--dest-tls-verify=false", f"oci:{CACHE}/images/{series}:{tag}", target)
+                registry.push(series, tag)
         serve = Serve(registry, work / "all")
         try:
             all_at_once(registry, serve, work)
@@ -184,8 +138,7 @@ def main():
         merged_beside_made(registry, work)
     finally:
         if registry:
-            registry.process.terminate()
-            registry.process.wait(20)
+            registry.stop()
         no_network()
         shutil.rmtree(work, ignore_errors=True)
 
