@@ -1,6 +1,7 @@
 //! Puts the plugin together and runs it until a signal ends it.
 
 use std::io::IsTerminal;
+use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::{Arc, Weak};
 
@@ -30,6 +31,8 @@ use crate::store::Store;
 /// # Errors
 /// If the configuration is wrong, or the root or a socket is in use or cannot be made.
 pub fn run(flags: Flags) -> Result<()> {
+    // As many as can be used at once.
+    d4c_sys::share_arenas(std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN));
     let config = Config::load(flags)?;
     log_to_stderr(&config.log_level)?;
     let kept = capabilities::drop_all_but_needed()?;

@@ -21,7 +21,7 @@ pub use copy::{Copied, clone_file, reflink};
 pub use fuse::{fuse_backing_close, fuse_backing_open};
 pub use huge::prefer_huge_pages;
 pub use map::Map;
-pub use memory::trim_memory;
+pub use memory::{share_arenas, trim_memory};
 pub use node::{FileTime, lutimens, mknod, set_times, statvfs, syncfs};
 pub use pass::{inherited_listener, passed_descriptors, receive_with_fd, send_with_fd};
 pub use prefetch::prefetch;

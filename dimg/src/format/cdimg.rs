@@ -259,6 +259,14 @@ impl DeltaFile {
         }
     }
 
+    /// [`Dimg::forget_edit`].
+    pub fn forget_edit(&mut self) {
+        match self {
+            Self::Dimg(dimg) => dimg.forget_edit(),
+            Self::Cdimg(cdimg) => cdimg.dimg.forget_edit(),
+        }
+    }
+
     /// The dimg.
     pub fn dimg(&self) -> &Dimg {
         match self {

@@ -145,6 +145,11 @@ impl Dimg {
         Ok(self.edit.get_or_init(|| edit))
     }
 
+    /// Lets go of what [`Dimg::edit`] decoded: it is large, and seldom of use once the target is resolved.
+    pub fn forget_edit(&mut self) {
+        self.edit = OnceLock::new();
+    }
+
     fn tables(&self) -> Result<&Tables, DimgError> {
         if let Some(tables) = self.tables.get() {
             return Ok(tables);

@@ -29,18 +29,26 @@ const HAS_RESEND: u32 = 1 << 7;
 const FOPEN_KEEP_CACHE: u32 = 1 << 1;
 const FOPEN_NOFLUSH: u32 = 1 << 5;
 const FOPEN_PASSTHROUGH: u32 = 1 << 7;
-/// A megabyte, the most that a request or reply carries, and its headers.
-const BUFFER_BYTES: usize = (1 << 20) + 8192;
+/// What a request takes at most: nothing is written here, and a name or a batch of forgotten nodes is short. A page is the
+/// least that the kernel takes for `max_write`, whose bytes it wants room for in any case.
+const REQUEST_BYTES: usize = 16 << 10;
+const MAX_WRITE: u32 = 4096;
 
 /// A file system that a session can serve.
 pub(crate) trait Serve: FileSystem<Inode = u64, Handle = u64> + Send + Sync + 'static {
+    /// The most that a reply takes: a megabyte that is read, and its header.
+    const REPLY_BYTES: usize = (1 << 20) + 8192;
+
     /// The part that answers opens with files, where it has one.
     fn passthrough(&self) -> Option<&dyn Passthrough> {
         None
     }
 }
 
-impl Serve for super::ObjectFs {}
+/// Nothing is read through it.
+impl Serve for super::ObjectFs {
+    const REPLY_BYTES: usize = 64 << 10;
+}
 
 /// A file system that lets the kernel read its files.
 pub(crate) trait Passthrough {
@@ -172,7 +180,7 @@ impl Session {
 
     /// The first request: what the kernel can do, and what we want of it.
     fn introduce<F: Serve>(&mut self, server: &Server<Arc<F>>, passthrough: bool) -> io::Result<()> {
-        let mut request = vec![0; BUFFER_BYTES];
+        let mut request = vec![0; REQUEST_BYTES];
         let bytes = loop {
             match nix::unistd::read(&*self.device, &mut request) {
                 Err(Errno::EINTR | Errno::EAGAIN | Errno::ENOENT) => {}
@@ -199,13 +207,13 @@ impl Session {
         let mut reply = [0; 256];
         let bytes = nix::unistd::read(&ours, &mut reply)?;
         let reply = reply.get_mut(..bytes).unwrap_or_default();
+        // After the header of 16 bytes: flags at 12, max_write at 20, more flags at 32, the depth of stacked file systems at 36.
+        set(reply, 36, MAX_WRITE)?;
         if passthrough {
-            // After the header of 16 bytes: flags at 12, more flags at 32, the depth of stacked file systems at 36.
             let flags = word(reply, 28).ok_or(Errno::EPROTO)? | INIT_EXT;
             let more = word(reply, 48).ok_or(Errno::EPROTO)? | PASSTHROUGH;
             for (at, value) in [(28, flags), (48, more), (52, 1)] {
-                let field = reply.get_mut(at..at + 4).ok_or(Errno::EPROTO)?;
-                field.copy_from_slice(&value.to_le_bytes());
+                set(reply, at, value)?;
             }
         }
         nix::unistd::write(&*self.device, reply)?;
@@ -228,6 +236,11 @@ fn word(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
 }
 
+fn set(bytes: &mut [u8], at: usize, value: u32) -> io::Result<()> {
+    bytes.get_mut(at..at + 4).ok_or(Errno::EPROTO)?.copy_from_slice(&value.to_le_bytes());
+    Ok(())
+}
+
 fn long(bytes: &[u8], at: usize) -> Option<u64> {
     Some(u64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?))
 }
@@ -238,7 +251,7 @@ fn protocol(error: impl std::fmt::Display) -> io::Error {
 
 /// Answers requests until the mount is gone.
 fn answer<F: Serve>(fs: &F, server: &Server<Arc<F>>, device: &File, passthrough: bool) {
-    let (mut request, mut buffer) = (vec![0; BUFFER_BYTES], vec![0; BUFFER_BYTES]);
+    let (mut request, mut buffer) = (vec![0; REQUEST_BYTES], vec![0; F::REPLY_BYTES]);
     loop {
         let bytes = match nix::unistd::read(device, &mut request) {
             Ok(bytes) => bytes,

@@ -190,9 +190,10 @@ impl Importer {
         let path = self.records.delta(digest);
         let failed = |error: DimgError| Error::Corrupt { what: format!("{}: {error}", path.display()) };
         let map = Map::path(&path).map_err(Error::io("read file", &path))?;
-        let file = DeltaFile::open(Bytes::new(map)).map_err(failed)?;
+        let mut file = DeltaFile::open(Bytes::new(map)).map_err(failed)?;
         let parent = self.records.parent_layers(digest)?;
         let image = file.dimg().resolve(parent.as_deref()).map_err(failed)?;
+        file.forget_edit();
         let is_new =
             |layer: &Arc<LayerIndex>| !parent.iter().flatten().any(|other| Arc::ptr_eq(layer, other));
         let mut recipes: Vec<_> = image.recipes.values().collect();
