@@ -28,6 +28,8 @@ pub const MAX_TAIL_BYTES: usize = 16 << 20;
 pub const MAX_SECTION_BYTES: u64 = if cfg!(fuzzing) { 16 << 20 } else { 1 << 30 };
 /// Bytes of a manifest or config.
 pub const MAX_DOCUMENT_BYTES: u64 = 8 << 20;
+/// Bytes of both as they are stored, and of the section META.
+pub const MAX_OPENED_BYTES: u64 = 17 << 20;
 /// Patch stages of one recipe.
 pub const MAX_STAGES: usize = 16;
 /// Contents that one file can make.

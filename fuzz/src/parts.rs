@@ -35,48 +35,55 @@ pub fn short(count: usize) -> [u8; 2] {
     u16::try_from(count).expect("seeds are small").to_le_bytes()
 }
 
-/// Bytes before the sections of a dimg, and of an entry of its section table (`dimg/FORMAT.md`, section 2).
-const HEAD_BYTES: usize = 32;
-const ROW_BYTES: usize = 40;
-const SECTIONS: usize = 5;
-/// Window of the sections' compressors.
+/// Sections of a dimg.
+const SECTIONS: usize = 3;
+/// Bytes of the checksum in front of the section TABLES.
+const CHECK_BYTES: usize = 8;
+/// Bytes that say which of the 44 columns there are.
+const BITS_BYTES: usize = 6;
+/// Window of the compressors.
 const WINDOW_LOG: u32 = 23;
 
-/// A dimg of which the fuzzer chooses the sections and not the header around them, so that they may change their lengths.
-/// Layout: 1 if there is a parent, the lengths of META, INDEX, RECIPES and FRAMES, then the sections; the rest is DATA.
-pub fn dimg_of_sections(input: &[u8]) -> Vec<u8> {
-    let mut parts = Parts(input);
-    let has_parent = u16::from(parts.byte() & 1);
-    let lengths = [(); SECTIONS - 1].map(|()| usize::from(parts.short()));
-    let mut sections: Vec<&[u8]> = lengths.iter().map(|&length| parts.take(length)).collect();
-    sections.push(parts.0);
-    let head_bytes = (HEAD_BYTES + SECTIONS * ROW_BYTES) as u64;
-    let mut out = dimg::format::DIMG_MAGIC.to_vec();
-    out.extend_from_slice(&dimg::format::VERSION.to_le_bytes());
-    out.extend_from_slice(&has_parent.to_le_bytes());
-    out.extend_from_slice(&5u32.to_le_bytes());
-    let bytes = head_bytes + sections.iter().map(|section| section.len() as u64).sum::<u64>();
-    out.extend_from_slice(&bytes.to_le_bytes());
-    out.extend_from_slice(&[0; 8]);
-    let mut offset = head_bytes;
-    for (kind, section) in (1u16..).zip(&sections) {
-        let length = section.len() as u64;
-        // Raw, so the lengths stored and decoded are the same; DATA is never decoded.
-        let decoded =
-            if usize::from(kind) == SECTIONS { 0 } else { u32::try_from(length).unwrap_or_default() };
-        out.extend_from_slice(&kind.to_le_bytes());
-        out.extend_from_slice(&[0; 2]);
-        out.extend_from_slice(&decoded.to_le_bytes());
-        out.extend_from_slice(&offset.to_le_bytes());
-        out.extend_from_slice(&length.to_le_bytes());
-        out.extend_from_slice(&[0; 16]);
-        offset += length;
+fn put(out: &mut Vec<u8>, mut value: usize) {
+    while value >= 0x80 {
+        out.push(value.to_le_bytes()[0] | 0x80);
+        value >>= 7;
     }
-    sections.iter().for_each(|section| out.extend_from_slice(section));
-    out
+    out.push(value.to_le_bytes()[0]);
 }
 
-/// The sections of a dimg, not compressed.
+fn get(bytes: &mut &[u8]) -> Option<usize> {
+    let (mut value, mut shift) = (0usize, 0u32);
+    loop {
+        let (&byte, rest) = bytes.split_first()?;
+        *bytes = rest;
+        value |= usize::from(byte & 0x7f).checked_shl(shift)?;
+        shift += 7;
+        if byte < 0x80 {
+            return Some(value);
+        }
+    }
+}
+
+/// A dimg of which the fuzzer chooses the sections and not the header around them, so that they may change their lengths.
+/// Layout: 1 if there is a parent, the lengths of META and of the table of columns, then the sections; the rest is DATA.
+pub fn dimg_of_sections(input: &[u8]) -> Vec<u8> {
+    let mut parts = Parts(input);
+    let has_parent = parts.byte() & 1;
+    let lengths = [(); SECTIONS - 1].map(|()| usize::from(parts.short()));
+    let [meta, table] = lengths.map(|length| parts.take(length));
+    let mut tables = vec![0; CHECK_BYTES];
+    put(&mut tables, table.len() << 3);
+    tables.extend_from_slice(table);
+    let mut out = dimg::format::DIMG_MAGIC.to_vec();
+    out.extend_from_slice(&dimg::format::VERSION.to_le_bytes()[..1]);
+    out.push(has_parent);
+    [meta.len(), tables.len(), parts.0.len()].into_iter().for_each(|length| put(&mut out, length));
+    out.extend_from_slice(&[0; CHECK_BYTES]);
+    [&out, meta, &tables, parts.0].concat()
+}
+
+/// The sections of a dimg as [`dimg_of_sections`] takes them: META, the table of columns, DATA. All columns stand behind the table.
 ///
 /// # Errors
 /// The bytes are not a dimg.
@@ -86,19 +93,45 @@ pub fn sections(dimg: &[u8]) -> io::Result<Vec<Vec<u8>>> {
     let mut all = Vec::new();
     for section in opened.sections() {
         let start = usize::try_from(section.offset).map_err(io::Error::other)?;
-        let count = usize::try_from(section.stored_bytes).map_err(io::Error::other)?;
-        let stored = dimg.get(start..start + count).ok_or_else(bad)?;
-        let codec = (0..8).filter_map(Codec::from_tag).find(|codec| codec.name() == section.codec);
-        let codec = codec.ok_or_else(bad)?;
-        let mut raw = Vec::new();
-        if codec == Codec::Raw {
-            raw.extend_from_slice(stored);
-        } else {
-            Decoder::new(codec, stored, section.raw_bytes, WINDOW_LOG)?.read_to_end(&mut raw)?;
-        }
-        all.push(raw);
+        let count = usize::try_from(section.bytes).map_err(io::Error::other)?;
+        all.push(dimg.get(start..start + count).ok_or_else(bad)?.to_vec());
     }
+    let tables = all.get_mut(1).ok_or_else(bad)?;
+    *tables = joined(tables.get(CHECK_BYTES..).ok_or_else(bad)?).ok_or_else(bad)?;
     Ok(all)
+}
+
+/// The columns' table with all columns behind it, none compressed.
+fn joined(mut stored: &[u8]) -> Option<Vec<u8>> {
+    let raw = |head: usize, bytes: &[u8], out: &mut Vec<u8>| {
+        let codec = Codec::from_tag(u8::try_from(head & 7).ok()?)?;
+        Decoder::new(codec, bytes, (head >> 3) as u64, WINDOW_LOG).ok()?.read_to_end(out).ok()
+    };
+    let first = get(&mut stored)?;
+    let count = if first & 7 == 0 { first >> 3 } else { get(&mut stored)? };
+    let (bytes, mut stored) = stored.split_at_checked(count)?;
+    let mut table = Vec::new();
+    raw(first, bytes, &mut table)?;
+    let (bits, mut rest) = table.split_at_checked(BITS_BYTES)?;
+    let mut heads = Vec::new();
+    for _ in 0..bits.iter().map(|byte| byte.count_ones()).sum::<u32>() {
+        let head = get(&mut rest)?;
+        let own = if head & 7 > 0 && head & 7 != 7 { get(&mut rest)? } else { head >> 3 };
+        heads.push((head, own));
+    }
+    let (mut out, mut bodies) = (bits.to_vec(), Vec::new());
+    for (head, own) in heads {
+        put(&mut out, head | 7);
+        let from = if head & 7 == 7 { &mut rest } else { &mut stored };
+        let (bytes, left) = from.split_at_checked(own)?;
+        *from = left;
+        match head & 7 {
+            7 => bodies.extend_from_slice(bytes),
+            _ => _ = raw(head, bytes, &mut bodies)?,
+        }
+    }
+    out.extend_from_slice(&bodies);
+    Some(out)
 }
 
 /// What [`dimg_of_sections`] makes a dimg with these sections of.

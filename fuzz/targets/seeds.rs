@@ -81,7 +81,8 @@ fn write_all(dir: &Path) -> io::Result<()> {
             let read = Dimg::open(dimg_of_sections(&input).into()).map_err(io::Error::other)?;
             read.resolve(parent.map(Image::indexes).as_deref()).map_err(io::Error::other)?;
             dimg.seed(&format!("{kind}-{name}.sections"), &[&input])?;
-            index.seed(&format!("{kind}-{name}"), &[&claims(&file)?, &sections[1]])?;
+            let edit = read.edit().and_then(|edit| Ok(edit.to_bytes()?)).map_err(io::Error::other)?;
+            index.seed(&format!("{kind}-{name}"), &[&claims(&file)?, &edit])?;
         }
     }
     merges(&Target::new(dir, "merge")?, &old, &new)?;

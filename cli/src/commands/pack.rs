@@ -4,12 +4,12 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use dimg::engine::compress::Level;
-use dimg::format::cdimg_head;
 
 use super::build::finish;
 use crate::config::Config;
 use crate::failure::Failure;
 use crate::files::{InFile, OutFile};
+use crate::image::Delta;
 
 /// Options of `pack`.
 #[derive(Debug, clap::Args)]
@@ -33,13 +33,17 @@ pub(crate) struct Options {
 /// # Errors
 /// The parts do not belong together, or a file cannot be read or written.
 pub(crate) fn run(options: &Options, config: &Config) -> Result<(), Failure> {
-    let [dimg, manifest, image_config] =
-        [&options.dimg, &options.manifest, &options.config].map(|path| InFile::open(path, &config.tmpdir));
-    let (dimg, manifest, image_config) = (dimg?.map, manifest?.map, image_config?.map);
-    let head = cdimg_head(&manifest, &image_config, dimg.len() as u64, Level::Best)
+    let dimg = Delta::open(&options.dimg, &config.tmpdir)?;
+    let [manifest, image_config] =
+        [&options.manifest, &options.config].map(|path| InFile::open(path, &config.tmpdir));
+    let (manifest, image_config) = (manifest?.map, image_config?.map);
+    let (head, data) = dimg
+        .file
+        .dimg()
+        .with_documents(&manifest, &image_config, Level::Best)
         .map_err(Failure::delta(&options.out))?;
     let mut out = OutFile::create(&options.out, &config.tmpdir)?;
-    for part in [&head[..], &dimg] {
+    for part in [&head[..], data] {
         out.file().write_all(part).map_err(Failure::io("write file", &options.out))?;
     }
     finish(out, &options.out, config)

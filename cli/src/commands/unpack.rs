@@ -32,10 +32,11 @@ pub(crate) fn run(options: &Options, config: &Config) -> Result<(), Failure> {
     };
     let dir = &options.dir;
     fs::create_dir_all(dir).map_err(Failure::io("make directory", dir))?;
-    let parts: [(&str, &[u8]); 3] = [
-        ("manifest.json", cdimg.manifest()),
-        ("config.json", cdimg.config()),
-        ("image.dimg", cdimg.dimg_bytes()),
+    let (head, data) = cdimg.dimg().alone();
+    let parts: [(&str, &[&[u8]]); 3] = [
+        ("manifest.json", &[cdimg.manifest()]),
+        ("config.json", &[cdimg.config()]),
+        ("image.dimg", &[&head, data]),
     ];
     let mut value = json!({});
     let mut text = String::new();
@@ -44,7 +45,9 @@ pub(crate) fn run(options: &Options, config: &Config) -> Result<(), Failure> {
     for (name, bytes) in parts {
         let path = dir.join(name);
         let mut out = OutFile::create(&path, &config.tmpdir)?;
-        out.file().write_all(bytes).map_err(Failure::io("write file", &path))?;
+        for bytes in bytes {
+            out.file().write_all(bytes).map_err(Failure::io("write file", &path))?;
+        }
         outs.push((name, path, out));
     }
     for (name, path, out) in outs {

@@ -19,8 +19,8 @@ pub(crate) mod tests;
 use crate::Digest;
 use crate::content::ContentSource;
 use crate::engine::compress::Level;
-use crate::format::{Assembled, DimgError, LayerSource, Meta, Parent, Target, TargetLayer};
-use crate::index::edit::{LayerEdit, layer_id};
+use crate::format::{Assembled, DimgError, LayerCheck, LayerSource, Meta, Parent, Target, TargetLayer};
+use crate::index::edit::LayerEdit;
 use crate::index::{Edit, LayerIndex};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -123,7 +123,7 @@ fn meta(edit: &Edit, parent: Option<&Side<'_>>, target: &Side<'_>, name: &str) -
         tar_bytes: layer.tar_bytes,
         source: match edited {
             LayerEdit::Same(number) => LayerSource::Parent(*number),
-            LayerEdit::Edited(_) => LayerSource::Made { id: layer_id(&layer.index) },
+            LayerEdit::Edited(_) => LayerSource::Made { id: LayerCheck::of(&layer.index) },
         },
     });
     let indexes: Vec<_> = target.layers.iter().map(|layer| Arc::clone(&layer.index)).collect();

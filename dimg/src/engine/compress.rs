@@ -5,6 +5,7 @@
 //! | 0 | raw | the bytes |
 //! | 1 | zstd | one zstd frame |
 //! | 2 | LZMA2 | one byte with the dictionary size as in `.xz` (at most 24: 16 MiB), then raw LZMA2 chunks and their end mark |
+//! | 3 | LZMA | the one chunk of such a stream without what its length tells: one byte (pb * 5 + lp) * 9 + lc, then the chunk without its first byte, 0 |
 //!
 //! lc, lp and pb stand in the LZMA2 chunks, so an encoder chooses them freely. A decoder needs memory for the dictionary or window,
 //! which the caller caps, and a fixed rest. The raw length is a promise: one byte more or less is an error.
@@ -47,6 +48,8 @@ pub enum Codec {
     Zstd,
     /// A dictionary size byte and raw LZMA2.
     Lzma2,
+    /// The only chunk of LZMA2, bare.
+    Lzma,
 }
 
 impl Codec {
@@ -57,6 +60,7 @@ impl Codec {
             Self::Raw => 0,
             Self::Zstd => 1,
             Self::Lzma2 => 2,
+            Self::Lzma => 3,
         }
     }
 
@@ -67,6 +71,7 @@ impl Codec {
             0 => Some(Self::Raw),
             1 => Some(Self::Zstd),
             2 => Some(Self::Lzma2),
+            3 => Some(Self::Lzma),
             _ => None,
         }
     }
@@ -78,6 +83,7 @@ impl Codec {
             Self::Raw => "raw",
             Self::Zstd => "zstd",
             Self::Lzma2 => "lzma2",
+            Self::Lzma => "lzma",
         }
     }
 }
@@ -118,7 +124,12 @@ pub fn pack(parts: &[&[u8]], kind: Kind, level: Level, window_log: u32) -> Resul
     let raw_bytes: u64 = parts.iter().map(|part| part.len() as u64).sum();
     let window_log = window_log.min(MAX_WINDOW_LOG).min(log_of(raw_bytes)).max(MIN_WINDOW_LOG);
     let mut best: Option<(Codec, Vec<u8>)> = None;
-    let mut offer = |codec: Codec, stored: Vec<u8>| {
+    let mut offer = |mut codec: Codec, mut stored: Vec<u8>| {
+        if codec == Codec::Lzma2
+            && let Some(bare) = bare(&stored, 0xe0)
+        {
+            (codec, stored) = (Codec::Lzma, bare);
+        }
         let smallest = best.as_ref().map_or(raw_bytes, |(_, bytes)| bytes.len() as u64);
         if (stored.len() as u64) < smallest {
             best = Some((codec, stored));
@@ -153,6 +164,17 @@ pub fn pack(parts: &[&[u8]], kind: Kind, level: Level, window_log: u32) -> Resul
     }
     let (codec, stored) = best.unwrap_or_else(|| (Codec::Raw, parts.concat()));
     Ok(Packed { codec, raw_bytes, stored })
+}
+
+/// Compresses some bytes of unknown kind, a few KiB, with all that there is: the smallest.
+///
+/// # Errors
+/// As for [`pack`].
+pub fn pack_smallest(bytes: &[u8], window_log: u32) -> Result<Packed, EngineError> {
+    let ways = [Kind::Numbers, Kind::Bytes].map(|kind| pack(&[bytes], kind, Level::Best, window_log));
+    let [numbers, other] = ways;
+    let (numbers, other) = (numbers?, other?);
+    Ok(if other.stored.len() < numbers.stored.len() { other } else { numbers })
 }
 
 /// An upper bound of the memory that [`pack`] takes beside its output.
@@ -216,6 +238,21 @@ fn lzma_pack(parts: &[&[u8]], options: &LzmaOptions, window_log: u32) -> Result<
     }
     lzma_flush(&mut stream, Action::Finish, &mut out)?;
     Ok(out)
+}
+
+/// What the stream `lzma2` of one chunk that starts with `control` is without its frame; none of any other.
+fn bare(lzma2: &[u8], control: u8) -> Option<Vec<u8>> {
+    let [_, first, _, _, high, low, property, 0, rest @ .., 0] = lzma2 else { return None };
+    let chunk_bytes = (usize::from(*high) << 8 | usize::from(*low)) + 1;
+    (first & 0xe0 == control && chunk_bytes == rest.len() + 1).then(|| [&[*property], rest].concat())
+}
+
+/// What [`bare`] took away in front of a chunk of `stored_bytes` bytes that makes `raw_bytes`; none of one that LZMA2 cannot have.
+fn chunk_head(raw_bytes: u64, stored: &[u8], control: u8) -> Option<[u8; 7]> {
+    let raw = u32::try_from(raw_bytes.checked_sub(1)?).ok().filter(|raw| raw >> 21 == 0)?;
+    let [bottom, middle, top, _] = raw.to_le_bytes();
+    let [low, high] = u16::try_from(stored.len().checked_sub(1)?).ok()?.to_le_bytes();
+    Some([control | top, middle, bottom, high, low, *stored.first()?, 0])
 }
 
 /// An even dictionary size property d means 2^(d / 2 + 12) bytes.
@@ -291,6 +328,16 @@ pub fn pack_after(base: &[u8], content: &[u8], level: Level) -> Result<Option<Pa
     Ok(Some(Packed { codec: Codec::Lzma2, raw_bytes, stored: out }))
 }
 
+/// As [`pack_after`], the only chunk bare, for [`Decoder::bare_after`]; none also when there are several.
+///
+/// # Errors
+/// As for [`pack_after`].
+pub fn pack_bare_after(base: &[u8], content: &[u8], level: Level) -> Result<Option<Packed>, EngineError> {
+    let Some(packed) = pack_after(base, content, level)? else { return Ok(None) };
+    let stored = bare(&packed.stored, 0xc0);
+    Ok(stored.map(|stored| Packed { codec: Codec::Lzma, stored, ..packed }))
+}
+
 fn zstd_pack(parts: &[&[u8]], raw_bytes: u64, level: i32, window_log: u32) -> Result<Vec<u8>, EngineError> {
     let run = || -> io::Result<Vec<u8>> {
         let mut encoder = zstd::stream::write::Encoder::new(Vec::new(), level)?;
@@ -321,6 +368,8 @@ enum Engine {
     Raw,
     Zstd(Box<zstd::stream::raw::Decoder<'static>>),
     Lzma2(Box<Stream>),
+    /// A chunk whose head was read; the end mark comes when the input has ended.
+    Lzma(Box<Stream>),
     /// Everything was read and the end checked, or decoding failed.
     Done(Option<&'static str>),
 }
@@ -355,11 +404,15 @@ impl<'a> Decoder<'a> {
                 if u32::from(property) > 2 * (window_log - 12) {
                     return Err(invalid("the dictionary is over its limit"));
                 }
-                let mut filters = Filters::new();
-                filters.lzma2_properties(&[property]).map_err(|_| invalid("bad dictionary size"))?;
-                let stream =
-                    Stream::new_raw_decoder(&filters).map_err(|_| invalid("no memory for the dictionary"))?;
-                (Engine::Lzma2(Box::new(stream)), input)
+                (Engine::Lzma2(Box::new(lzma_decoder(property)?)), input)
+            }
+            Codec::Lzma => {
+                // No distance is more than all there is; a writer kept to the cap.
+                let log = log_of(raw_bytes).clamp(MIN_WINDOW_LOG, window_log);
+                let property = dictionary_property(log).map_err(|_| invalid("bad dictionary size"))?;
+                let mut stream = lzma_decoder(property)?;
+                start_chunk(&mut stream, stored, raw_bytes, 0xe0)?;
+                (Engine::Lzma(Box::new(stream)), &stored[1..])
             }
         };
         let mut decoder = Self { input, remaining: raw_bytes, engine };
@@ -380,30 +433,26 @@ impl<'a> Decoder<'a> {
         // The end is checked when all bytes are there; none is no content.
         let mut decoder = Self::new(Codec::Lzma2, stored, raw_bytes.max(1), MAX_WINDOW_LOG)?;
         decoder.remaining = raw_bytes;
-        let Engine::Lzma2(stream) = &mut decoder.engine else { return Ok(decoder) };
-        let mut decoded = vec![0; BASE_CHUNK_BYTES];
-        for (number, chunk) in base.chunks(BASE_CHUNK_BYTES).enumerate() {
-            let [low, high] = u16::try_from(chunk.len() - 1).unwrap_or(u16::MAX).to_le_bytes();
-            // A stored chunk; the first one starts a dictionary.
-            let head = [if number == 0 { 1 } else { 2 }, high, low];
-            for mut part in [&head[..], chunk] {
-                while !part.is_empty() {
-                    let before = stream.total_in();
-                    stream
-                        .process(part, &mut decoded, Action::Run)
-                        .map_err(|_| invalid("no memory for the dictionary"))?;
-                    let used = usize::try_from(stream.total_in() - before).unwrap_or(0);
-                    if used == 0 {
-                        return Err(invalid("the base does not fit the dictionary"));
-                    }
-                    part = &part[used..];
-                }
-            }
+        if let Engine::Lzma2(stream) = &mut decoder.engine {
+            fill_dictionary(stream, base)?;
         }
         if raw_bytes == 0 {
             decoder.finish()?;
         }
         Ok(decoder)
+    }
+
+    /// Starts decoding what [`pack_bare_after`] made: a bare chunk of LZMA2 whose dictionary holds `base` from the start.
+    ///
+    /// # Errors
+    /// As [`Decoder::new`].
+    pub fn bare_after(base: &[u8], stored: &'a [u8], raw_bytes: u64) -> io::Result<Self> {
+        let log = window_after(base.len() as u64, raw_bytes);
+        let log = log.ok_or_else(|| invalid("no window for the base and the content"))?;
+        let mut stream = lzma_decoder(dictionary_property(log).map_err(|_| invalid("bad dictionary size"))?)?;
+        fill_dictionary(&mut stream, base)?;
+        start_chunk(&mut stream, stored, raw_bytes, 0xc0)?;
+        Ok(Self { input: &stored[1..], remaining: raw_bytes, engine: Engine::Lzma(Box::new(stream)) })
     }
 
     /// The bytes not read yet.
@@ -414,6 +463,7 @@ impl<'a> Decoder<'a> {
 
     /// One step of the codec into `out`: the bytes written, and whether the codec is at its end.
     fn step(&mut self, out: &mut [u8]) -> Result<(usize, bool), &'static str> {
+        let bare = matches!(self.engine, Engine::Lzma(_));
         match &mut self.engine {
             Engine::Raw => {
                 let count = out.len().min(self.input.len());
@@ -434,14 +484,15 @@ impl<'a> Decoder<'a> {
                 }
                 Ok((count, hint == 0))
             }
-            Engine::Lzma2(stream) => {
+            Engine::Lzma2(stream) | Engine::Lzma(stream) => {
                 let (total_in, total_out) = (stream.total_in(), stream.total_out());
+                let input = if bare && self.input.is_empty() { &[0][..] } else { self.input };
                 let status = stream
-                    .process(self.input, out, Action::Run)
+                    .process(input, out, Action::Run)
                     .map_err(|_| "lzma2: the data is damaged or ends too early")?;
                 let used = usize::try_from(stream.total_in() - total_in).unwrap_or(0);
                 let count = usize::try_from(stream.total_out() - total_out).unwrap_or(0);
-                self.input = &self.input[used..];
+                self.input = self.input.get(used..).unwrap_or_default();
                 if count == 0 && used == 0 && status != Status::StreamEnd {
                     return Err("lzma2: the data ends too early");
                 }
@@ -511,6 +562,46 @@ impl Read for Decoder<'_> {
     }
 }
 
+/// A decoder of raw LZMA2 with a dictionary of so many bytes as `.xz` says it.
+fn lzma_decoder(property: u8) -> io::Result<Stream> {
+    let mut filters = Filters::new();
+    filters.lzma2_properties(&[property]).map_err(|_| invalid("bad dictionary size"))?;
+    Stream::new_raw_decoder(&filters).map_err(|_| invalid("no memory for the dictionary"))
+}
+
+/// Reads `base` into the dictionary of a decoder that has read nothing: stored chunks, the first one starts a dictionary.
+fn fill_dictionary(stream: &mut Stream, base: &[u8]) -> io::Result<()> {
+    let mut decoded = vec![0; BASE_CHUNK_BYTES];
+    for (number, chunk) in base.chunks(BASE_CHUNK_BYTES).enumerate() {
+        let [low, high] = u16::try_from(chunk.len() - 1).unwrap_or(u16::MAX).to_le_bytes();
+        for part in [&[if number == 0 { 1 } else { 2 }, high, low][..], chunk] {
+            read_in(stream, part, &mut decoded)?;
+        }
+    }
+    Ok(())
+}
+
+/// Reads the head of the chunk whose bare form `stored` is.
+fn start_chunk(stream: &mut Stream, stored: &[u8], raw_bytes: u64, control: u8) -> io::Result<()> {
+    let head = chunk_head(raw_bytes, stored, control);
+    read_in(stream, &head.ok_or_else(|| invalid("lzma: no chunk has such lengths"))?, &mut [0])
+}
+
+fn read_in(stream: &mut Stream, mut part: &[u8], out: &mut [u8]) -> io::Result<()> {
+    while !part.is_empty() {
+        let before = stream.total_in();
+        let status = stream.process(part, out, Action::Run);
+        status
+            .map_err(|_| invalid("lzma2: the head of a chunk is damaged, or no memory for the dictionary"))?;
+        let used = usize::try_from(stream.total_in() - before).unwrap_or(0);
+        if used == 0 {
+            return Err(invalid("lzma2: a chunk does not fit the dictionary"));
+        }
+        part = &part[used..];
+    }
+    Ok(())
+}
+
 fn invalid(reason: &'static str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, reason)
 }
@@ -534,11 +625,18 @@ mod tests {
     fn all(data: &[u8]) -> Vec<Packed> {
         let raw_bytes = data.len() as u64;
         let options = lzma_options(Kind::Content, Level::Default, 16, (3, 0, 2)).unwrap();
-        vec![
+        [
             Packed { codec: Codec::Raw, raw_bytes, stored: data.to_vec() },
             Packed { codec: Codec::Zstd, raw_bytes, stored: zstd_pack(&[data], raw_bytes, 3, 16).unwrap() },
             Packed { codec: Codec::Lzma2, raw_bytes, stored: lzma_pack(&[data], &options, 16).unwrap() },
         ]
+        .into_iter()
+        .chain(bare(&lzma_pack(&[data], &options, 16).unwrap(), 0xe0).map(|stored| Packed {
+            codec: Codec::Lzma,
+            raw_bytes,
+            stored,
+        }))
+        .collect()
     }
 
     #[test]
@@ -614,6 +712,20 @@ mod tests {
                 for cut in (0..packed.stored.len()).step_by(7) {
                     assert!(read(base, &packed.stored[..cut], content.len()).is_err());
                 }
+                let read = |base: &[u8], stored: &[u8], raw_bytes: usize| {
+                    let mut out = Vec::new();
+                    Decoder::bare_after(base, stored, raw_bytes as u64)?.read_to_end(&mut out).map(|_| out)
+                };
+                let Some(bare) = pack_bare_after(base, content, level).unwrap() else {
+                    assert!(packed.stored.len() > 1 << 16);
+                    continue;
+                };
+                assert_eq!(&read(base, &bare.stored, content.len()).unwrap(), content);
+                for cut in (0..bare.stored.len()).step_by(7) {
+                    assert!(read(base, &bare.stored[..cut], content.len()).is_err());
+                }
+                assert!(read(base, &[&bare.stored[..], &[0]].concat(), content.len()).is_err());
+                assert!(read(base, &bare.stored, 0).is_err());
             }
         }
         let alone = pack(&[&content], Kind::Content, Level::Default, 24).unwrap().stored.len();

@@ -1,4 +1,4 @@
-//! Compressed blobs of the header's parts and of columns (`FORMAT.md`, section 6), whole in memory.
+//! Compressed blobs of documents and columns (`FORMAT.md`, section 6), whole in memory.
 
 use crate::engine::compress::{Codec, Decoder};
 use std::io::{self, Read};

@@ -120,7 +120,7 @@ pub fn dump(file: &DeltaFile, out: &mut dyn Write) -> Result<(), DimgError> {
     }
     for (number, frame) in dimg.frames()?.iter().enumerate() {
         let (name, offset, bytes, check) = (frame.kind.name(), frame.offset, frame.bytes, frame.check);
-        out.line(format_args!("frame {number} {name} offset={offset} bytes={bytes} check={check:016x}"))?;
+        out.line(format_args!("frame {number} {name} offset={offset} bytes={bytes} check={check:08x}"))?;
     }
     Ok(())
 }
@@ -128,10 +128,7 @@ pub fn dump(file: &DeltaFile, out: &mut dyn Write) -> Result<(), DimgError> {
 fn head(dimg: &Dimg, out: &mut Out<'_>) -> Result<(), DimgError> {
     out.line(format_args!("dimg version={} bytes={}", super::VERSION, dimg.bytes()))?;
     for section in dimg.sections() {
-        out.line(format_args!(
-            "{} offset={} stored={} raw={} codec={}",
-            section.name, section.offset, section.stored_bytes, section.raw_bytes, section.codec
-        ))?;
+        out.line(format_args!("{} offset={} bytes={}", section.name, section.offset, section.bytes))?;
     }
     let target = dimg.target();
     out.line(format_args!("target manifest={} config={}", target.manifest, target.config))?;

@@ -75,13 +75,11 @@ pub enum DimgError {
         /// Why it cannot be.
         reason: String,
     },
-    /// The manifest or config of a cdimg is not the one that its dimg names.
-    #[error("read {section} at offset {offset}: digest {found}, not {expected}")]
+    /// The manifest or config that a dimg is to get is not the one that it names.
+    #[error("write cdimg: the {section} has the digest {found}, not {expected}")]
     WrongDocument {
         /// Which of them.
         section: &'static str,
-        /// Where in the file.
-        offset: u64,
         /// The digest that the dimg names.
         expected: Digest,
         /// The digest of the bytes.
@@ -147,9 +145,7 @@ impl DimgError {
     /// Where in the file it is, when that is known.
     pub fn offset(&self) -> Option<u64> {
         match *self {
-            Self::Corrupt { offset, .. }
-            | Self::Unsupported { offset, .. }
-            | Self::WrongDocument { offset, .. } => Some(offset),
+            Self::Corrupt { offset, .. } | Self::Unsupported { offset, .. } => Some(offset),
             _ => None,
         }
     }
@@ -165,7 +161,7 @@ impl DimgError {
 
     /// What is wrong with a section that lies at `offset`; `exact` when its bytes are stored as they are.
     pub(crate) fn wire(section: &'static str, offset: u64, exact: bool, error: &WireError) -> Self {
-        let inside = exact && error.of.starts_with("section");
+        let inside = exact && error.of == section;
         let offset = if inside { offset.saturating_add(error.offset) } else { offset };
         Self::corrupt(section, offset, error.to_string())
     }

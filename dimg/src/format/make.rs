@@ -380,13 +380,13 @@ impl Dimg {
 fn unpack(stage: &Stage, old: &[u8], out: &mut dyn Write) -> Result<(), DimgError> {
     let plan = Plan::open(old, stage.out_bytes, out).map_err(|error| match error {
         crate::engine::EngineError::Output(source) => DimgError::Output(source),
-        other => DimgError::corrupt("section RECIPES", 0, other.to_string()),
+        other => DimgError::corrupt("section TABLES", 0, other.to_string()),
     })?;
     match plan.is_some_and(|plan| plan.opened_bytes() == stage.out_bytes) {
         true => Ok(()),
         false => {
             let reason = format!("unpack {} bytes: they do not open to {}", old.len(), stage.out_bytes);
-            Err(DimgError::corrupt("section RECIPES", 0, reason))
+            Err(DimgError::corrupt("section TABLES", 0, reason))
         }
     }
 }

@@ -6,10 +6,12 @@
 
 pub(crate) mod blob;
 mod cdimg;
+mod documents;
 mod dump;
 mod error;
 mod header;
 mod image;
+mod joint;
 mod make;
 mod meta;
 mod output;
@@ -18,13 +20,13 @@ mod stat;
 mod tables;
 mod writer;
 
-pub use cdimg::{CDIMG_MAGIC, Cdimg, DeltaFile, cdimg_head, write_cdimg};
+pub use cdimg::{Cdimg, DeltaFile, write_cdimg};
 pub use dump::dump;
 pub use error::{Class, DimgError};
-pub use header::{DIMG_MAGIC, VERSION};
+pub use header::{CDIMG_MAGIC, DIMG_MAGIC, VERSION};
 pub use image::{Image, Recipe, Stage};
 pub use make::Scratch;
-pub use meta::{LayerSource, Meta, Parent, Target, TargetLayer};
+pub use meta::{LayerCheck, LayerSource, Meta, Parent, Target, TargetLayer};
 pub use output::OutputFile;
 pub use reader::{Dimg, SectionInfo, distinct_contents};
 pub use stat::{CodecStat, ContentStat, LayerStat, ParentStat, Stat, TargetStat};

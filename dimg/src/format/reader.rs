@@ -1,27 +1,28 @@
 //! Reading a dimg: header, table and META at once, the rest when it is asked for.
 
-use super::header::{Header, Section, check8, check16};
+use super::cdimg::with_documents;
+use super::header::{CHECK_BYTES, Header, Section, assemble, check4, check8, slice};
 use super::make::Groups;
-use super::tables::{check_uses, decode_frames, decode_recipes};
+use super::meta::Named;
+use super::tables::{FRAME_SPECS, RECIPE_SPECS, check_uses, decode_frames, decode_recipes};
 use super::{
-    DimgError, FrameKind, FrameRow, Image, LayerSource, Meta, Parent, Recipe, RecipeRow, Stage, Target, blob,
+    DimgError, FrameKind, FrameRow, Image, LayerCheck, LayerSource, Meta, Parent, Recipe, RecipeRow, Stage,
+    Target, joint,
 };
 use crate::Digest;
 use crate::content::Bytes;
 use crate::engine::EngineError;
-use crate::engine::compress::Codec;
-use crate::index::edit::content_at;
-use crate::index::{Content, Edit, LayerIndex, layer_id};
-use std::borrow::Cow;
+use crate::engine::compress::Level;
+use crate::index::edit::{SPECS as INDEX_SPECS, content_at};
+use crate::index::{Content, Edit, LayerIndex};
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 
-/// A dimg. Its bytes are a mapped file or a vector; nothing is copied from them before it is needed.
+/// A dimg, or that of a cdimg. Its bytes are a mapped file or a vector; nothing is copied from them before it is needed.
 pub struct Dimg {
+    /// Of the file.
     bytes: Bytes,
-    /// Where the dimg starts in its file; for offsets in errors.
-    start: u64,
     header: Header,
     meta: Meta,
     edit: OnceLock<Edit>,
@@ -37,7 +38,7 @@ struct Tables {
 
 impl fmt::Debug for Dimg {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Dimg").field("start", &self.start).field("meta", &self.meta).finish_non_exhaustive()
+        f.debug_struct("Dimg").field("meta", &self.meta).finish_non_exhaustive()
     }
 }
 
@@ -46,42 +47,33 @@ impl fmt::Debug for Dimg {
 pub struct SectionInfo {
     /// Its name.
     pub name: &'static str,
-    /// From the start of the dimg.
+    /// From the start of the file.
     pub offset: u64,
     /// Its bytes in the file.
-    pub stored_bytes: u64,
-    /// Bytes of what it decodes to; zero for DATA.
-    pub raw_bytes: u64,
-    /// How it is compressed.
-    pub codec: &'static str,
+    pub bytes: u64,
 }
 
 impl Dimg {
     /// Opens the dimg that `bytes` are.
     ///
     /// # Errors
-    /// Header, table or META are not what the format allows.
+    /// Header or META are not what the format allows, or it is a cdimg.
     pub fn open(bytes: Bytes) -> Result<Self, DimgError> {
-        Self::open_at(bytes, 0)
+        let header = Header::parse(&bytes)?;
+        match header.is_cdimg {
+            true => Err(DimgError::corrupt("header", 0, "not a dimg")),
+            false => Self::of(bytes, header, None),
+        }
     }
 
-    /// As [`Dimg::open`], of a dimg that starts at `start` of its file; `bytes` are those of the dimg.
-    pub(super) fn open_at(bytes: Bytes, start: u64) -> Result<Self, DimgError> {
-        let header = Header::parse(&bytes, start)?;
-        let meta_bytes = section(&bytes, start, &header, Section::Meta)?;
-        let exact = header.rows[Section::Meta as usize].codec == Codec::Raw;
-        let offset = start + header.rows[Section::Meta as usize].offset;
-        let meta = Meta::decode(&meta_bytes, header.has_parent)
-            .map_err(|error| DimgError::wire(Section::Meta.name(), offset, exact, &error))?;
-        Ok(Self {
-            bytes,
-            start,
-            header,
-            meta,
-            edit: OnceLock::new(),
-            tables: OnceLock::new(),
-            groups: Groups::default(),
-        })
+    /// The dimg in the file `bytes`, which starts with `header`; what its documents name, if it has any.
+    pub(super) fn of(bytes: Bytes, header: Header, named: Option<&Named>) -> Result<Self, DimgError> {
+        let place = header.place(Section::Meta);
+        let stored = slice(&bytes, place).unwrap_or_default();
+        let meta = Meta::decode(stored, header.has_parent, named)
+            .map_err(|error| DimgError::wire(Section::Meta.name(), place.start, true, &error))?;
+        let (edit, tables) = (OnceLock::new(), OnceLock::new());
+        Ok(Self { bytes, header, meta, edit, tables, groups: Groups::default() })
     }
 
     /// The image that the file makes.
@@ -99,49 +91,62 @@ impl Dimg {
         &self.meta
     }
 
-    /// Its bytes in all.
+    /// Bytes of the file that it is in.
     pub fn bytes(&self) -> u64 {
-        self.header.bytes
+        self.header.place(Section::Data).end
     }
 
     /// Bytes of the frames; the rest is metadata.
     pub fn data_bytes(&self) -> u64 {
-        self.header.rows[Section::Data as usize].stored_bytes
+        let place = self.header.place(Section::Data);
+        place.end - place.start
     }
 
     /// The sections, in order.
     pub fn sections(&self) -> impl Iterator<Item = SectionInfo> {
-        Section::ALL.into_iter().zip(&self.header.rows).map(|(section, row)| SectionInfo {
-            name: section.name(),
-            offset: row.offset,
-            stored_bytes: row.stored_bytes,
-            raw_bytes: row.raw_bytes,
-            codec: row.codec.name(),
+        let sections =
+            Section::ALL.into_iter().filter(|section| *section != Section::Documents || self.header.is_cdimg);
+        sections.map(|section| {
+            let place = self.header.place(section);
+            SectionInfo { name: section.name(), offset: place.start, bytes: place.end - place.start }
         })
     }
 
-    /// What a reader of a section needs for its errors: where it lies, and whether offsets in it are offsets in the file.
-    fn place(&self, section: Section) -> (u64, bool) {
-        let row = &self.header.rows[section as usize];
-        (self.start + row.offset, row.codec == Codec::Raw)
+    /// The dimg without documents: what stands before its frames, and its frames.
+    pub fn alone(&self) -> (Vec<u8>, &[u8]) {
+        self.again(None, &self.meta.encode(false))
     }
 
-    fn section(&self, section: Section) -> Result<Cow<'_, [u8]>, DimgError> {
-        self::section(&self.bytes, self.start, &self.header, section)
+    /// The dimg as a cdimg with these documents: what stands before its frames, and its frames.
+    ///
+    /// # Errors
+    /// The documents are others than the dimg names, or exceed a limit, or a compressor fails.
+    pub fn with_documents(
+        &self,
+        manifest: &[u8],
+        config: &[u8],
+        level: Level,
+    ) -> Result<(Vec<u8>, &[u8]), DimgError> {
+        let (documents, meta) = with_documents(manifest, config, &self.meta, level)?;
+        Ok(self.again(Some(&documents), &meta))
+    }
+
+    fn again(&self, documents: Option<&[u8]>, meta: &[u8]) -> (Vec<u8>, &[u8]) {
+        let part = |section| slice(&self.bytes, self.header.place(section)).unwrap_or_default();
+        let (tables, data) = (part(Section::Tables), part(Section::Data));
+        (assemble(self.header.has_parent, documents, meta, tables, data.len() as u64), data)
     }
 
     /// How the target's layers come from the parent's.
     ///
     /// # Errors
-    /// The INDEX section is damaged.
+    /// The section TABLES is damaged.
     pub fn edit(&self) -> Result<&Edit, DimgError> {
         if let Some(edit) = self.edit.get() {
             return Ok(edit);
         }
-        let bytes = self.section(Section::Index)?;
-        let (offset, exact) = self.place(Section::Index);
-        let edit = Edit::decode(&bytes, &self.meta.claims())
-            .map_err(|error| DimgError::wire(Section::Index.name(), offset, exact, &error))?;
+        let (edit, tables) = self.read_tables()?;
+        self.tables.get_or_init(|| tables);
         Ok(self.edit.get_or_init(|| edit))
     }
 
@@ -154,19 +159,33 @@ impl Dimg {
         if let Some(tables) = self.tables.get() {
             return Ok(tables);
         }
-        let edit = self.edit()?;
-        let bytes = self.section(Section::Frames)?;
-        let (offset, exact) = self.place(Section::Frames);
-        let frames = decode_frames(&bytes, self.data_bytes())
-            .map_err(|error| DimgError::wire(Section::Frames.name(), offset, exact, &error))?;
-        let bytes = self.section(Section::Recipes)?;
-        let (offset, exact) = self.place(Section::Recipes);
-        let recipes = decode_recipes(&bytes, &edit.new_contents, &edit.origins())
-            .map_err(|error| DimgError::wire(Section::Recipes.name(), offset, exact, &error))?;
-        check_uses(&recipes, &frames).map_err(|(number, why)| {
-            DimgError::corrupt(Section::Recipes.name(), offset, format!("recipe {number}: {why}"))
-        })?;
-        Ok(self.tables.get_or_init(|| Tables { recipes, frames }))
+        let (edit, tables) = self.read_tables()?;
+        self.edit.get_or_init(|| edit);
+        Ok(self.tables.get_or_init(|| tables))
+    }
+
+    fn read_tables(&self) -> Result<(Edit, Tables), DimgError> {
+        let place = self.header.place(Section::Tables);
+        let corrupt = |reason: String| DimgError::corrupt(Section::Tables.name(), place.start, reason);
+        let stored = slice(&self.bytes, place).and_then(|stored| stored.split_at_checked(CHECK_BYTES));
+        let (check, stored) = stored.ok_or_else(|| corrupt("it ends within its checksum".to_owned()))?;
+        if check != check8(stored).to_le_bytes() {
+            return Err(corrupt("its checksum is wrong".to_owned()));
+        }
+        let start = place.start + CHECK_BYTES as u64;
+        let wire = |error| DimgError::wire(Section::Tables.name(), start, true, &error);
+        let [index, recipes, frames] =
+            joint::decode([&INDEX_SPECS[..], &RECIPE_SPECS, &FRAME_SPECS], stored).map_err(wire)?;
+        let edit = Edit::from_columns(&index, &self.meta.claims()).map_err(wire)?;
+        let frames = decode_frames(&frames, self.data_bytes()).map_err(wire)?;
+        let recipes = decode_recipes(&recipes, &edit.new_contents, &edit.origins()).map_err(wire)?;
+        check_uses(&recipes, &frames).map_err(|(number, why)| corrupt(format!("recipe {number}: {why}")))?;
+        Ok((edit, Tables { recipes, frames }))
+    }
+
+    /// Where the section TABLES is; for errors.
+    fn tables_offset(&self) -> u64 {
+        self.header.place(Section::Tables).start
     }
 
     /// The recipes of the new contents of [`Dimg::edit`], in their order.
@@ -187,7 +206,7 @@ impl Dimg {
 
     /// Where frame `row` starts in the file.
     pub(super) fn frame_offset(&self, row: &FrameRow) -> u64 {
-        self.start + self.header.rows[Section::Data as usize].offset + row.offset
+        self.header.place(Section::Data).start + row.offset
     }
 
     /// The bytes of frame `number`, their checksum verified.
@@ -198,10 +217,11 @@ impl Dimg {
         let frames = self.frames()?;
         let row = frames.get(number as usize).ok_or_else(|| {
             let reason = format!("frame {number} of {} is asked for", frames.len());
-            DimgError::corrupt(Section::Data.name(), self.start, reason)
+            DimgError::corrupt(Section::Data.name(), self.header.place(Section::Data).start, reason)
         })?;
-        let start = self.header.rows[Section::Data as usize].offset + row.offset;
-        let bytes = slice(&self.bytes, start, row.bytes).filter(|bytes| check8(bytes) == row.check);
+        let start = self.frame_offset(row);
+        let bytes = slice(&self.bytes, &(start..start.saturating_add(row.bytes)));
+        let bytes = bytes.filter(|bytes| check4(bytes) == row.check);
         bytes.ok_or_else(|| {
             let reason = format!("the checksum of frame {number} is wrong");
             DimgError::corrupt(Section::Data.name(), self.frame_offset(row), reason)
@@ -211,7 +231,7 @@ impl Dimg {
     /// What an engine says of frame `number`.
     pub(crate) fn bad_frame(&self, number: u32, error: EngineError) -> DimgError {
         let row = self.frames().ok().and_then(|frames| frames.get(number as usize));
-        DimgError::frame(row.map_or(self.start, |row| self.frame_offset(row)), error)
+        DimgError::frame(row.map_or(0, |row| self.frame_offset(row)), error)
     }
 
     /// Checks that an image with these diff IDs is the parent; nothing to check for a base image.
@@ -256,8 +276,8 @@ impl Dimg {
             }
             (Some(_), Some(parent)) => parent,
         };
-        let (offset, _) = self.place(Section::Index);
-        let misfit = |reason: String| DimgError::corrupt(Section::Index.name(), offset, reason);
+        let offset = self.tables_offset();
+        let misfit = |reason: String| DimgError::corrupt(Section::Tables.name(), offset, reason);
         let layers = self.edit()?.apply(parent).map_err(|error| misfit(error.to_string()))?;
         for (number, (layer, named)) in layers.iter().zip(&self.meta.target.layers).enumerate() {
             if layer.entries.len() as u64 != named.entries {
@@ -265,7 +285,7 @@ impl Dimg {
                 return Err(misfit(format!("layer {number} has {made} entries, META names {named}")));
             }
             if let LayerSource::Made { id } = named.source {
-                let found = layer_id(layer);
+                let found = LayerCheck::of(layer);
                 if found != id && self.meta.parent.is_some() {
                     return Err(DimgError::ParentMismatch {
                         what: format!("id of layer {number} made from it"),
@@ -290,9 +310,9 @@ impl Dimg {
     /// The recipes by the digest of what they make, bases named.
     fn named_recipes(&self, parent: &[Arc<LayerIndex>]) -> Result<HashMap<Digest, Recipe>, DimgError> {
         let (contents, tables) = (&self.edit()?.new_contents, self.tables()?);
-        let (offset, _) = self.place(Section::Recipes);
+        let offset = self.tables_offset();
         let bad = |number: usize, why: &str| {
-            DimgError::corrupt(Section::Recipes.name(), offset, format!("recipe {number}: {why}"))
+            DimgError::corrupt(Section::Tables.name(), offset, format!("recipe {number}: {why}"))
         };
         let mut named = HashMap::with_capacity(contents.len());
         for (number, (recipe, &content)) in tables.recipes.iter().zip(contents).enumerate() {
@@ -332,29 +352,4 @@ impl Dimg {
 pub fn distinct_contents(layers: &[Arc<LayerIndex>]) -> u64 {
     let contents = layers.iter().flat_map(|layer| layer.entries.iter().filter_map(|entry| entry.content));
     contents.map(|content| content.digest).collect::<HashSet<_>>().len() as u64
-}
-
-fn slice(bytes: &[u8], start: u64, count: u64) -> Option<&[u8]> {
-    let start = usize::try_from(start).ok()?;
-    bytes.get(start..start.checked_add(usize::try_from(count).ok()?)?)
-}
-
-/// A section's bytes, verified and decompressed.
-fn section<'a>(
-    bytes: &'a [u8],
-    start: u64,
-    header: &Header,
-    section: Section,
-) -> Result<Cow<'a, [u8]>, DimgError> {
-    let row = &header.rows[section as usize];
-    let corrupt = |reason: String| DimgError::corrupt(section.name(), start + row.offset, reason);
-    let stored = slice(bytes, row.offset, row.stored_bytes);
-    let stored = stored.ok_or_else(|| corrupt("it lies outside of the file".to_owned()))?;
-    if check16(stored) != row.check {
-        return Err(corrupt("its checksum is wrong".to_owned()));
-    }
-    if row.codec == Codec::Raw && row.raw_bytes == row.stored_bytes {
-        return Ok(Cow::Borrowed(stored));
-    }
-    blob::unpack(row.codec, stored, row.raw_bytes).map(Cow::Owned).map_err(|error| corrupt(error.to_string()))
 }

@@ -1,4 +1,4 @@
-//! The RECIPES and FRAMES sections (`FORMAT.md`, section 5): how each new content is made, and what lies in DATA.
+//! The columns RECIPES and FRAMES (`FORMAT.md`, section 5): how each new content is made, and what lies in DATA.
 
 use crate::engine::compress::Kind::{Bytes, Numbers};
 use crate::engine::elf;
@@ -190,8 +190,8 @@ pub struct FrameRow {
     pub offset: u64,
     /// Its bytes.
     pub bytes: u64,
-    /// XXH3-64 of them.
-    pub check: u64,
+    /// The first half of their XXH3-64.
+    pub check: u32,
 }
 
 /// A stage of a recipe as the file has it.
@@ -256,7 +256,7 @@ pub(crate) fn number_slots(recipes: &mut [RecipeRow], frames: &[FrameRow]) {
     }
 }
 
-static RECIPE_SPECS: [Spec; 8] = [
+pub(crate) static RECIPE_SPECS: [Spec; 8] = [
     Spec { name: "column stage counts", kind: Numbers },
     Spec { name: "column stage codecs", kind: Numbers },
     Spec { name: "column stage versions", kind: Numbers },
@@ -267,13 +267,13 @@ static RECIPE_SPECS: [Spec; 8] = [
     Spec { name: "column stage sizes", kind: Numbers },
 ];
 
-static FRAME_SPECS: [Spec; 3] = [
+pub(crate) static FRAME_SPECS: [Spec; 3] = [
     Spec { name: "column frame kinds", kind: Numbers },
     Spec { name: "column frame sizes", kind: Numbers },
     Spec { name: "column frame checks", kind: Bytes },
 ];
 
-/// The RECIPES section. `origins` are the entries that the first users of the contents are copies of.
+/// The columns RECIPES. `origins` are the entries that the first users of the contents are copies of.
 pub(crate) fn encode_recipes(recipes: &[RecipeRow], origins: &[Option<Place>]) -> Columns {
     let mut columns = Columns::new(&RECIPE_SPECS);
     let (mut places, mut slots, mut frame) = (PlaceCoder::default(), Slots::default(), 0u32);
@@ -306,16 +306,15 @@ pub(crate) fn encode_recipes(recipes: &[RecipeRow], origins: &[Option<Place>]) -
     columns
 }
 
-/// Reads the RECIPES section: one recipe for each of `contents`.
+/// Reads the columns RECIPES: one recipe for each of `contents`.
 pub(crate) fn decode_recipes(
-    bytes: &[u8],
+    columns: &Columns,
     contents: &[Content],
     origins: &[Option<Place>],
 ) -> Result<Vec<RecipeRow>, WireError> {
-    let columns = Columns::parse(&RECIPE_SPECS, bytes, "section RECIPES")?;
     let mut readers = columns.readers();
     let [counts, codecs, versions, bases, base_places, frames, distances, sizes] = &mut readers[..] else {
-        return Err(Reader::new(bytes, "section RECIPES").error("columns", "not eight"));
+        return Err(Reader::new(&[], "table RECIPES").error("columns", "not eight"));
     };
     let (mut places, mut slots, mut last) = (PlaceCoder::default(), Slots::default(), 0u32);
     let mut recipes = Vec::with_capacity(contents.len().min(counts.remaining()));
@@ -389,7 +388,7 @@ fn with(base: bool) -> &'static str {
     if base { "with a base" } else { "without a base" }
 }
 
-/// The FRAMES section.
+/// The columns FRAMES.
 pub(crate) fn encode_frames(frames: &[FrameRow]) -> Columns {
     let mut columns = Columns::new(&FRAME_SPECS);
     for frame in frames {
@@ -400,12 +399,11 @@ pub(crate) fn encode_frames(frames: &[FrameRow]) -> Columns {
     columns
 }
 
-/// Reads the FRAMES section; the frames fill `data_bytes`.
-pub(crate) fn decode_frames(bytes: &[u8], data_bytes: u64) -> Result<Vec<FrameRow>, WireError> {
-    let columns = Columns::parse(&FRAME_SPECS, bytes, "section FRAMES")?;
+/// Reads the columns FRAMES; the frames fill `data_bytes`.
+pub(crate) fn decode_frames(columns: &Columns, data_bytes: u64) -> Result<Vec<FrameRow>, WireError> {
     let mut readers = columns.readers();
     let [kinds, sizes, checks] = &mut readers[..] else {
-        return Err(Reader::new(bytes, "section FRAMES").error("columns", "not three"));
+        return Err(Reader::new(&[], "table FRAMES").error("columns", "not three"));
     };
     if kinds.remaining() > MAX_FRAMES {
         return Err(kinds.error("kind of a frame", format!("more than {MAX_FRAMES} frames")));
@@ -421,9 +419,9 @@ pub(crate) fn decode_frames(bytes: &[u8], data_bytes: u64) -> Result<Vec<FrameRo
         let bytes = sizes.u64("bytes of a frame")?;
         let end = offset.checked_add(bytes).filter(|&end| end <= data_bytes);
         let end = end.ok_or_else(|| before.error("bytes of a frame", "it ends after the section DATA"))?;
-        let mut check = [0; 8];
-        check.copy_from_slice(checks.take(8, "checksum of a frame")?);
-        frames.push(FrameRow { kind, offset, bytes, check: u64::from_le_bytes(check) });
+        let mut check = [0; 4];
+        check.copy_from_slice(checks.take(4, "checksum of a frame")?);
+        frames.push(FrameRow { kind, offset, bytes, check: u32::from_le_bytes(check) });
         offset = end;
     }
     if offset != data_bytes {

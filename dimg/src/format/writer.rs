@@ -1,13 +1,13 @@
 //! Writing a dimg: frames first, into a file aside, then everything that names them.
 
-use super::header::{Sealed, assemble, check8};
+use super::cdimg::with_documents;
+use super::header::{assemble, check4, check8};
 use super::tables::{check_uses, encode_frames, encode_recipes, frames_of, number_slots};
-use super::{DimgError, FrameKind, FrameRow, LayerSource, Meta, RecipeRow, StageCodec, StageRow};
+use super::{DimgError, FrameKind, FrameRow, LayerSource, Meta, RecipeRow, StageCodec, StageRow, joint};
 use crate::engine::compress::Level;
 use crate::index::Edit;
-use crate::index::columns::Columns;
 use crate::index::edit::LayerEdit;
-use crate::limits::{MAX_FRAMES, MAX_IMAGE_NAME_BYTES, MAX_STAGES};
+use crate::limits::{MAX_FRAMES, MAX_IMAGE_NAME_BYTES, MAX_SECTION_BYTES, MAX_STAGES};
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::FileExt;
@@ -50,7 +50,7 @@ impl DimgWriter {
         let number = u32::try_from(self.frames.len()).ok().filter(|_| self.frames.len() < MAX_FRAMES);
         let number = number.ok_or_else(|| DimgError::Refused(format!("more than {MAX_FRAMES} frames")))?;
         self.data.write_all(bytes).map_err(DimgError::io("write temporary file", &self.dir))?;
-        let row = FrameRow { kind, offset: self.data_bytes, bytes: bytes.len() as u64, check: check8(bytes) };
+        let row = FrameRow { kind, offset: self.data_bytes, bytes: bytes.len() as u64, check: check4(bytes) };
         self.data_bytes += row.bytes;
         self.frames.push(row);
         Ok(number)
@@ -119,20 +119,22 @@ impl DimgWriter {
         check_fit(meta, edit, recipes)?;
         check_uses(recipes, &self.frames)
             .map_err(|(number, why)| DimgError::Refused(format!("recipe {number}: {why}")))?;
-        let seal =
-            |columns: &Columns| Sealed::smallest(&columns.to_raw(), Some(columns.to_packed(level)?), level);
-        let sections = [
-            Sealed::smallest(&meta.encode(), None, level)?,
-            seal(&edit.encode()?)?,
-            seal(&encode_recipes(recipes, &edit.origins()))?,
-            seal(&encode_frames(&self.frames))?,
-        ];
-        let head = assemble(meta.parent.is_some(), sections, self.data_bytes);
+        let (index, recipes) = (edit.encode()?, encode_recipes(recipes, &edit.origins()));
+        let mut tables = joint::encode(&[&index, &recipes, &encode_frames(&self.frames)], level)?;
+        tables.splice(..0, check8(&tables).to_le_bytes());
+        let columns = index.iter().chain(recipes.iter()).map(|(data, _)| data.len() as u64);
+        let raw_bytes = columns.sum::<u64>().max(tables.len() as u64);
+        if raw_bytes > MAX_SECTION_BYTES {
+            let reason = format!("tables of {raw_bytes} bytes exceed the limit of {MAX_SECTION_BYTES}");
+            return Err(DimgError::Refused(reason));
+        }
+        let head = assemble(meta.parent.is_some(), None, &meta.encode(false), &tables, self.data_bytes);
         let data = self.data.into_inner().map_err(io::IntoInnerError::into_error);
         let data = data.map_err(DimgError::io("write temporary file", &self.dir))?;
         let all = Extent { offset: 0, bytes: self.data_bytes };
         let places = if self.places.is_empty() { vec![all] } else { self.places };
-        Ok(Assembled { head, data, places, data_bytes: self.data_bytes, dir: self.dir })
+        let (meta, data_bytes, dir) = (meta.clone(), self.data_bytes, self.dir);
+        Ok(Assembled { head, meta, tables, data, places, data_bytes, dir })
     }
 }
 
@@ -181,6 +183,8 @@ fn check_fit(meta: &Meta, edit: &Edit, recipes: &[RecipeRow]) -> Result<(), Dimg
 #[derive(Debug)]
 pub struct Assembled {
     head: Vec<u8>,
+    meta: Meta,
+    tables: Vec<u8>,
     data: File,
     places: Vec<Extent>,
     data_bytes: u64,
@@ -188,7 +192,7 @@ pub struct Assembled {
 }
 
 impl Assembled {
-    /// Its bytes in all.
+    /// Bytes of the dimg in all.
     pub fn bytes(&self) -> u64 {
         self.head.len() as u64 + self.data_bytes
     }
@@ -204,6 +208,22 @@ impl Assembled {
     /// Reading the file aside, or `out`, fails.
     pub fn write_to(&mut self, out: &mut dyn Write) -> Result<(), DimgError> {
         out.write_all(&self.head).map_err(DimgError::Output)?;
+        self.write_data(out)
+    }
+
+    /// What stands before the frames in a cdimg.
+    pub(super) fn cdimg_head(
+        &self,
+        manifest: &[u8],
+        config: &[u8],
+        level: Level,
+    ) -> Result<Vec<u8>, DimgError> {
+        let (documents, meta) = with_documents(manifest, config, &self.meta, level)?;
+        Ok(assemble(self.meta.parent.is_some(), Some(&documents), &meta, &self.tables, self.data_bytes))
+    }
+
+    /// Writes the frames.
+    pub(super) fn write_data(&self, out: &mut dyn Write) -> Result<(), DimgError> {
         let mut buffer = vec![0; 256 << 10];
         for &Extent { mut offset, bytes } in &self.places {
             let end = offset + bytes;

@@ -1,5 +1,5 @@
-//! Columns: byte strings with a number each, stored one after the other, each compressed by itself or none
-//! (`FORMAT.md`, section 4.1).
+//! Columns: byte strings with a number each, by themselves stored one after the other, each compressed or none (`FORMAT.md`,
+//! section 4.5). A file has those of all its tables in one section (`format/joint.rs`).
 
 use crate::engine::{
     EngineError,
@@ -31,9 +31,19 @@ impl Columns {
         Self { specs, data: vec![Vec::new(); specs.len()] }
     }
 
+    /// Columns of these bytes.
+    pub(crate) fn of(specs: &'static [Spec], data: Vec<Vec<u8>>) -> Self {
+        Self { specs, data }
+    }
+
     /// The bytes of a column, to be added to.
     pub(crate) fn get_mut(&mut self, index: usize) -> &mut Vec<u8> {
         &mut self.data[index]
+    }
+
+    /// The bytes of each column, in order, and what they are like.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&[u8], Kind)> {
+        self.data.iter().zip(self.specs).map(|(data, spec)| (data.as_slice(), spec.kind))
     }
 
     /// A reader of each column, in order.

@@ -1,11 +1,12 @@
 //! Damaged files: every byte, every length, and each check by itself.
 
-use super::super::header::{HEAD_BYTES, Header, Section, check8, check16};
+use super::super::header::{CHECK_BYTES, Section, assemble, check4, check8};
 use super::super::*;
 use super::make_all;
 use super::sample::{Sample, original};
 use crate::content::Bytes;
-use crate::engine::compress::Codec;
+use crate::engine::compress::Level;
+use crate::wire::{Reader, put_u64};
 
 /// All that reading does.
 fn read(bytes: &[u8], sample: &Sample) -> Result<(), DimgError> {
@@ -17,17 +18,14 @@ fn read(bytes: &[u8], sample: &Sample) -> Result<(), DimgError> {
 #[test]
 fn a_flipped_byte_is_an_error() {
     let sample = original();
-    let whole = sample.cdimg();
-    read(&whole, &sample).unwrap();
-    let dimg_start = whole.len() - sample.dimg().len();
-    for at in 0..whole.len() {
-        for flip in [1, 0x80, 0xff] {
-            let mut bytes = whole.clone();
-            bytes[at] ^= flip;
-            match read(&bytes, &sample) {
-                Err(error) => assert_eq!(error.class(), Class::Corrupt, "byte {at} xor {flip}: {error}"),
-                // A compressed document that still decodes to the bytes that have its digest.
-                Ok(()) => assert!((48..dimg_start).contains(&at), "byte {at} xor {flip}"),
+    for whole in [sample.cdimg(), sample.dimg()] {
+        read(&whole, &sample).unwrap();
+        for at in 0..whole.len() {
+            for flip in [1, 0x80, 0xff] {
+                let mut bytes = whole.clone();
+                bytes[at] ^= flip;
+                let error = read(&bytes, &sample).expect_err("a byte is another one");
+                assert_eq!(error.class(), Class::Corrupt, "byte {at} xor {flip}: {error}");
             }
         }
     }
@@ -46,94 +44,84 @@ fn a_file_cut_short_is_an_error() {
     }
 }
 
-/// The sample with some bytes of its header changed and the checksum made right again.
-fn header(change: impl FnOnce(&mut Vec<u8>)) -> String {
-    let mut bytes = original().dimg();
-    change(&mut bytes);
-    let check = check8(&[&bytes[..24], &bytes[32..HEAD_BYTES]].concat());
-    bytes[24..32].copy_from_slice(&check.to_le_bytes());
-    Dimg::open(Bytes::from(bytes)).unwrap_err().to_string()
+/// A dimg whose magic, version and flags are changed, and then its four lengths (the first counts in a cdimg only).
+fn header(start: impl FnOnce(&mut Vec<u8>), lengths: impl FnOnce(&mut Vec<u64>)) -> String {
+    let whole = original().dimg();
+    let mut reader = Reader::new(&whole, "test");
+    reader.take(7, "start").unwrap();
+    let mut numbers: Vec<u64> = (0..3).map(|_| reader.u64("length").unwrap()).collect();
+    let rest = &whole[reader.offset() + CHECK_BYTES..];
+    let meta_bytes = usize::try_from(numbers[0]).unwrap();
+    let mut out = whole[..7].to_vec();
+    start(&mut out);
+    lengths(&mut numbers);
+    numbers.iter().for_each(|&length| put_u64(&mut out, length));
+    let check = check8(&[&out, &rest[..meta_bytes]].concat());
+    out.extend_from_slice(&check.to_le_bytes());
+    out.extend_from_slice(rest);
+    DeltaFile::open(Bytes::from(out)).map(|_| ()).map_err(|error| error.to_string()).unwrap_err()
 }
 
 #[test]
 fn each_check_of_the_header_refuses() {
-    let row = |section: Section| 32 + 40 * section as usize;
-    let (meta, index, data) = (row(Section::Meta), row(Section::Index), row(Section::Data));
-    assert_eq!(header(|bytes| bytes[7] = 0), "read header at offset 0: not a dimg");
-    assert_eq!(header(|bytes| bytes[8] = 2), "read header at offset 8: format version 2 is not supported");
-    assert_eq!(header(|bytes| bytes[10] = 2), "read header at offset 10: flags 0x2 are not known");
-    assert_eq!(header(|bytes| bytes[12] = 4), "read header at offset 12: 4 sections, not 5");
-    assert!(header(|bytes| bytes.push(0)).starts_with("read header at offset 16: the dimg has "));
-    assert_eq!(header(|bytes| bytes[meta] = 2), "read header at offset 32: section META: kind 2");
-    assert_eq!(
-        header(|bytes| bytes[meta + 2] = 9),
-        "read section META at offset 34: codec 9 is not supported"
-    );
-    assert_eq!(
-        header(|bytes| bytes[meta + 3] = 1),
-        "read header at offset 35: section META: padding is not zero"
-    );
-    let huge = header(|bytes| bytes[meta + 7] = 0xff);
-    assert!(
-        huge.starts_with("read header at offset 36: section META: ")
-            && huge.ends_with("the limit of 1073741824")
-    );
-    let moved = header(|bytes| bytes[index + 8] ^= 1);
-    assert!(moved.starts_with("read header at offset 80: section INDEX: it starts at "), "{moved}");
-    let long = header(|bytes| bytes[index + 23] = 1);
-    assert!(long.starts_with("read header at offset 88: section INDEX: 72057594"), "{long}");
-    assert_eq!(
-        header(|bytes| bytes[data + 4] = 1),
-        "read header at offset 194: section DATA: a codec, raw size or checksum is given"
-    );
-    let left = header(|bytes| bytes[data + 16] -= 1);
-    assert_eq!(left, "read header at offset 16: 1 bytes follow the last section");
-    let check = header(|bytes| bytes[meta + 24] ^= 1);
-    assert!(check.starts_with("read section META at offset 232: its checksum is wrong"), "{check}");
-    let flags = header(|bytes| bytes[10] = 0);
+    let start = |at: usize, byte: u8| header(|bytes| bytes[at] = byte, |_| ());
+    assert_eq!(start(4, 0), "read header at offset 0: neither a cdimg nor a dimg");
+    assert_eq!(start(5, b'\r'), "read header at offset 5: format version 1 is not supported");
+    assert_eq!(start(5, 3), "read header at offset 5: format version 3 is not supported");
+    assert_eq!(start(6, 2), "read header at offset 6: flags 0x2 are not known");
+    let lengths = |at: usize, length: u64| header(|_| (), |lengths| lengths[at] = length);
+    assert!(lengths(0, 1 << 40).contains("section META at offset 7 of header: 1099511627776 bytes exceed"));
+    assert!(lengths(1, 1 << 40).contains("section TABLES at offset "));
+    assert!(lengths(2, u64::MAX).contains("read header at offset 7: the file has "));
+    assert!(lengths(2, 1).contains("read header at offset 7: the file has "));
+    let flags = start(6, 0);
     assert!(flags.contains("section META") && flags.contains("bytes too many"), "{flags}");
-    let mut bytes = original().dimg();
-    bytes[24] ^= 1;
-    let error = Dimg::open(Bytes::from(bytes)).unwrap_err();
-    assert_eq!(error.to_string(), "read header at offset 24: the checksum of the header is wrong");
+    let sample = original();
+    let mut bytes = sample.dimg();
+    bytes[20] ^= 1;
+    let error = Dimg::open(Bytes::from(bytes)).unwrap_err().to_string();
+    assert!(error.ends_with("the checksum of header, manifest, config and META is wrong"), "{error}");
+    assert!(Dimg::open(Bytes::from(sample.cdimg())).unwrap_err().to_string().ends_with("not a dimg"));
+    assert!(Cdimg::open(Bytes::from(sample.dimg())).unwrap_err().to_string().ends_with("not a cdimg"));
 }
 
-/// A dimg with one section's bytes changed, and all sizes and checksums made right again.
-fn resealed(section: Section, change: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+/// A file of version 1, as it began: it is told from damage.
+#[test]
+fn the_version_before_is_refused_by_its_number() {
+    for start in [&b"\x89DIMG\r\n\x1a\x01\0\x01\0\x05\0\0\0"[..], b"\x89CDIMG\r\n\x01\0\0\0\x57\0\0\0"] {
+        let error = DeltaFile::open(Bytes::from([start, &[7; 300]].concat())).unwrap_err();
+        assert!(error.to_string().ends_with("format version 1 is not supported"), "{error}");
+    }
+}
+
+/// The sample made again with other sections.
+fn resealed(change: impl FnOnce(&mut Vec<u8>, &mut Vec<u8>)) -> Vec<u8> {
     let whole = original().dimg();
-    let mut header = Header::parse(&whole, 0).unwrap();
-    let mut parts: Vec<Vec<u8>> = Vec::new();
-    for (section, row) in Section::ALL.into_iter().zip(&mut header.rows) {
-        let start = usize::try_from(row.offset).unwrap();
-        let stored = &whole[start..start + usize::try_from(row.stored_bytes).unwrap()];
-        parts.push(if section == Section::Data {
-            stored.to_vec()
-        } else {
-            let raw = blob::unpack(row.codec, stored, row.raw_bytes).unwrap();
-            row.codec = Codec::Raw;
-            raw
-        });
-    }
-    change(&mut parts[section as usize]);
-    let mut offset = HEAD_BYTES as u64;
-    for (row, part) in header.rows.iter_mut().zip(&parts) {
-        (row.offset, row.stored_bytes) = (offset, part.len() as u64);
-        offset += row.stored_bytes;
-    }
-    for (row, part) in header.rows.iter_mut().zip(&parts).take(4) {
-        (row.raw_bytes, row.check) = (part.len() as u64, check16(part));
-    }
-    header.bytes = offset;
-    [header.encode(), parts.concat()].concat()
+    let dimg = Dimg::open(Bytes::from(whole.clone())).unwrap();
+    let part = |name: &str| {
+        let info = dimg.sections().find(|info| info.name == name).unwrap();
+        let start = usize::try_from(info.offset).unwrap();
+        &whole[start..start + usize::try_from(info.bytes).unwrap()]
+    };
+    let mut meta = part(Section::Meta.name()).to_vec();
+    let mut tables = part(Section::Tables.name())[CHECK_BYTES..].to_vec();
+    let data = part(Section::Data.name());
+    change(&mut meta, &mut tables);
+    tables.splice(..0, check8(&tables).to_le_bytes());
+    [&assemble(true, None, &meta, &tables, data.len() as u64), data].concat()
 }
 
-fn section_error(section: Section, change: impl FnOnce(&mut Vec<u8>)) -> String {
-    read(&resealed(section, change), &original()).unwrap_err().to_string()
+fn meta_error(change: impl FnOnce(&mut Vec<u8>)) -> String {
+    read(&resealed(|meta, _| change(meta)), &original()).unwrap_err().to_string()
+}
+
+fn tables_error(change: impl FnOnce(&mut Vec<u8>)) -> String {
+    read(&resealed(|_, tables| change(tables)), &original()).unwrap_err().to_string()
 }
 
 #[test]
 fn resealing_alone_changes_nothing() {
-    read(&resealed(Section::Meta, |_| ()), &original()).unwrap();
+    read(&resealed(|_, _| ()), &original()).unwrap();
 }
 
 #[test]
@@ -142,7 +130,7 @@ fn each_check_of_meta_refuses() {
     let error = |change: &dyn Fn(&mut Meta)| {
         let mut meta = meta.clone();
         change(&mut meta);
-        section_error(Section::Meta, |bytes| *bytes = meta.encode())
+        meta_error(|bytes| *bytes = meta.encode(false))
     };
     assert!(
         error(&|meta| meta.target.layers[0].source = LayerSource::Parent(1))
@@ -162,13 +150,11 @@ fn each_check_of_meta_refuses() {
     assert!(error(&|meta| meta.target.layers[1].entries = 3).contains("they make 10 entries, META names 3"));
     assert!(error(&|meta| meta.target.contents = 3).contains("the layers have 9 contents, META names 3"));
     assert!(error(&|meta| meta.target.name = "n".repeat(5000)).contains("5000 exceeds the limit of 4096"));
-    let id = LayerSource::Made { id: crate::Digest::of(b"other") };
+    let id = LayerSource::Made { id: LayerCheck([7; 16]) };
     assert!(error(&|meta| meta.target.layers[1].source = id).contains("id of layer 1 made from it"));
-    assert!(section_error(Section::Meta, |bytes| bytes.push(0)).contains("1 bytes too many"));
-    assert!(section_error(Section::Meta, |bytes| bytes.truncate(40)).contains("bytes wanted"));
-    assert!(
-        section_error(Section::Meta, |bytes| bytes[65] = 0xff).contains("name of the image at offset 64")
-    );
+    assert!(meta_error(|bytes| bytes.push(0)).contains("1 bytes too many"));
+    assert!(meta_error(|bytes| bytes.truncate(40)).contains("bytes wanted"));
+    assert!(meta_error(|bytes| bytes[65] = 0xff).contains("name of the image at offset 64"));
 }
 
 #[test]
@@ -182,8 +168,9 @@ fn each_check_of_recipes_and_frames_refuses() {
     let recipe = |change: &dyn Fn(&mut Vec<RecipeRow>)| {
         let mut recipes = recipes.clone();
         change(&mut recipes);
-        let bytes = tables::encode_recipes(&recipes, &edit.origins()).to_raw();
-        section_error(Section::Recipes, |section| *section = bytes)
+        let recipes = tables::encode_recipes(&recipes, &edit.origins());
+        let columns = [&edit.encode().unwrap(), &recipes, &tables::encode_frames(&frames)];
+        tables_error(|bytes| *bytes = joint::encode(&columns, Level::Default).unwrap())
     };
     let nowhere = crate::index::edit::Place { layer: 0, entry: 77 };
     for (error, why) in [
@@ -205,8 +192,9 @@ fn each_check_of_recipes_and_frames_refuses() {
     let frame = |change: &dyn Fn(&mut Vec<FrameRow>)| {
         let mut frames = frames.clone();
         change(&mut frames);
-        let bytes = tables::encode_frames(&frames).to_raw();
-        section_error(Section::Frames, |section| *section = bytes)
+        let recipes = tables::encode_recipes(&recipes, &edit.origins());
+        let columns = [&edit.encode().unwrap(), &recipes, &tables::encode_frames(&frames)];
+        tables_error(|bytes| *bytes = joint::encode(&columns, Level::Default).unwrap())
     };
     for (error, why) in [
         (frame(&|frames| frames.truncate(1)), "belong to none"),
@@ -217,55 +205,47 @@ fn each_check_of_recipes_and_frames_refuses() {
     ] {
         assert!(error.contains(why), "{error}: {why}");
     }
-    let columns = |section: Section, at: usize, byte: u8| section_error(section, |bytes| bytes[at] = byte);
-    // One column after the other: number, codec, raw and stored bytes, then the stored bytes.
-    assert!(columns(Section::Recipes, 0, 200).contains("number of columns"));
-    assert!(columns(Section::Frames, 1, 9).contains("column number"));
-    assert!(section_error(Section::Index, |bytes| bytes.push(1)).contains("1 bytes too many"));
-}
-
-/// The sample's cdimg with its header changed and the checksum made right again.
-fn cdimg(change: impl FnOnce(&mut Vec<u8>)) -> String {
-    let mut bytes = original().cdimg();
-    change(&mut bytes);
-    let check = check8(&bytes[..40]);
-    bytes[40..48].copy_from_slice(&check.to_le_bytes());
-    Cdimg::open(Bytes::from(bytes)).unwrap_err().to_string()
+    assert!(tables_error(|bytes| bytes.push(1)).contains("1 bytes too many"));
+    assert!(tables_error(Vec::clear).contains("head of a column"));
 }
 
 #[test]
 fn each_check_of_a_cdimg_refuses() {
-    assert_eq!(cdimg(|bytes| bytes[0] = 0), "read cdimg header at offset 0: not a cdimg");
-    assert_eq!(
-        cdimg(|bytes| bytes[8] = 9),
-        "read cdimg header at offset 8: format version 9 is not supported"
-    );
-    assert_eq!(cdimg(|bytes| bytes[10] = 1), "read cdimg header at offset 10: flags 0x1 are not known");
-    assert_eq!(cdimg(|bytes| bytes[30] = 1), "read cdimg header at offset 30: padding is not zero");
-    assert_eq!(cdimg(|bytes| bytes[28] = 7), "read cdimg header at offset 28: codec 7 is not supported");
-    assert_eq!(cdimg(|bytes| bytes[29] = 7), "read cdimg header at offset 29: codec 7 is not supported");
-    assert!(cdimg(|bytes| bytes[15] = 1).contains("at offset 12: a manifest of "));
-    assert!(cdimg(|bytes| bytes[27] = 1).contains("at offset 24: a config of "));
-    assert!(cdimg(|bytes| bytes[32] ^= 1).contains("at offset 32: the dimg has "));
-    assert!(cdimg(|bytes| bytes[12] ^= 1).starts_with("read manifest at offset 48: "));
     let sample = original();
+    let dimg = Dimg::open(Bytes::from(sample.dimg())).unwrap();
     let write = |manifest: &[u8], config: &[u8]| {
-        let dimg = sample.dimg();
-        let head = cdimg_head(manifest, config, dimg.len() as u64, Default::default()).unwrap();
-        DeltaFile::open(Bytes::from([head, dimg].concat())).map(|_| ()).map_err(|error| error.to_string())
+        dimg.with_documents(manifest, config, Level::Default).map_err(|error| error.to_string())
     };
     let (manifest, config) = sample.documents();
-    write(&manifest, &config).unwrap();
+    let (head, data) = write(&manifest, &config).unwrap();
+    read(&[&head, data].concat(), &sample).unwrap();
     assert!(
-        write(b"{}", &config).unwrap_err().contains("read manifest at offset 48: digest sha256:44136fa355")
+        write(b"{}", &config)
+            .unwrap_err()
+            .contains("write cdimg: the manifest has the digest sha256:44136fa355")
     );
-    assert!(write(&manifest, b"{}").unwrap_err().contains("digest sha256:44136fa355"));
-    let check =
-        |manifest: &[u8], config: &[u8]| cdimg::check_documents(manifest, config, &sample.meta().target);
-    check(&manifest, &config).unwrap();
-    assert_eq!(check(b"[", &config).unwrap_err().0, "manifest");
-    assert_eq!(check(br#"{"config":{"digest":"sha256:00"}}"#, &config).unwrap_err().0, "manifest");
-    assert_eq!(check(&manifest, br#"{"rootfs":{"diff_ids":[]}}"#).unwrap_err().0, "config");
-    assert_eq!(check(&manifest, b"no").unwrap_err().0, "config");
+    assert!(write(&manifest, b"{}").unwrap_err().contains("the config has the digest sha256:44136fa355"));
+    let named = |manifest: &[u8], config: &[u8]| cdimg::named(manifest, config);
+    assert_eq!(named(&manifest, &config).unwrap().diff_ids.len(), 2);
+    assert_eq!(named(b"[", &config).unwrap_err().0, "manifest");
+    assert_eq!(named(br#"{"config":{"digest":"sha256:00"}}"#, &config).unwrap_err().0, "manifest");
+    assert_eq!(named(&manifest, b"no").unwrap_err().0, "manifest");
+    let bad = br#"{"rootfs":{"diff_ids":["no"]}}"#;
+    let manifest_of =
+        |config: &[u8]| format!(r#"{{"config":{{"digest":"{}"}}}}"#, crate::Digest::of(config)).into_bytes();
+    assert_eq!(named(&manifest_of(bad), bad).unwrap_err().0, "config");
+    // Documents in a file that do not belong together, or to META.
+    let file = |manifest: &[u8], config: &[u8], meta: &[u8]| {
+        let documents = documents::encode(manifest, config, Level::Default).unwrap();
+        let bytes = [&assemble(true, Some(&documents), meta, &[0; 8], 0)[..]].concat();
+        Cdimg::open(Bytes::from(bytes)).unwrap_err().to_string()
+    };
+    let meta = sample.meta().encode(true);
+    assert!(file(&manifest, bad, &meta).starts_with("read section DOCUMENTS at offset "));
+    assert!(file(&manifest_of(bad), bad, &meta).contains("not a sha256 digest"));
+    let none = br#"{"rootfs":{"diff_ids":[]}}"#;
+    assert!(file(&manifest_of(none), none, &meta).contains("2, the config has 0"));
+    assert!(file(&manifest, &config, &[]).starts_with("read section META at offset "));
     assert_eq!(DeltaFile::open(Bytes::from(b"hello".to_vec())).unwrap_err().offset(), Some(0));
+    assert_eq!(check4(b"x"), u32::from_le_bytes(check8(b"x").to_le_bytes()[..4].try_into().unwrap()));
 }

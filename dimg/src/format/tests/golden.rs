@@ -41,5 +41,9 @@ fn the_pinned_file_is_read() {
     let (manifest, config) = sample.documents();
     let cdimg = file.cdimg().unwrap();
     assert_eq!((cdimg.manifest(), cdimg.config()), (&manifest[..], &config[..]));
-    assert_eq!(&**cdimg.dimg_bytes(), &sample.dimg()[..]);
+    let (head, data) = cdimg.dimg().alone();
+    assert_eq!([&head, data].concat(), sample.dimg());
+    let alone = Dimg::open(Bytes::from(sample.dimg())).unwrap();
+    let (head, data) = alone.with_documents(&manifest, &config, Default::default()).unwrap();
+    assert_eq!([&head, data].concat(), BYTES);
 }

@@ -40,7 +40,7 @@ impl Sample {
             tar_bytes: 1024,
             source: match edit {
                 LayerEdit::Same(same) => LayerSource::Parent(*same),
-                LayerEdit::Edited(_) => LayerSource::Made { id: layer_id(layer) },
+                LayerEdit::Edited(_) => LayerSource::Made { id: LayerCheck::of(layer) },
             },
         });
         let config = self.config_of(self.target.iter().map(|layer| diff_id(layer)));

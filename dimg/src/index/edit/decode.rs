@@ -7,23 +7,27 @@ use crate::index::columns::Columns;
 use crate::limits::{MAX_ENTRIES, MAX_TAIL_BYTES};
 use crate::wire::{Reader, WireError};
 
-/// What the META section says of a layer of the target.
+/// What the section META says of a layer of the target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LayerClaim {
     /// It is this layer of the parent.
     Same(u32),
-    /// The INDEX section makes it and it has so many entries.
+    /// The columns INDEX make it and it has so many entries.
     Entries(u64),
 }
 
 impl Edit {
-    /// Reads an INDEX section, uncompressed, that makes those of `layers` that are not the parent's.
+    /// Reads columns INDEX by themselves ([`Edit::to_bytes`]) that make those of `layers` that are not the parent's.
     ///
     /// # Errors
     /// The bytes are not what the format allows, exceed a limit, or make other numbers of entries.
     pub fn decode(bytes: &[u8], layers: &[LayerClaim]) -> Result<Self, WireError> {
-        let columns = Columns::parse(&SPECS, bytes, "section INDEX")?;
-        let mut values = ValueReader::new(&columns);
+        Self::from_columns(&Columns::parse(&SPECS, bytes, "columns INDEX")?, layers)
+    }
+
+    /// As [`Edit::decode`], of columns that were read.
+    pub(crate) fn from_columns(columns: &Columns, layers: &[LayerClaim]) -> Result<Self, WireError> {
+        let mut values = ValueReader::new(columns);
         let mut state = State { places: PlaceCoder::default(), copied: 0, next_change: None, entries: 0 };
         state.read_gap(&mut values, 0)?;
         let mut made = Vec::with_capacity(layers.len());

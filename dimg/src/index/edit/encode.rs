@@ -9,7 +9,15 @@ use crate::wire::{put_bytes, put_u64, put_usize};
 use std::collections::HashMap;
 
 impl Edit {
-    /// The INDEX section's columns: the made layers in order.
+    /// The columns INDEX by themselves, not compressed.
+    ///
+    /// # Errors
+    /// The edit contradicts itself; `between`, `compose` and `decode` give none that does.
+    pub fn to_bytes(&self) -> Result<Vec<u8>, IndexError> {
+        Ok(self.encode()?.to_raw())
+    }
+
+    /// The columns INDEX: the made layers in order.
     ///
     /// # Errors
     /// The edit contradicts itself; `between`, `compose` and `decode` give none that does.

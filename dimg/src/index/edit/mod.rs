@@ -28,7 +28,7 @@ pub(crate) use between::key;
 pub use compose::{Composed, Lookup, Named};
 pub use decode::LayerClaim;
 pub(crate) use place::PlaceCoder;
-pub(crate) use values::heap_bytes;
+pub(crate) use values::{SPECS, heap_bytes};
 
 use super::{Content, Entry, Extent, IndexError, LayerIndex, Shape, Tail};
 use crate::Digest;

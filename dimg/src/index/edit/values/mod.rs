@@ -1,4 +1,4 @@
-//! The columns of the INDEX section, and how each field's values are written to and read from them.
+//! The columns INDEX, and how each field's values are written to and read from them.
 //!
 //! The writer and the reader keep the same state: the value before in each column, and tables of shapes, names and pax
 //! values that stood in the file already.
@@ -18,7 +18,7 @@ use crate::index::columns::Spec;
 use crate::limits::MAX_INDEX_BYTES;
 use crate::wire::{Reader, WireError};
 
-/// A column of the INDEX section, by its index.
+/// A column of INDEX, by its index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(usize)]
 pub(crate) enum Col {
