@@ -111,7 +111,7 @@ fn parts_come_apart_and_together() {
         assert_eq!(read("parts"), read("again"), "{name}");
     }
     folder.ok("verify parts/image.dimg");
-    assert!(folder.ok("show --dump back.cdimg").starts_with("cdimg version=1\n"));
+    assert!(folder.ok("show --dump back.cdimg").starts_with("cdimg version=2\n"));
     assert!(folder.ok("show back.cdimg").contains("parent  none: a base image\n"));
 }
 

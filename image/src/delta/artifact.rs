@@ -188,7 +188,7 @@ mod tests {
             (LAYER_TYPE, "application/x"),
             ("\"subject\"", "\"other\""),
             (annotation::BYTES, "x"),
-            ("\"io.d4c.delta.version\":\"1\"", "\"io.d4c.delta.version\":\"one\""),
+            ("\"io.d4c.delta.version\":\"2\"", "\"io.d4c.delta.version\":\"two\""),
             ("\"sha256:0202", "\"sha256:"),
         ] {
             let changed = text.replacen(from, to, 1);
