@@ -37,6 +37,11 @@ pub(super) const REFERENCE_BYTES: u64 = 4 << 10;
 const REFERENCE_BASE_BYTES: u64 = 2 << 20;
 /// and at most so many times that of the content.
 const REFERENCE_RATIO: u64 = 64;
+/// Patches from this size on are held against compressing the content behind the base,
+const RIVAL_BYTES: u64 = 2 << 10;
+/// and only if they are at least the so manieth part of both, which are no more than this: that takes as long as compressing both.
+const RIVAL_RATIO: u64 = 96;
+const RIVAL_WORK_BYTES: u64 = 1 << 20;
 /// Bytes that a frame and the place of a base take in the tables.
 const REFERENCE_ROW_BYTES: usize = 24;
 
@@ -49,6 +54,9 @@ pub(super) enum Kept {
     Chunks(Vec<Vec<u8>>),
     /// A small program, to be put in a group, and the map by which the base is relocated before.
     Program(Place, Option<Box<AddressMap>>, Box<Program>),
+    /// The same without a map, or a frame with the content compressed behind the base, which is smaller than the program alone: in
+    /// a group the program may take less, when others have the same in it.
+    Either(Place, Box<Program>, Vec<u8>),
     /// A patch in a frame of its own, and a map as above.
     Frame(Place, Option<Box<AddressMap>>, FrameKind, Vec<u8>),
 }
@@ -58,7 +66,7 @@ impl Kept {
     pub(super) fn base(&self) -> Option<Place> {
         match self {
             Self::Stored | Self::Chunks(_) => None,
-            Self::Program(place, ..) | Self::Frame(place, ..) => Some(*place),
+            Self::Program(place, ..) | Self::Either(place, ..) | Self::Frame(place, ..) => Some(*place),
         }
     }
 
@@ -70,6 +78,7 @@ impl Kept {
             Self::Program(_, map, program) => {
                 program.raw_bytes() + map.as_ref().map_or(0, |map| map.memory())
             }
+            Self::Either(_, program, frame) => program.raw_bytes() + frame.len() as u64,
             Self::Frame(_, map, _, frame) => frame.len() as u64 + map.as_ref().map_or(0, |map| map.memory()),
         }
     }
@@ -132,11 +141,13 @@ pub(super) fn encode(
     }
     let stored = match best {
         None => Way { bytes: content.size, kept: Kept::Stored },
-        Some(best) if best.bytes <= content.size / CLEARLY_SMALLER => return Ok(best),
+        Some(best) if best.bytes <= content.size / CLEARLY_SMALLER => {
+            return or_behind(best, content, new, found, open_base, options);
+        }
         Some(best) => {
             let stored = stored(content, new, best.bytes, options.level)?;
             if stored.bytes > best.bytes {
-                return Ok(best);
+                return or_behind(best, content, new, found, open_base, options);
             }
             stored
         }
@@ -159,6 +170,48 @@ pub(super) fn refers(content: &Content, base: &Candidate, options: &BuildOptions
         && options.level != Level::Fast
         && (REFERENCE_BYTES..=MAX_REFERENCE_BYTES).contains(&content.size)
         && base.content.size <= base_bytes
+}
+
+/// `patch`, or the content compressed behind the same base where that may be smaller: of an edited text it is, as what is inserted
+/// shares words with what stands around it.
+fn or_behind(
+    patch: Way,
+    content: &Content,
+    new: &[u8],
+    found: &Found,
+    open_base: &dyn Fn(&Candidate) -> Result<Bytes, DimgError>,
+    options: &BuildOptions,
+) -> Result<Way, DimgError> {
+    let plain = matches!(patch.kept, Kept::Program(_, None, _) | Kept::Frame(_, None, FrameKind::Program, _));
+    let place = patch.kept.base();
+    let base = found.reference(content, options).filter(|base| plain && Some(base.place) == place);
+    let Some(base) = base.filter(|_| patch.bytes >= RIVAL_BYTES && !new.starts_with(b"\x7fELF")) else {
+        return Ok(patch);
+    };
+    let old = open_base(base)?;
+    let work = (old.len() + new.len()) as u64;
+    if work > RIVAL_WORK_BYTES || patch.bytes.saturating_mul(RIVAL_RATIO) < work {
+        return Ok(patch);
+    }
+    let Some(frame) = ReferenceFrame::encode(&old, new, options.level)? else { return Ok(patch) };
+    let bytes = frame.len() as u64;
+    let with_row = bytes + REFERENCE_ROW_BYTES as u64;
+    Ok(match patch.kept {
+        Kept::Program(place, None, program) => {
+            // Small programs were measured at the fast level.
+            let alone = ProgramFrame::encode(&[&*program], options.level)?.len() as u64;
+            let smaller = with_row < alone - alone / 8;
+            let kept = match smaller {
+                true => Kept::Either(place, program, frame),
+                false => Kept::Program(place, None, program),
+            };
+            Way { bytes: if smaller { bytes } else { patch.bytes }, kept }
+        }
+        Kept::Frame(place, ..) if with_row < patch.bytes => {
+            Way { bytes, kept: Kept::Frame(place, None, FrameKind::Reference, frame) }
+        }
+        kept => Way { bytes: patch.bytes, kept },
+    })
 }
 
 /// The content compressed behind `old`, where that is clearly smaller than alone.

@@ -7,9 +7,9 @@ use crate::engine::elf::{AddressMap, MAX_SEGMENTS};
 use crate::engine::frame::{
     MAX_SLOTS, PARAMETER_GROUP_BYTES, PROGRAM_GROUP_BYTES, RelocationFrame, STORED_GROUP_BYTES,
 };
-use crate::engine::program::Program;
+use crate::engine::program::{Program, StreamKind};
 use crate::format::FrameKind;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// A kind of contents; only equality and an order matter.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -41,6 +41,8 @@ pub(super) struct Group {
     pub contents: Vec<u32>,
     /// For programs; empty for stored contents.
     pub programs: Vec<Program>,
+    /// For programs: frames that could hold their contents instead, by content.
+    pub rivals: BTreeMap<u32, Vec<u8>>,
     /// For relocations; else empty.
     pub maps: Vec<AddressMap>,
     /// For parameters of packing; else empty.
@@ -76,6 +78,21 @@ impl Groups {
         group.contents.push(content);
         group.programs.push(program);
         group.raw_bytes += bytes;
+        full
+    }
+
+    /// As [`Groups::patch`], with a frame that could hold the content instead.
+    pub(super) fn either(
+        &mut self,
+        class: Class,
+        content: u32,
+        program: Program,
+        frame: Vec<u8>,
+    ) -> Option<Group> {
+        let full = self.patch(class.clone(), content, program);
+        if let Some(group) = self.programs.get_mut(&class) {
+            group.rivals.insert(content, frame);
+        }
         full
     }
 
@@ -123,6 +140,58 @@ impl Groups {
     }
 }
 
+impl Group {
+    /// Takes out the contents that frames of their own hold in less room than the group: those of whose inserted bytes no more than
+    /// a small part stands in other programs, too.
+    pub(super) fn take_apart(&mut self) -> Vec<(u32, Vec<u8>)> {
+        let mut rivals = std::mem::take(&mut self.rivals);
+        if rivals.is_empty() {
+            return Vec::new();
+        }
+        let words = self.programs.iter().map(words).collect::<Vec<_>>();
+        let mut having: HashMap<u64, u32> = HashMap::new();
+        for word in words.iter().flatten() {
+            *having.entry(*word).or_default() += 1;
+        }
+        let common = |words: &HashSet<u64>| words.iter().filter(|word| having.get(word) > Some(&1)).count();
+        let keep: Vec<bool> = self
+            .contents
+            .iter()
+            .zip(&words)
+            .map(|(content, words)| {
+                !rivals.contains_key(content) || common(words) * COMMON_PART > words.len()
+            })
+            .collect();
+        let mut kept = keep.iter().copied().chain(std::iter::repeat(true));
+        self.programs.retain(|_| kept.next().unwrap_or(true));
+        let mut apart = Vec::new();
+        let mut kept = keep.iter().copied();
+        self.contents.retain(|content| {
+            let keep = kept.next().unwrap_or(true);
+            if !keep && let Some(frame) = rivals.remove(content) {
+                apart.push((*content, frame));
+            }
+            keep
+        });
+        apart
+    }
+}
+
+/// A content stands apart when less than one in so many words of its program stand in others.
+const COMMON_PART: usize = 4;
+
+/// One in so many words is looked at.
+const SAMPLED: u64 = 8;
+
+/// Eight-byte words that a program inserts, mixed.
+fn words(program: &Program) -> HashSet<u64> {
+    let words = program.stream(StreamKind::Inserted).windows(8);
+    let mixed = words.map(|word| {
+        u64::from_le_bytes(word.try_into().unwrap_or_default()).wrapping_mul(0x9fb2_1c65_1e98_df25)
+    });
+    mixed.filter(|word| (word >> 32).is_multiple_of(SAMPLED)).collect()
+}
+
 fn take_if_full(group: &mut Group, bytes: u64, limit: u64) -> Option<Group> {
     let full = group.raw_bytes + bytes > limit || group.contents.len() as u64 == MAX_SLOTS;
     (full && !group.contents.is_empty()).then(|| std::mem::take(group))
@@ -142,6 +211,7 @@ fn join(groups: BTreeMap<Class, Group>, limit: u64) -> impl Iterator<Item = Grou
         joined.raw_bytes += group.raw_bytes;
         joined.contents.extend(group.contents);
         joined.programs.extend(group.programs);
+        joined.rivals.extend(group.rivals);
     }
     sort(&mut joined);
     whole.push(joined);

@@ -331,7 +331,10 @@ impl Coordinator<'_> {
                     if self.cursor == self.worker.contents.len() && !self.grouped {
                         self.grouped = true;
                         for (kind, group) in std::mem::take(&mut self.groups).finish() {
-                            self.close(kind, group);
+                            match kind {
+                                FrameKind::Program | FrameKind::ProgramGroup => self.close_programs(group)?,
+                                _ => self.close(kind, group),
+                            }
                         }
                     }
                 }
@@ -489,9 +492,13 @@ impl Coordinator<'_> {
                 self.plans[number].base = Some(base);
                 self.relocate(content, map);
                 if let Some(full) = self.groups.patch(class, content, *program) {
-                    let kind =
-                        if full.contents.len() == 1 { FrameKind::Program } else { FrameKind::ProgramGroup };
-                    self.close(kind, full);
+                    self.close_programs(full)?;
+                }
+            }
+            Kept::Either(base, program, frame) => {
+                self.plans[number].base = Some(base);
+                if let Some(full) = self.groups.either(class, content, *program, frame) {
+                    self.close_programs(full)?;
                 }
             }
             Kept::Frame(base, map, kind, bytes) => {
@@ -512,6 +519,21 @@ impl Coordinator<'_> {
         {
             self.close(FrameKind::Relocations, full);
         }
+    }
+
+    /// Makes a group of programs a frame job, but for those whose contents other frames hold in less room.
+    fn close_programs(&mut self, mut group: Group) -> Result<()> {
+        for (content, frame) in group.take_apart() {
+            let ticket = self.ticket();
+            self.plan(content as usize, FrameKind::Reference, ticket);
+            self.write(ticket, FrameKind::Reference, frame)?;
+        }
+        match group.contents.len() {
+            0 => {}
+            1 => self.close(FrameKind::Program, group),
+            _ => self.close(FrameKind::ProgramGroup, group),
+        }
+        Ok(())
     }
 
     /// Makes a group a frame job.

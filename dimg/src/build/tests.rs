@@ -214,6 +214,36 @@ fn a_new_content_is_compressed_behind_one_that_has_its_words() {
     apply(&merged, Some(&old), &last);
 }
 
+/// The text with words of others put in at some places.
+fn edited(text: &[u8], others: &[u8]) -> Vec<u8> {
+    let (parts, words) = (text.chunks(450), others.chunks(54));
+    parts.zip(words).flat_map(|(part, words)| [part, words].concat()).collect()
+}
+
+#[test]
+fn an_edited_text_is_compressed_behind_what_it_was() {
+    let (one, two) = (prose(1, 9000), prose(3, 9000));
+    // Pairs of words from all over the text, too short to be copied.
+    let words: Vec<u8> = one.chunks(18).step_by(7).flatten().copied().collect();
+    let old = Made::new(1, &[("one.txt", one.clone()), ("two.txt", two.clone())]);
+    let new = Made::new(2, &[("one.txt", edited(&one, &words)), ("two.txt", two.clone())]);
+    let file = bytes(Some(&old), &new, &options(1, Codec::Auto));
+    assert_eq!(apply(&file, Some(&old), &new), BTreeMap::from([(StageCodec::Reference, 1)]));
+    assert_eq!(file, bytes(Some(&old), &new, &options(4, Codec::Auto)));
+    let program = bytes(Some(&old), &new, &options(1, Codec::Plain));
+    assert!(file.len() < program.len(), "{} {}", file.len(), program.len());
+    // Its next delta goes on with it when they are merged.
+    let last = Made::new(3, &[("one.txt", edited(&edited(&one, &words), &two)), ("two.txt", two.clone())]);
+    let next = bytes(Some(&new), &last, &options(1, Codec::Auto));
+    let merged = crate::merge::tests::merged(&[&file, &next], 2, 64 << 20).unwrap();
+    apply(&merged, Some(&old), &last);
+    // What two files have in common stands once in a group of programs.
+    let both = [("one.txt", edited(&one, &words)), ("two.txt", edited(&two, &words))];
+    let new = Made::new(2, &both);
+    let file = bytes(Some(&old), &new, &options(1, Codec::Auto));
+    assert_eq!(apply(&file, Some(&old), &new), BTreeMap::from([(StageCodec::Program, 2)]));
+}
+
 /// Executables, large and small, as they were and as they are after a change.
 fn executables() -> (Made, Made) {
     let sample = |arm, functions| Sample { arm, functions, ..Sample::default() };

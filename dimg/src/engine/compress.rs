@@ -146,7 +146,7 @@ pub fn pack(parts: &[&[u8]], kind: Kind, level: Level, window_log: u32) -> Resul
                     Codec::Lzma2,
                     lzma_pack(
                         parts,
-                        &lzma_options(kind, level, window_log, kind.contexts()[0])?,
+                        &lzma_options(kind, level, window_log, kind.usual_contexts(parts))?,
                         window_log,
                     )?,
                 );
@@ -191,13 +191,37 @@ fn log_of(bytes: u64) -> u32 {
     64 - bytes.saturating_sub(1).leading_zeros()
 }
 
+/// (lc, lp, pb) for text.
+const TEXT_CONTEXTS: (u32, u32, u32) = (3, 0, 0);
+
+/// Bytes by which text is told.
+const TEXT_LOOK_BYTES: usize = 64 << 10;
+
+/// Whether the first bytes of the parts, taken together, have no zero among them: nothing in them is aligned.
+fn is_text(parts: &[&[u8]]) -> bool {
+    let mut left = TEXT_LOOK_BYTES;
+    parts.iter().all(|part| {
+        let looked = &part[..part.len().min(left)];
+        left -= looked.len();
+        !looked.contains(&0)
+    })
+}
+
 impl Kind {
+    /// (lc, lp, pb) for these bytes when only one is tried.
+    fn usual_contexts(self, parts: &[&[u8]]) -> (u32, u32, u32) {
+        match self {
+            Self::Content if is_text(parts) => TEXT_CONTEXTS,
+            _ => self.contexts()[0],
+        }
+    }
+
     /// (lc, lp, pb) to try, the usual best first.
     fn contexts(self) -> &'static [(u32, u32, u32)] {
         match self {
             Self::Numbers => &[(1, 0, 0), (3, 0, 0), (0, 0, 0), (0, 2, 2)],
             Self::Bytes => &[(3, 0, 0), (0, 0, 0), (4, 0, 0), (1, 0, 0)],
-            Self::Content => &[(3, 0, 2), (3, 0, 0), (4, 0, 0), (1, 2, 2)],
+            Self::Content => &[(3, 0, 2), TEXT_CONTEXTS, (4, 0, 0), (1, 2, 2)],
         }
     }
 }
@@ -296,7 +320,7 @@ pub fn pack_after(base: &[u8], content: &[u8], level: Level) -> Result<Option<Pa
     let raw_bytes = content.len() as u64;
     let Some(window_log) = window_after(base.len() as u64, raw_bytes) else { return Ok(None) };
     let Some((last, first)) = base.split_last() else { return Ok(None) };
-    let contexts @ (lc, lp, pb) = Kind::Content.contexts()[0];
+    let contexts @ (lc, lp, pb) = Kind::Content.usual_contexts(&[content]);
     let mut filters = Filters::new();
     filters.lzma2(&lzma_options(Kind::Content, level, window_log, contexts)?);
     let mut stream = Stream::new_raw_encoder(&filters).map_err(lzma_error)?;
@@ -734,6 +758,20 @@ mod tests {
         assert!(pack_after(b"", &content, Level::Default).unwrap().is_none());
         assert!(pack_after(&base, b"", Level::Default).unwrap().is_none());
         assert!(window_after(16 << 20, 1).is_none());
+    }
+
+    #[test]
+    fn text_is_told_by_its_first_bytes() {
+        let long = [&[b'a'; TEXT_LOOK_BYTES][..], &[0]].concat();
+        for (parts, contexts) in [
+            (&[&b"some"[..], b"", b"text"][..], TEXT_CONTEXTS),
+            (&[&b"some"[..], b"\0"], (3, 0, 2)),
+            (&[&long[..]], TEXT_CONTEXTS),
+            (&[&long[1..]], (3, 0, 2)),
+        ] {
+            assert_eq!(Kind::Content.usual_contexts(parts), contexts);
+        }
+        assert_eq!(Kind::Numbers.usual_contexts(&[b"text"]), Kind::Numbers.contexts()[0]);
     }
 
     #[test]

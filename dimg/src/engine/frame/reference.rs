@@ -5,7 +5,7 @@ use crate::engine::compress::{Codec, Decoder, Level, pack_after};
 use crate::engine::error::EngineError;
 use std::io::{Read, Write};
 
-/// A frame of one content, compressed with its base in the dictionary: for a new content that is no edited copy of another one, but
+/// A frame of one content, compressed with its base in the dictionary: for an edited text, and for a content that is no edited copy but
 /// shares words with it.
 #[derive(Clone, Copy, Debug)]
 pub struct ReferenceFrame<'a> {
