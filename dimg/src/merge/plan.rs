@@ -27,6 +27,8 @@ const COMPOSED_BYTES: u64 = 1 << 20;
 const APART_PART: u64 = 16;
 /// A program of so many bytes stays apart whatever it costs: a compressor would take seconds.
 const LARGE_PROGRAM_BYTES: u64 = 4 << 20;
+/// Streams of programs that are joined in one merge, together: they are compressed anew.
+const JOINED_BYTES: u64 = 1 << 20;
 /// Programs this small take no time.
 const SMALL_PROGRAM_BYTES: u64 = 64 << 10;
 
@@ -37,6 +39,8 @@ pub(super) enum Step {
     Kept { link: Link, frame: u32 },
     /// These programs become one; if that is not possible, or does not pay, each stays.
     Programs(Vec<Link>),
+    /// This program is put in one frame with the content's others, which cannot become one with it.
+    Joined(Link),
     /// A stored content is taken out of its group.
     Stored(Link),
     /// All of it is made, from nothing, and stored.
@@ -84,6 +88,7 @@ pub(super) fn plan(
     if options.level != Level::Best {
         planner.keep_apart(chains, &mut steps)?;
     }
+    planner.join(&mut steps)?;
     planner.count_kept(&steps);
     planner.rewrite(&mut steps)?;
     let copied = copy_in_order(&mut steps);
@@ -218,7 +223,9 @@ impl Planner<'_> {
             for (number, step) in steps.iter().enumerate() {
                 let links = match step {
                     Step::Programs(links) | Step::Run(links) => links,
-                    Step::Kept { link, .. } | Step::Stored(link) => std::slice::from_ref(link),
+                    Step::Kept { link, .. } | Step::Joined(link) | Step::Stored(link) => {
+                        std::slice::from_ref(link)
+                    }
                 };
                 let bytes = links.iter().map(|link| self.bytes(link)).collect::<Result<Vec<_>, _>>()?;
                 let most = bytes.iter().copied().max().unwrap_or(0);
@@ -257,6 +264,38 @@ impl Planner<'_> {
             if let Some(Step::Programs(links)) = steps[content].get(number) {
                 let kept: Vec<_> = links.iter().map(|&link| Step::Kept { link, frame: 0 }).collect();
                 steps[content].splice(number..=number, kept);
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts programs of a content that stay apart for what stands between them in one frame: what the second changes is like what the
+    /// first did.
+    fn join(&self, steps: &mut [Vec<Step>]) -> Result<(), MergeError> {
+        let is_program = |step: &Step| match step {
+            Step::Kept { link, .. } => link.row.codec == StageCodec::Program && !link.kind.is_group(),
+            _ => false,
+        };
+        let mut left = JOINED_BYTES;
+        for steps in steps {
+            if steps.windows(2).any(|pair| pair.iter().all(is_program)) {
+                continue;
+            }
+            let mut kept: Vec<&mut Step> = steps.iter_mut().filter(|step| is_program(step)).collect();
+            let mut raw = 0u64;
+            for step in &kept {
+                if let Step::Kept { link, .. } = step {
+                    raw = raw.saturating_add(raw_bytes_of(self.files, link)?);
+                }
+            }
+            if kept.len() < 2 || raw > left {
+                continue;
+            }
+            left -= raw;
+            for step in &mut kept {
+                if let Step::Kept { link, .. } = **step {
+                    **step = Step::Joined(link);
+                }
             }
         }
         Ok(())

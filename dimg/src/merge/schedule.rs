@@ -141,10 +141,8 @@ fn tasks(plan: &Plan) -> Vec<Task> {
     for (content, steps) in (0u32..).zip(&plan.steps) {
         for (step, what) in (0u32..).zip(steps) {
             if let Some(link) = from(what) {
-                tasks.push((
-                    (link.file, link.row.frame, link.row.slot, content, step),
-                    Task { content, step },
-                ));
+                let source = source(what, link, content);
+                tasks.push(((source, link.row.slot, content, step), Task { content, step }));
             }
         }
     }
@@ -152,12 +150,20 @@ fn tasks(plan: &Plan) -> Vec<Task> {
     tasks.into_iter().map(|(_, task)| task).collect()
 }
 
+/// What the results of a step stand with: those of the same frame of a file, or of the same content.
+fn source(step: &Step, link: &Link, content: u32) -> (usize, u32) {
+    match step {
+        Step::Joined(_) => (usize::MAX, content),
+        _ => (link.file, link.row.frame),
+    }
+}
+
 /// The link that tells what a step's result stands with; none when there is nothing to do.
 fn from(step: &Step) -> Option<&Link> {
     match step {
         Step::Kept { .. } => None,
         Step::Programs(links) => links.last(),
-        Step::Stored(link) => Some(link),
+        Step::Joined(link) | Step::Stored(link) => Some(link),
         Step::Run(links) => links.first(),
     }
 }
@@ -215,6 +221,7 @@ fn memory(
             }
             Ok(memory)
         }
+        Step::Joined(link) => compose_memory(files, link),
         Step::Stored(_) => Ok(size),
         // Decoders' windows; large results go to files.
         Step::Run(_) => Ok((32 << 20) + size.min(16 << 20)),
@@ -370,7 +377,7 @@ impl Coordinator<'_> {
     fn take_up(&mut self, task: Task, made: Vec<Made>) -> Result<()> {
         let step = &self.plan.steps[task.content as usize][task.step as usize];
         // Only results of one source are put together, unless they are few.
-        let source = from(step).map(|link| (link.file, link.row.frame)).unwrap_or_default();
+        let source = from(step).map(|link| source(step, link, task.content)).unwrap_or_default();
         for (part, made) in (0u32..).zip(made) {
             let seat = Seat { content: task.content, step: task.step, part };
             match made {

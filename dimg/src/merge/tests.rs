@@ -250,6 +250,16 @@ fn relocated_executables_get_further_stages() {
     let relocated = stages.iter().filter(|codec| **codec == StageCodec::Elf).count();
     assert_eq!(relocated, 2, "{stages:?}");
     apply(&merged, Some(&images[0]), &images[2]);
+    // Both programs are compressed as one.
+    let programs =
+        dimg.recipes().unwrap()[0].stages.iter().filter(|stage| stage.codec == StageCodec::Program);
+    assert_eq!(programs.map(|stage| (stage.frame, stage.slot)).collect::<Vec<_>>(), [(1, 0), (1, 1)]);
+    let last = Made::new(4, &[("bin/a", sample(13))]);
+    let next = bytes(Some(&images[2]), &last, &options(2, Codec::Auto));
+    let later = self::merged(&[&files[1], &next], 2, MEMORY).unwrap();
+    for files in [&[&files[0][..], &files[1], &next][..], &[&merged, &next], &[&files[0], &later]] {
+        apply(&self::merged(files, 2, MEMORY).unwrap(), Some(&images[0]), &last);
+    }
 }
 
 proptest! {

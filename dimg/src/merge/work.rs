@@ -83,6 +83,10 @@ impl<'a> Worker<'a> {
         match step {
             Step::Kept { .. } => Ok(Vec::new()),
             Step::Programs(links) => self.programs(links, threads),
+            Step::Joined(link) => {
+                let program = Box::new(self.program(link, threads)?);
+                Ok(vec![Made::Program { program, out_bytes: link.row.out_bytes }])
+            }
             Step::Stored(link) => Ok(vec![Made::Stored(Bytes::from(self.stored(link)?))]),
             Step::Run(links) => Ok(vec![Made::Stored(self.run(links, content)?)]),
         }
