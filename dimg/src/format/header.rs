@@ -80,7 +80,7 @@ impl Header {
         let corrupt = |at: usize, reason: String| DimgError::corrupt(NAME, at as u64, reason);
         let is_cdimg = bytes.starts_with(&CDIMG_MAGIC);
         if !is_cdimg && !bytes.starts_with(&DIMG_MAGIC) {
-            return Err(corrupt(0, "neither a cdimg nor a dimg".to_owned()));
+            return Err(DimgError::corrupt("file", 0, "neither a cdimg nor a dimg"));
         }
         let magic_bytes = if is_cdimg { CDIMG_MAGIC.len() } else { DIMG_MAGIC.len() };
         let wire = |error| DimgError::wire(NAME, 0, true, &error);

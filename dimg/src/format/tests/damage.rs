@@ -65,7 +65,7 @@ fn header(start: impl FnOnce(&mut Vec<u8>), lengths: impl FnOnce(&mut Vec<u64>))
 #[test]
 fn each_check_of_the_header_refuses() {
     let start = |at: usize, byte: u8| header(|bytes| bytes[at] = byte, |_| ());
-    assert_eq!(start(4, 0), "read header at offset 0: neither a cdimg nor a dimg");
+    assert_eq!(start(4, 0), "read file at offset 0: neither a cdimg nor a dimg");
     assert_eq!(start(5, b'\r'), "read header at offset 5: format version 1 is not supported");
     assert_eq!(start(5, 3), "read header at offset 5: format version 3 is not supported");
     assert_eq!(start(6, 2), "read header at offset 6: flags 0x2 are not known");
