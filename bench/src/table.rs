@@ -48,11 +48,11 @@ impl Row {
             .find(|row| row.measure.tool == BASELINE && row.pair == self.pair && row.threads == self.threads)
     }
 
-    /// Size as a part of the baseline's, and how many times as fast.
+    /// Size as a part of the baseline's, and how many times as fast; none where that has nothing to do.
     #[expect(clippy::cast_precision_loss, reason = "ratios are shown with two digits")]
     fn ratios(&self, rows: &[Row]) -> Option<(f64, f64)> {
-        let base = self.baseline(rows)?;
-        let size = self.measure.bytes as f64 / (base.measure.bytes.max(1)) as f64;
+        let base = self.baseline(rows).filter(|base| base.measure.bytes > 0)?;
+        let size = self.measure.bytes as f64 / base.measure.bytes as f64;
         Some((size, base.measure.time.as_secs_f64() / self.measure.time.as_secs_f64().max(1e-6)))
     }
 }
