@@ -36,7 +36,9 @@ const FILTER_LOG: u32 = 20;
 /// New contents and their words.
 pub(super) struct Relatives<'a> {
     wanted: Vec<(usize, Content, &'a [u8])>,
-    classes: Vec<Class>,
+    /// The kinds that there are, and which one each of them is of.
+    kinds: Vec<Class>,
+    kind_of: Vec<usize>,
     /// Numbers in `wanted`, by word.
     holders: HashMap<u64, Vec<u32>>,
     filter: Vec<u64>,
@@ -56,7 +58,8 @@ impl<'a> Relatives<'a> {
         let mut left = ALL_BYTES;
         let mut relatives = Self {
             wanted: Vec::new(),
-            classes: Vec::new(),
+            kinds: Vec::new(),
+            kind_of: Vec::new(),
             holders: HashMap::new(),
             filter: vec![0; 1 << (FILTER_LOG - 6)],
         };
@@ -75,7 +78,10 @@ impl<'a> Relatives<'a> {
                     holders.push(at);
                 }
             }
-            relatives.classes.push(Class::of(path, &bytes));
+            let class = Class::of(path, &bytes);
+            let known = relatives.kinds.iter().position(|kind| *kind == class);
+            relatives.kind_of.push(known.unwrap_or(relatives.kinds.len()));
+            relatives.kinds.extend(known.is_none().then_some(class));
             relatives.wanted.push((number, content, path));
         }
         relatives
@@ -126,15 +132,13 @@ impl<'a> Relatives<'a> {
     fn known(&self, candidate: &Candidate, path: &[u8], contents: &dyn ContentSource) -> Vec<u64> {
         let Ok(bytes) = open_exact(contents, &candidate.content) else { return Vec::new() };
         let class = Class::of(path, &bytes);
-        if !self.classes.contains(&class) {
-            return Vec::new();
-        }
+        let Some(kind) = self.kinds.iter().position(|kind| *kind == class) else { return Vec::new() };
         let is_known = |word: &u64| {
             let (place, bit) = filter_bit(*word);
             self.filter[place] & bit != 0
                 && self.holders.get(word).is_some_and(|holders| {
                     holders.len() <= MAX_HOLDERS
-                        && holders.iter().any(|&at| self.classes[at as usize] == class)
+                        && holders.iter().any(|&at| self.kind_of[at as usize] == kind)
                 })
         };
         let mut known: Vec<u64> = words(&bytes).filter(is_known).collect();

@@ -414,11 +414,16 @@ impl Coordinator<'_> {
         if let Some((_, found)) = self.likeness.filter(|(known, _)| *known == number) {
             return found;
         }
-        let Worker { parent, target, options, .. } = self.worker;
+        let Worker { parent, target, options, contents, paths, .. } = self.worker;
         let parent = (*parent)?;
-        let layers = self.bases.layers;
-        let similar =
-            self.similar.get_or_insert_with(|| Similar::new(layers, parent.contents, options.threads.get()));
+        let bases = &self.bases;
+        let similar = self.similar.get_or_insert_with(|| {
+            let new = contents.iter().zip(paths).enumerate().filter(|(number, (content, path))| {
+                tells(content) && bases.of(*number, content, path).is_empty()
+            });
+            let wanted: Vec<u64> = new.map(|(_, (content, _))| content.size).collect();
+            Similar::new(&wanted, bases.layers, parent.contents, options.threads.get())
+        });
         let found = similar.to(content, target.contents);
         self.likeness = Some((number, found));
         found

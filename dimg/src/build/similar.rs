@@ -7,6 +7,10 @@ use crate::engine::sketch::{MIN_CONTENT_BYTES, Sketch, SketchIndex};
 use crate::index::{Content, LayerIndex};
 use std::sync::Arc;
 
+/// Of two contents the longer has at most so many times the bytes of the other, to be called similar: a quarter more than what the share
+/// of hashes asked for means for one that is a part of the other.
+const MAX_RATIO: u64 = 10;
+
 /// The parent's contents by their sketches.
 pub(super) struct Similar {
     candidates: Vec<Candidate>,
@@ -14,9 +18,22 @@ pub(super) struct Similar {
 }
 
 impl Similar {
-    /// Reads all contents of the parent. One that cannot be read is no candidate; whoever needs it will say why.
-    pub(super) fn new(layers: &[Arc<LayerIndex>], contents: &dyn ContentSource, threads: usize) -> Self {
-        let tells = |candidate: &Candidate| tells(&candidate.content);
+    /// Reads the contents of the parent that have about as many bytes as any of those `wanted`: others share too few of the smallest
+    /// hashes. One that cannot be read is no candidate; whoever needs it will say why.
+    pub(super) fn new(
+        wanted: &[u64],
+        layers: &[Arc<LayerIndex>],
+        contents: &dyn ContentSource,
+        threads: usize,
+    ) -> Self {
+        let mut wanted = wanted.to_vec();
+        wanted.sort_unstable();
+        let tells = |candidate: &Candidate| {
+            let size = candidate.content.size;
+            let first = wanted.partition_point(|&wanted| wanted < size / MAX_RATIO);
+            let near = wanted.get(first).is_some_and(|&wanted| wanted <= size.saturating_mul(MAX_RATIO));
+            tells(&candidate.content) && near
+        };
         let candidates: Vec<_> = distinct(layers, tells).map(|(candidate, _)| candidate).collect();
         let sketches = map(threads, candidates.len(), |number| {
             open_exact(contents, &candidates[number].content)
@@ -102,7 +119,7 @@ mod tests {
         let (edited, other) = (content(&edited), content(b"short"));
         contents.0.insert(edited.digest, [&text(13)[200..], b"and more"].concat());
         for threads in [1, 4] {
-            let similar = Similar::new(&layers, &contents, threads);
+            let similar = Similar::new(&[edited.size], &layers, &contents, threads);
             let found = similar.to(&edited, &contents).map(|candidate| candidate.place);
             assert_eq!(found, Some(Place { layer: 0, entry: 13 }));
             assert!(similar.to(&other, &contents).is_none());
