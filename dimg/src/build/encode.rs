@@ -22,6 +22,8 @@ use crate::index::edit::Place;
 pub(super) const SMALL_CONTENT_BYTES: u64 = 512 << 10;
 /// Programs up to this size, their streams together, are kept in groups.
 pub(super) const SMALL_PROGRAM_BYTES: u64 = 96 << 10;
+/// The same at the fast level, as even that takes as long as all else.
+const CLEARLY_SMALLER_FAST: u64 = 6;
 /// Storing takes at least this part of what the fast level leaves.
 const STORED_AT_LEAST: (u64, u64) = (3, 5);
 /// A patch of this part of the content, or less, is not held against storing it.
@@ -141,7 +143,7 @@ pub(super) fn encode(
     }
     let stored = match best {
         None => Way { bytes: content.size, kept: Kept::Stored },
-        Some(best) if best.bytes <= content.size / CLEARLY_SMALLER => {
+        Some(best) if best.bytes <= content.size / clearly_smaller(options.level) => {
             return or_behind(best, content, new, found, open_base, options);
         }
         Some(best) => {
@@ -154,6 +156,10 @@ pub(super) fn encode(
     };
     let Some(base) = found.reference(content, options) else { return Ok(stored) };
     Ok(behind(new, base.place, &open_base(base)?, options.level)?.unwrap_or(stored))
+}
+
+fn clearly_smaller(level: Level) -> u64 {
+    if level == Level::Fast { CLEARLY_SMALLER_FAST } else { CLEARLY_SMALLER }
 }
 
 impl Found {

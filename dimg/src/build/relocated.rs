@@ -5,11 +5,14 @@ use super::names::Candidate;
 use super::{BuildOptions, Codec};
 use crate::engine::compress::Level;
 use crate::engine::elf::AddressMap;
+use crate::engine::elf::Relocated;
 use crate::engine::frame::{ProgramFrame, RelocationFrame};
 use crate::engine::matcher::{MatchOptions, diff};
 use crate::engine::program::{Program, StreamKind};
 use crate::engine::{EngineError, elf};
 use crate::index::edit::Place;
+use std::fs::File;
+use std::io;
 
 /// A relocated patch this many times smaller than the plain one, both raw, is not held against it.
 const CLEARLY_SMALLER: u64 = 3;
@@ -35,6 +38,9 @@ pub(super) fn smallest(
     options: &BuildOptions,
 ) -> Result<Way, EngineError> {
     let (level, threads) = (options.level, matching.threads);
+    if level == Level::Fast {
+        return quick(place, old, new, matching, options);
+    }
     let full = || diff(old, new, matching);
     if options.codec != Codec::Auto || !elf::fits(old, new) {
         return encode::program(place, None, full(), level, threads);
@@ -45,27 +51,19 @@ pub(super) fn smallest(
         return encode::program(place, None, full(), level, threads);
     }
     let passes = if level == Level::Best { 3 } else { 2 };
-    let scratch = || tempfile::tempfile_in(&options.dir);
+    let scratch = scratch(options);
     let Some(relocated) = elf::derive(old, new, &coarse, passes, matching, &scratch)? else {
         return encode::program(place, None, full(), level, threads);
     };
-    // What does not compress well.
-    let weight = |program: &Program| {
-        [StreamKind::ZeroRuns, StreamKind::Nonzero, StreamKind::Inserted]
-            .map(|kind| program.stream(kind).len() as u64)
-            .iter()
-            .sum::<u64>()
-    };
-    let segments = 4 * relocated.map.segments() as u64;
-    let clear = (weight(&relocated.program) + segments) * CLEARLY_SMALLER <= weight(&coarse);
+    let clear = moved_weight(&relocated) * CLEARLY_SMALLER <= weight(&coarse);
     let map = Some(Box::new(relocated.map));
     if clear {
         return encode::program(place, map, relocated.program, level, threads);
     }
     // Compressing both is most of the time that a patch takes; which one is smaller the fast level tells nearly as well.
     let moved_bytes = match level {
-        Level::Default => fast_bytes(map.as_deref(), &relocated.program)?,
-        _ => usize::MAX,
+        Level::Best => usize::MAX,
+        _ => fast_bytes(map.as_deref(), &relocated.program)?,
     };
     if moved_bytes < fast_bytes(None, &coarse)? / COARSE_PART.1 * COARSE_PART.0 {
         return encode::program(place, map, relocated.program, level, threads);
@@ -76,11 +74,48 @@ pub(super) fn smallest(
         return encode::program(place, map, relocated.program, level, threads);
     }
     let plain = encode::program(place, None, plain, level, threads)?;
-    if level == Level::Default {
+    if level != Level::Best {
         return Ok(plain);
     }
     let moved = encode::program(place, map, relocated.program, level, threads)?;
     Ok(if moved.bytes < plain.bytes { moved } else { plain })
+}
+
+/// As [`smallest`] at the fast level: one pass, and whichever has less that does not compress well.
+fn quick(
+    place: Place,
+    old: &[u8],
+    new: &[u8],
+    matching: &MatchOptions,
+    options: &BuildOptions,
+) -> Result<Way, EngineError> {
+    let (level, threads) = (options.level, matching.threads);
+    let moves = options.codec == Codec::Auto && elf::fits(old, new);
+    let plain = diff(old, new, &MatchOptions { coarse: moves, ..*matching });
+    if moves && plain.raw_bytes() >= SMALL_RAW_BYTES {
+        let relocated = elf::derive(old, new, &plain, 1, matching, &scratch(options))?;
+        if let Some(relocated) = relocated.filter(|relocated| moved_weight(relocated) < weight(&plain)) {
+            let map = Some(Box::new(relocated.map));
+            return encode::program(place, map, relocated.program, level, threads);
+        }
+    }
+    encode::program(place, None, plain, level, threads)
+}
+
+/// Gives files without a name.
+fn scratch(options: &BuildOptions) -> impl Fn() -> io::Result<File> {
+    || tempfile::tempfile_in(&options.dir)
+}
+
+/// What of a program does not compress well.
+fn weight(program: &Program) -> u64 {
+    let bytes = |kind| program.stream(kind).len() as u64;
+    [StreamKind::ZeroRuns, StreamKind::Nonzero, StreamKind::Inserted].map(bytes).iter().sum()
+}
+
+/// The same of a relocated patch.
+fn moved_weight(relocated: &Relocated) -> u64 {
+    weight(&relocated.program) + 4 * relocated.map.segments() as u64
 }
 
 /// What the fast level makes of a patch.

@@ -66,6 +66,13 @@ pub(super) struct Candidate {
     pub(super) extension: Extension,
 }
 
+/// Whether a candidate goes on better than another, or as well and nearer to `expected`.
+#[inline]
+pub(super) fn better(candidate: &Candidate, other: &Candidate, expected: usize) -> bool {
+    let (score, best) = (candidate.extension.score(), other.extension.score());
+    score > best || score == best && candidate.position.abs_diff(expected) < other.position.abs_diff(expected)
+}
+
 /// The index.
 pub(super) struct Index<'o> {
     pub(super) old: &'o [u8],
@@ -94,8 +101,9 @@ impl Bucket {
     }
 }
 
+/// The hash of a key of this length.
 #[inline]
-fn hash(bytes: &[u8], at: usize, key: usize) -> u64 {
+pub(super) fn hash(bytes: &[u8], at: usize, key: usize) -> u64 {
     const MULTIPLIER: u64 = 0x9fb2_1c65_1e98_df25;
     let mut hash = word(bytes, at).wrapping_mul(MULTIPLIER);
     let mut next = at + 8;
@@ -337,13 +345,9 @@ impl<'o> Index<'o> {
             if extension.exact < key {
                 continue;
             }
-            let better = best.is_none_or(|best| {
-                extension.score() > best.extension.score()
-                    || extension.score() == best.extension.score()
-                        && position.abs_diff(expected) < best.position.abs_diff(expected)
-            });
-            if better {
-                best = Some(Candidate { position, extension });
+            let candidate = Candidate { position, extension };
+            if best.is_none_or(|best| better(&candidate, &best, expected)) {
+                best = Some(candidate);
             }
         }
         best

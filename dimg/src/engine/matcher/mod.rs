@@ -6,6 +6,7 @@
 
 mod compare;
 mod index;
+mod quick;
 mod scan;
 
 pub use compare::equal_prefix;
@@ -14,7 +15,8 @@ use super::compress::Level;
 use super::parallel::map;
 use super::program::{Builder, Program};
 use index::{Index, Sampling};
-use scan::scan;
+use quick::{Quick, Sparse};
+use scan::{Find, scan};
 
 /// The new content is scanned in segments of this length.
 pub const SEGMENT_BYTES: usize = 16 << 20;
@@ -41,7 +43,7 @@ impl Default for MatchOptions {
 impl MatchOptions {
     fn sampling(&self, old_bytes: u64) -> Sampling {
         let sampling = match (self.level, old_bytes) {
-            (Level::Fast | Level::Default, 0..0x4000_0000) if self.coarse => coarse(old_bytes),
+            (Level::Default, 0..0x4000_0000) if self.coarse => coarse(old_bytes),
             (Level::Best, 0..0x0100_0000) => Sampling { key: 8, step: 1, depth: 64 },
             (Level::Best, _) => Sampling { key: 16, step: 1, depth: 64 },
             (_, 0..0x0010_0000) => Sampling { key: 8, step: 1, depth: 16 },
@@ -57,7 +59,16 @@ impl MatchOptions {
     /// The memory that the index of an old content of this length takes.
     #[must_use]
     pub fn index_memory(&self, old_bytes: u64) -> u64 {
-        self.sampling(old_bytes).memory(old_bytes)
+        match self.sparse(old_bytes) {
+            Some(sparse) => sparse.memory(),
+            None => self.sampling(old_bytes).memory(old_bytes),
+        }
+    }
+
+    /// How the fast level samples.
+    fn sparse(&self, old_bytes: u64) -> Option<Sparse> {
+        let quick = self.level == Level::Fast && Sparse::holds(old_bytes);
+        quick.then(|| Sparse::fit(old_bytes, self.index_bytes))
     }
 }
 
@@ -70,13 +81,20 @@ fn coarse(old_bytes: u64) -> Sampling {
 /// The program that makes `new` from `old`.
 #[must_use]
 pub fn diff(old: &[u8], new: &[u8], options: &MatchOptions) -> Program {
-    let index = Index::new(old, options.sampling(old.len() as u64), options.threads);
+    let old_bytes = old.len() as u64;
+    match options.sparse(old_bytes) {
+        Some(sparse) => make(&Quick::new(old, sparse, options.threads), new, options.threads),
+        None => make(&Index::new(old, options.sampling(old_bytes), options.threads), new, options.threads),
+    }
+}
+
+fn make<I: Find + Sync>(index: &I, new: &[u8], threads: usize) -> Program {
+    let old = index.old();
     let segments = new.len().div_ceil(SEGMENT_BYTES);
-    let found = map(options.threads, segments, |segment| {
+    let found = map(threads, segments, |segment| {
         let from = segment * SEGMENT_BYTES;
-        scan(&index, new, from, new.len().min(from + SEGMENT_BYTES))
+        scan(index, new, from, new.len().min(from + SEGMENT_BYTES))
     });
-    drop(index);
     let mut builder = Builder::new();
     for piece in found.into_iter().flatten() {
         let middle = piece.new + piece.add;

@@ -35,30 +35,46 @@ const LONG_GAP: usize = 256;
 /// Lookups made together, so that their cache misses overlap.
 const BATCH: usize = 16;
 
-struct Scan<'s> {
-    index: &'s Index<'s>,
-    old: &'s [u8],
-    new: &'s [u8],
-    to: usize,
+/// An index, and how it is asked.
+pub(super) trait Find: Sized {
+    /// Whether the border of a piece is looked for only where the alignment was not followed.
+    const TRUSTS: bool;
+
+    /// The old content.
+    fn old(&self) -> &[u8];
+
+    /// Looks positions up from `at` on, until an alignment is taken or the current one can be followed again; where to go on.
+    fn search(scan: &mut Scan<'_, Self>, at: usize) -> usize;
+}
+
+/// A scan under way.
+pub(super) struct Scan<'s, I> {
+    pub(super) index: &'s I,
+    pub(super) old: &'s [u8],
+    pub(super) new: &'s [u8],
+    pub(super) to: usize,
     /// Where the open piece starts.
     start_new: usize,
     start_old: usize,
+    /// Up to where it was followed.
+    followed: usize,
     pieces: Vec<Piece>,
 }
 
 /// Scans `new[from..to]`.
-pub(super) fn scan(index: &Index<'_>, new: &[u8], from: usize, to: usize) -> Vec<Piece> {
-    let old = index.old;
+pub(super) fn scan<I: Find>(index: &I, new: &[u8], from: usize, to: usize) -> Vec<Piece> {
+    let old = index.old();
+    let start_old = from.min(old.len());
     let mut scan =
-        Scan { index, old, new, to, start_new: from, start_old: from.min(old.len()), pieces: Vec::new() };
+        Scan { index, old, new, to, start_new: from, start_old, followed: from, pieces: Vec::new() };
     scan.run(from);
     scan.close(to, None);
     scan.pieces
 }
 
-impl Scan<'_> {
+impl<I: Find> Scan<'_, I> {
     /// The place in the old content that the alignment gives for `at`; at most its length.
-    fn aligned(&self, at: usize) -> usize {
+    pub(super) fn aligned(&self, at: usize) -> usize {
         (self.start_old + (at - self.start_new)).min(self.old.len())
     }
 
@@ -68,14 +84,15 @@ impl Scan<'_> {
             let followed = self.follow(at);
             if followed > 0 {
                 at += followed;
+                self.followed = at;
                 continue;
             }
-            at = self.search(at);
+            at = I::search(self, at);
         }
     }
 
     /// How many bytes from `at` on the alignment can be followed without a look at anything else.
-    fn follow(&self, at: usize) -> usize {
+    pub(super) fn follow(&self, at: usize) -> usize {
         let old = &self.old[self.aligned(at)..];
         let new = &self.new[at..self.to];
         let equal = equal_prefix(old, new);
@@ -89,37 +106,15 @@ impl Scan<'_> {
         0
     }
 
-    /// Looks positions up from `at` on, until an alignment is taken or the current one can be followed again; where to go on.
-    fn search(&mut self, mut at: usize) -> usize {
-        let from = at;
-        let key = self.index.key();
-        let mut buckets = [Bucket::default(); BATCH];
-        loop {
-            let count = BATCH.min((self.to + 1).saturating_sub(at + key));
-            if count == 0 {
-                return self.to;
-            }
-            self.index.buckets(self.new, at, &mut buckets[..count]);
-            for bucket in &buckets[..count] {
-                if !bucket.is_empty()
-                    && let Some(candidate) = self.index.best(*bucket, &self.new[at..], self.aligned(at))
-                    && self.gains(at, &candidate)
-                {
-                    return self.take(at, candidate);
-                }
-                at += 1;
-            }
-            if self.follow(at) > 0 {
-                if at - from >= LONG_GAP {
-                    self.close(at, Some(self.aligned(at)));
-                }
-                return at;
-            }
+    /// Goes on with the alignment at `at`, after a search from `from` on.
+    pub(super) fn resume(&mut self, from: usize, at: usize) {
+        if at - from >= LONG_GAP {
+            self.close(at, Some(self.aligned(at)));
         }
     }
 
     /// Whether the candidate agrees on clearly more bytes than the current alignment.
-    fn gains(&self, at: usize, candidate: &Candidate) -> bool {
+    pub(super) fn gains(&self, at: usize, candidate: &Candidate) -> bool {
         let aligned = self.aligned(at);
         if candidate.position == aligned {
             return false;
@@ -130,7 +125,7 @@ impl Scan<'_> {
     }
 
     /// Makes the candidate the alignment, and closes the open piece.
-    fn take(&mut self, at: usize, candidate: Candidate) -> usize {
+    pub(super) fn take(&mut self, at: usize, candidate: Candidate) -> usize {
         self.close(at, Some(candidate.position));
         // The exact length may go beyond the segment.
         (at + candidate.extension.exact).min(self.to)
@@ -138,27 +133,75 @@ impl Scan<'_> {
 
     /// Ends the open piece at `at`, where the new content continues the old one at `next`, or at its end.
     fn close(&mut self, at: usize, next: Option<usize>) {
-        let new = &self.new[self.start_new..at];
-        let open_old = &self.old[self.start_old..];
-        let mut forward = best_forward(open_old, new);
-        let mut backward = next.map_or(0, |next| best_backward(&self.old[..next], new));
-        if let Some(next) = next
-            && forward + backward > new.len()
-        {
-            // Both reach over the same bytes: cut where most of them agree.
-            let overlap = forward + backward - new.len();
-            let shared = &new[forward - overlap..forward];
-            let first = &open_old[forward - overlap..forward];
-            let second = &self.old[next - backward..next - backward + overlap];
-            let cut = best_cut(shared, first, second);
-            forward -= overlap - cut;
-            backward -= cut;
-        }
+        // What was followed but for its end is left as it is.
+        let known = match I::TRUSTS {
+            true => self.followed.min(at).saturating_sub(self.start_new).saturating_sub(WINDOW),
+            false => 0,
+        };
+        let new = &self.new[self.start_new + known..at];
+        let open = (self.start_old + known).min(self.old.len());
+        let (mut forward, backward) = borders(self.old, open, next, new);
         let insert = new.len() - forward - backward;
+        forward += known;
         if forward + insert > 0 {
             self.pieces.push(Piece { new: self.start_new, old: self.start_old, add: forward, insert });
         }
         self.start_new = at - backward;
         self.start_old = next.map_or(self.start_old, |next| next - backward);
+    }
+}
+
+/// How many bytes from the front of `new` go on with what is at `open` of the old content, and how many from its end go before what
+/// is at `next`, if anything follows: so that most bytes agree.
+fn borders(old: &[u8], open: usize, next: Option<usize>, new: &[u8]) -> (usize, usize) {
+    let open_old = &old[open..];
+    let mut forward = best_forward(open_old, new);
+    let mut backward = next.map_or(0, |next| best_backward(&old[..next], new));
+    if let Some(next) = next
+        && forward + backward > new.len()
+    {
+        // Both reach over the same bytes: cut where most of them agree.
+        let overlap = forward + backward - new.len();
+        let shared = &new[forward - overlap..forward];
+        let first = &open_old[forward - overlap..forward];
+        let second = &old[next - backward..next - backward + overlap];
+        let cut = best_cut(shared, first, second);
+        forward -= overlap - cut;
+        backward -= cut;
+    }
+    (forward, backward)
+}
+
+impl Find for Index<'_> {
+    const TRUSTS: bool = false;
+
+    fn old(&self) -> &[u8] {
+        self.old
+    }
+
+    fn search(scan: &mut Scan<'_, Self>, mut at: usize) -> usize {
+        let from = at;
+        let key = scan.index.key();
+        let mut buckets = [Bucket::default(); BATCH];
+        loop {
+            let count = BATCH.min((scan.to + 1).saturating_sub(at + key));
+            if count == 0 {
+                return scan.to;
+            }
+            scan.index.buckets(scan.new, at, &mut buckets[..count]);
+            for bucket in &buckets[..count] {
+                if !bucket.is_empty()
+                    && let Some(candidate) = scan.index.best(*bucket, &scan.new[at..], scan.aligned(at))
+                    && scan.gains(at, &candidate)
+                {
+                    return scan.take(at, candidate);
+                }
+                at += 1;
+            }
+            if scan.follow(at) > 0 {
+                scan.resume(from, at);
+                return at;
+            }
+        }
     }
 }

@@ -1,0 +1,316 @@
+//! The index of the fast level: few keys of the old content, at places that their own bytes choose.
+//!
+//! A key is taken where a hash of its first bytes, of eight bits, has a given value in its top bits. The new content's keys are looked
+//! up at such places only, so that both sides take one look-up in 16 bytes or fewer and still find whatever long enough they have in
+//! common, wherever it lies. That hash is made of many places at once, by operations on bytes that compilers make vectors of.
+
+use super::compare::{extend, word};
+use super::index::{Candidate, better, hash};
+use super::scan::{Find, Scan};
+use crate::engine::parallel::map;
+use d4c_sys::{prefer_huge_pages, prefetch};
+use std::sync::{Mutex, PoisonError};
+
+/// Keys of a bucket, at most: the last ones.
+const WAYS: usize = 4;
+/// Keys of a bucket on average.
+const LOAD: u64 = 2;
+/// Bytes of the new content between two looks at whether the alignment goes on.
+const LOOK: usize = 32;
+/// Places that are looked at together.
+const BLOCK: usize = 256;
+/// Bytes by which a key is chosen.
+const CHOICE: usize = 6;
+/// A thread is worth its start for so many bytes.
+const THREAD_BYTES: usize = 4 << 20;
+
+/// Which keys are taken, and the room for them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Sparse {
+    /// The length of a key in bytes: a multiple of 8.
+    pub(super) key: usize,
+    /// The logarithm of how many places there are to a key; at most 8.
+    pub(super) bits: u32,
+    /// Buckets.
+    buckets: u32,
+}
+
+impl Sparse {
+    /// For an old content of this length, an index of at most `limit` bytes.
+    pub(super) fn fit(old_bytes: u64, limit: u64) -> Self {
+        let (key, bits) = match old_bytes {
+            0..0x0004_0000 => (8, 2),
+            0x0004_0000..0x0080_0000 => (16, 4),
+            _ => (16, 4),
+        };
+        let sparse = Self { key, bits, buckets: 0 };
+        let most = (limit / (WAYS * 8) as u64).saturating_sub(1);
+        let buckets = ((old_bytes >> bits) / LOAD + 1).min(most).max(1);
+        Self { buckets: u32::try_from(buckets).unwrap_or(u32::MAX), ..sparse }
+    }
+
+    /// Whether such an index can tell all places of an old content of this length.
+    pub(super) fn holds(old_bytes: u64) -> bool {
+        old_bytes < u64::from(u32::MAX)
+    }
+
+    /// The memory of the index.
+    pub(super) fn memory(self) -> u64 {
+        (u64::from(self.buckets) + 1) * (WAYS * 8) as u64
+    }
+
+    /// Puts those of the places `from` to before `to` that are chosen into `places`, and how many they are; of a run of places with
+    /// the same eight bytes only the first. At most [`BLOCK`] places; a key has to be there at each.
+    #[inline]
+    fn choose(self, bytes: &[u8], from: usize, to: usize, places: &mut [usize; BLOCK]) -> usize {
+        let mut tail = [0; BLOCK + CHOICE];
+        let block = match bytes.get(from..).and_then(<[u8]>::first_chunk) {
+            Some(block) => block,
+            None => {
+                let rest = &bytes[from..bytes.len().min(from + BLOCK + CHOICE)];
+                tail[..rest.len()].copy_from_slice(rest);
+                &tail
+            }
+        };
+        let mut chosen = [0u8; BLOCK];
+        self.mark(block, &mut chosen);
+        let (mut count, mut before) = (0, 0);
+        for (number, marks) in chosen.chunks_exact(64).enumerate() {
+            let mut bits = 0u64;
+            for (number, marks) in marks.chunks_exact(8).enumerate() {
+                // Bit 8k moves to bit 56 + k.
+                bits |= (word(marks, 0).wrapping_mul(0x0102_0408_1020_4080) >> 56) << (8 * number);
+            }
+            while bits != 0 {
+                let at = from + 64 * number + bits.trailing_zeros() as usize;
+                bits &= bits - 1;
+                if at >= to {
+                    return count;
+                }
+                let word = word(bytes, at);
+                places[count] = at;
+                count += usize::from(word != before);
+                before = word;
+            }
+        }
+        count
+    }
+
+    /// Whether each place of a block is chosen.
+    #[inline]
+    fn mark(self, bytes: &[u8; BLOCK + CHOICE], chosen: &mut [u8; BLOCK]) {
+        // Not zero, as that is the hash of zeros.
+        let (mask, value) = (!(0xffu32 >> self.bits), 0xb4u8);
+        let mask = mask.to_le_bytes()[0];
+        for (at, chosen) in chosen.iter_mut().enumerate() {
+            let mut hash = bytes[at];
+            hash = hash.rotate_left(3).wrapping_add(bytes[at + 1]);
+            hash = hash.rotate_left(3) ^ bytes[at + 2];
+            hash = hash.rotate_left(3).wrapping_add(bytes[at + 3]);
+            hash = hash.rotate_left(3) ^ bytes[at + 4];
+            hash = hash.rotate_left(3).wrapping_add(bytes[at + 5]);
+            *chosen = u8::from((hash ^ value) & mask == 0);
+        }
+    }
+}
+
+/// The index.
+pub(super) struct Quick<'o> {
+    old: &'o [u8],
+    sparse: Sparse,
+    /// Buckets one after the other; an entry is 32 bits of its key's hash, then its position + 1. Zero is none.
+    entries: Vec<u64>,
+    /// Where the first bucket starts: on a cache line.
+    skip: usize,
+}
+
+/// A key of the new content.
+#[derive(Clone, Copy, Default)]
+struct Key {
+    at: usize,
+    bucket: usize,
+    tag: u64,
+}
+
+impl<'o> Quick<'o> {
+    /// Indexes `old` with so many threads; the index is the same.
+    pub(super) fn new(old: &'o [u8], sparse: Sparse, threads: usize) -> Self {
+        let buckets = usize::try_from(sparse.buckets).unwrap_or(usize::MAX);
+        let mut entries = vec![0u64; (buckets + 2) * WAYS];
+        prefer_huge_pages(&mut entries);
+        let skip = entries.as_ptr().align_offset(WAYS * 16).min(2 * WAYS);
+        let mut quick = Self { old, sparse, entries: Vec::new(), skip };
+        let threads = threads.clamp(1, old.len() / THREAD_BYTES + 1);
+        let per_thread = buckets.div_ceil(threads);
+        let whole = &mut entries[skip..skip + buckets * WAYS];
+        let shares = Mutex::new(whole.chunks_mut(per_thread * WAYS).map(Some).collect::<Vec<_>>());
+        // Each goes over all keys and keeps those of its buckets.
+        map(threads, threads, |number| {
+            let mut shares = shares.lock().unwrap_or_else(PoisonError::into_inner);
+            let share = shares.get_mut(number).and_then(Option::take);
+            drop(shares);
+            if let Some(share) = share {
+                quick.fill(number * per_thread, share);
+            }
+        });
+        drop(shares);
+        quick.entries = entries;
+        quick
+    }
+
+    /// Puts the keys whose buckets are those from `first` on into `share`, which has these buckets.
+    fn fill(&self, first: usize, share: &mut [u64]) {
+        let buckets = share.len() / WAYS;
+        let Some(last) = (self.old.len() + 1).checked_sub(self.sparse.key) else { return };
+        let mut places = [0; BLOCK];
+        let mut found = [(0usize, 0u64); BLOCK];
+        for from in (0..last).step_by(BLOCK) {
+            let count = self.sparse.choose(self.old, from, last.min(from + BLOCK), &mut places);
+            let mut kept = 0;
+            for &at in &places[..count] {
+                let (bucket, tag) = self.place(hash(self.old, at, self.sparse.key));
+                let bucket = bucket.wrapping_sub(first);
+                prefetch(share, bucket.wrapping_mul(WAYS));
+                found[kept] = (bucket, tag << 32 | (at as u64 + 1));
+                kept += usize::from(bucket < buckets);
+            }
+            for &(bucket, entry) in &found[..kept] {
+                let bucket = &mut share[bucket * WAYS..][..WAYS];
+                bucket.copy_within(..WAYS - 1, 1);
+                bucket[0] = entry;
+            }
+        }
+    }
+
+    /// Bucket and tag of a key with this hash.
+    #[inline]
+    fn place(&self, hash: u64) -> (usize, u64) {
+        // Less than the number of buckets.
+        let bucket = ((hash >> 32) * u64::from(self.sparse.buckets)) >> 32;
+        (usize::try_from(bucket).unwrap_or(0), hash & 0xffff_ffff)
+    }
+
+    /// Where the keys in a bucket stand that may be `key`.
+    #[inline]
+    fn positions(&self, key: Key) -> impl Iterator<Item = usize> {
+        let bucket = &self.entries[self.skip + key.bucket * WAYS..][..WAYS];
+        let equal = bucket.iter().filter(move |&&entry| entry >> 32 == key.tag && entry != 0);
+        equal.map(|&entry| usize::try_from((entry & 0xffff_ffff).wrapping_sub(1)).unwrap_or(usize::MAX))
+    }
+
+    /// The candidate that goes on best with `new`, which begins with `key`; of equally good ones the nearest to `expected`.
+    fn best(&self, key: Key, new: &[u8], expected: usize) -> Option<Candidate> {
+        let mut best: Option<Candidate> = None;
+        for position in self.positions(key) {
+            if position.saturating_add(8) > self.old.len() || word(self.old, position) != word(new, 0) {
+                continue;
+            }
+            let extension = extend(&self.old[position..], new);
+            if extension.exact < self.sparse.key {
+                continue;
+            }
+            let candidate = Candidate { position, extension };
+            if best.is_none_or(|best| better(&candidate, &best, expected)) {
+                best = Some(candidate);
+            }
+        }
+        best
+    }
+
+    /// The keys of `new` that are taken from `from` to before `to`, at most [`BLOCK`] bytes on, on their way to the cache.
+    fn keys(&self, new: &[u8], from: usize, to: usize, keys: &mut [Key; BLOCK]) -> usize {
+        let Some(last) = (new.len() + 1).checked_sub(self.sparse.key) else { return 0 };
+        let mut places = [0; BLOCK];
+        let count = if from < last { self.sparse.choose(new, from, to.min(last), &mut places) } else { 0 };
+        for (key, &at) in keys.iter_mut().zip(&places[..count]) {
+            let (bucket, tag) = self.place(hash(new, at, self.sparse.key));
+            prefetch(&self.entries, self.skip + bucket * WAYS);
+            *key = Key { at, bucket, tag };
+        }
+        for key in &keys[..count] {
+            self.positions(*key).for_each(|position| prefetch(self.old, position));
+        }
+        count
+    }
+}
+
+impl Find for Quick<'_> {
+    const TRUSTS: bool = true;
+
+    fn old(&self) -> &[u8] {
+        self.old
+    }
+
+    fn search(scan: &mut Scan<'_, Self>, mut at: usize) -> usize {
+        let from = at;
+        let mut keys = [Key::default(); BLOCK];
+        loop {
+            let end = (at + BLOCK).min(scan.to);
+            // Up to where the alignment goes on again.
+            let mut stop = at + LOOK;
+            while stop < end && scan.follow(stop) == 0 {
+                stop += LOOK;
+            }
+            let again = stop < end;
+            let stop = stop.min(end);
+            let count = scan.index.keys(scan.new, at, stop, &mut keys);
+            for key in &keys[..count] {
+                if let Some(candidate) = scan.index.best(*key, &scan.new[key.at..], scan.aligned(key.at))
+                    && scan.gains(key.at, &candidate)
+                {
+                    return scan.take(key.at, candidate);
+                }
+            }
+            if again {
+                scan.resume(from, stop);
+                return stop;
+            }
+            at = stop;
+            if at >= scan.to {
+                return scan.to;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn numbers(count: u32) -> Vec<u8> {
+        (0..count).flat_map(|i| (i / 3).wrapping_mul(2_654_435_761).to_le_bytes()).collect()
+    }
+
+    #[test]
+    fn is_the_same_for_any_number_of_threads() {
+        let old = numbers(4_000_000);
+        let sparse = Sparse { key: 16, bits: 4, buckets: 500_000 };
+        let one = Quick::new(&old, sparse, 1);
+        for threads in [2, 3] {
+            let other = Quick::new(&old, sparse, threads);
+            let end = other.entries.len() - 2 * WAYS;
+            assert!(one.entries[one.skip..][..end] == other.entries[other.skip..][..end]);
+        }
+    }
+
+    #[test]
+    fn fits_memory_and_any_length() {
+        for bytes in [0, 7, 8, 1 << 10, 96 << 20, 565 << 20, (4 << 30) - 2] {
+            let sparse = Sparse::fit(bytes, 64 << 20);
+            assert!(sparse.memory() <= 64 << 20, "{bytes}");
+        }
+        for length in [0, 7, 8, 9, 16, 1000] {
+            for key in [8, 16] {
+                let old = &numbers(1000)[..length];
+                let quick = Quick::new(old, Sparse { key, bits: 2, buckets: 3 }, 2);
+                let mut keys = [Key::default(); BLOCK];
+                let count = quick.keys(old, 0, length, &mut keys);
+                for key in &keys[..count] {
+                    assert!(
+                        quick.best(*key, &old[key.at..], 0).is_none_or(|found| found.extension.exact > 0)
+                    );
+                }
+            }
+        }
+    }
+}
