@@ -140,19 +140,24 @@ struct PullTable {
     auth_file: Option<PathBuf>,
     hosts_dirs: Option<Vec<PathBuf>>,
     insecure: bool,
+    serve: Option<String>,
 }
 
 impl PullSettings {
-    fn of(table: PullTable, trusted_keys: Vec<PathBuf>) -> Self {
+    fn of(table: PullTable, trusted_keys: Vec<PathBuf>) -> Result<Self> {
         let content = table.content.unwrap_or_else(|| PathBuf::from(DEFAULT_CONTENT));
-        Self {
+        if let Some(url) = table.serve.as_deref().filter(|url| !url.starts_with("http")) {
+            return Err(Error::Config { what: format!("serve: not a URL: {url:?}") });
+        }
+        Ok(Self {
             deadline: Duration::from_secs(table.deadline.unwrap_or(10).into()),
             content,
             auth_file: table.auth_file,
             hosts_dirs: table.hosts_dirs,
             insecure: table.insecure,
             trusted_keys,
-        }
+            serve: table.serve,
+        })
     }
 }
 
@@ -171,6 +176,8 @@ pub struct PullSettings {
     pub insecure: bool,
     /// Public keys one of which has to have signed a delta; none: they need not be signed.
     pub trusted_keys: Vec<PathBuf>,
+    /// URL of a `d4c serve` to ask where no delta of the registry leads there at once.
+    pub serve: Option<String>,
 }
 
 impl PullSettings {
@@ -245,7 +252,7 @@ impl Config {
             containerd: or(flags.containerd, file.containerd, "/run/containerd/containerd.sock"),
             log_level: flags.log_level.or(file.log_level).unwrap_or_else(|| "info".to_owned()),
             redirect_dir: file.overlay.redirect_dir,
-            pull: file.pull.map(|table| PullSettings::of(table, file.trusted_keys)),
+            pull: file.pull.map(|table| PullSettings::of(table, file.trusted_keys)).transpose()?,
         };
         check_root(&config.root)?;
         if config.address == config.control {
@@ -339,6 +346,9 @@ mod tests {
             (Duration::from_secs(10), Path::new(DEFAULT_CONTENT))
         );
         assert_eq!(default.registry().hosts_dirs, RegistryOptions::default().hosts_dirs);
+        assert_eq!(default.serve, None);
+        let serving = pull("[pull]\nserve = \"http://127.0.0.1:5080\"");
+        assert_eq!(serving.serve.as_deref(), Some("http://127.0.0.1:5080"));
         let other = pull("[pull]\ndeadline = 3\nhosts_dirs = [\"/h\"]\nauth_file = \"/a\"\ninsecure = true");
         let registry = other.registry();
         assert_eq!((other.deadline, registry.insecure), (Duration::from_secs(3), true));
@@ -355,6 +365,7 @@ mod tests {
         assert!(error("route = \"boat\"", none()).contains("unknown variant `boat`"));
         assert!(error("store_limit = \"much\"", none()).contains("store_limit: not a size"));
         assert!(error("store_reserve = \"101%\"", none()).contains("store_reserve: not a part"));
+        assert!(error("[pull]\nserve = \"there\"", none()).contains("serve: not a URL: \"there\""));
         assert!(error("root = \"/a:b\"", none()).contains("mount options"));
         assert!(error("address = \"/s\"\ncontrol = \"/s\"", none()).contains("is the address too"));
         let missing = Flags { config: Some("/nowhere/config.toml".into()), ..none() };

@@ -20,7 +20,7 @@ use super::node::Node;
 use super::publish::SCHEME;
 use crate::config::Config;
 use crate::failure::{Failure, Kind};
-use crate::image::{Delta, ImageOptions, Opener};
+use crate::image::{ImageOptions, Opener};
 use crate::progress::{Progress, Unit};
 use crate::units::Bytes;
 
@@ -132,12 +132,9 @@ enum How {
 impl Pull<'_> {
     fn run(&mut self) -> Result<Done, Failure> {
         let choice = self.choose();
-        let at_once = match &choice {
-            Ok(Choice::Present) => true,
-            Ok(Choice::Deltas { deltas, .. }) => deltas.len() <= 1,
-            _ => false,
-        };
-        if !at_once && let Some(done) = self.by_server()? {
+        if !choice.as_ref().is_ok_and(Choice::is_at_once)
+            && let Some(done) = self.by_server()?
+        {
             return Ok(done);
         }
         let reason = match choice {
@@ -219,30 +216,19 @@ impl Pull<'_> {
             return Err(Failure::new(Kind::Failed, "pull", &self.name, "no server"));
         };
         self.opener.progress.stage(format!("ask {}", served.server), Unit::Bytes, 0);
-        // What is at hand first.
-        let mut have: Vec<&Present> = self.present.iter().collect();
-        have.sort_by_key(|image| image.packed_bytes > 0);
-        let have: Vec<Digest> = have.iter().map(|image| image.manifest).collect();
         let named = Named::new(self.config)?;
         let wanted = Wanted {
             server: &served.server,
             reference: &served.reference,
             want: self.image.digest(),
-            have: &have,
+            have: &self.present,
             max_bytes: self.image.pull_bytes(),
             patience: served.patience,
+            limit: None,
         };
         let on_bytes = self.opener.progress.on_bytes();
-        let bytes = delta::ask(&wanted, &self.opener.options.registry, &named.file, Some(&on_bytes))?;
-        let delta = Delta::of(&named.file, named.pending.path())?;
-        let parent = delta.file.dimg().parent().map(|parent| parent.manifest);
-        let Some(source) = parent.filter(|parent| have.contains(parent)) else {
-            let why = "it starts from an image that is not here";
-            return Err(Failure::new(Kind::Corrupt, "check delta", &served.server, why));
-        };
-        if delta.file.dimg().target().manifest != wanted.want || delta.file.cdimg().is_none() {
-            return Err(Failure::new(Kind::Corrupt, "check delta", &served.server, "it makes another image"));
-        }
+        let got = delta::ask(&wanted, &self.opener.options.registry, &named.file, Some(&on_bytes))?;
+        let source = got.source;
         let at_hand = self.present.iter().any(|image| image.manifest == source && image.packed_bytes == 0);
         let unpacked = match self.stored.iter().find(|image| image.manifest == source) {
             Some(stored) if !at_hand => {
@@ -253,7 +239,7 @@ impl Pull<'_> {
         };
         self.opener.progress.stage("make contents", Unit::Bytes, 0);
         let made = self.node.import(named.pending.path())?;
-        self.done(How::Served(source, bytes), None, unpacked, &made)
+        self.done(How::Served(source, got.bytes), None, unpacked, &made)
     }
 
     /// Has the plugin take over the image `unpack`, then fetches and imports deltas, each after the one that it starts from; what the last one

@@ -22,7 +22,7 @@ use dimg::format::{Cdimg, VERSION};
 
 pub use artifact::{ARTIFACT_TYPE, LAYER_TYPE, annotation};
 pub use plan::{Choice, Present, Why, plan};
-pub use served::{MAX_HAVE, PATH, Wanted, ask};
+pub use served::{MAX_HAVE, PATH, Served, Wanted, ask};
 pub use signature::{TrustedKey, verify};
 
 use crate::error::SourceError;
@@ -228,8 +228,7 @@ pub fn fetch(
             actual,
         });
     }
-    let cdimg = Cdimg::open(Bytes::new(map))
-        .map_err(|error| SourceError::corrupt(FETCH, on(), format!("is no cdimg: {error}")))?;
+    let cdimg = opened(map, FETCH, &on())?;
     if cdimg.dimg().target().manifest != delta.target {
         return Err(SourceError::corrupt(FETCH, on(), "makes another image than it is listed for"));
     }
@@ -237,6 +236,12 @@ pub fn fetch(
         return Err(SourceError::corrupt(FETCH, on(), "starts from another image than it is listed with"));
     }
     Ok(file)
+}
+
+/// The delta in a file that somebody gave for one.
+fn opened(map: Map, what: &'static str, on: &str) -> Result<Cdimg, SourceError> {
+    let why = |error| SourceError::corrupt(what, on, format!("is no cdimg: {error}"));
+    Cdimg::open(Bytes::new(map)).map_err(why)
 }
 
 #[cfg(test)]

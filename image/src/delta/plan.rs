@@ -48,6 +48,17 @@ pub enum Choice {
     Pull(Why),
 }
 
+impl Choice {
+    /// Whether there is at most one delta to fetch, so that nobody who makes deltas on demand has to be asked.
+    pub fn is_at_once(&self) -> bool {
+        match self {
+            Self::Present => true,
+            Self::Deltas { deltas, .. } => deltas.len() <= 1,
+            Self::Pull(_) => false,
+        }
+    }
+}
+
 /// Why no deltas are used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Why {

@@ -1,5 +1,6 @@
 //! The cases of tiers 2 and 3: the same on every containerd.
 
+mod demand;
 mod export;
 mod guarded;
 mod load;

@@ -6,11 +6,17 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use d4c_image::error::SourceError;
-use d4c_image::manifest::Descriptor;
+use d4c_image::manifest::{Descriptor, Document};
 use d4c_image::source::BlobStore;
 use dimg::Digest;
+
+/// Manifests of images are smaller.
+const MAX_MANIFEST_BYTES: u64 = 128 << 10;
+/// Small blobs that are read in search of them.
+const MAX_READ: usize = 512;
 
 /// The store in one directory. Images are named by the digests of their manifests.
 #[derive(Debug, Clone)]
@@ -25,6 +31,27 @@ impl ContentDir {
     pub(super) fn size(&self, digest: &Digest) -> Option<u64> {
         let meta = std::fs::metadata(self.0.join(digest.hex())).ok()?;
         meta.is_file().then_some(meta.len())
+    }
+
+    /// The blobs that are manifests of images, the newest first. Their digests are not compared.
+    pub(super) fn manifests(&self) -> Vec<Digest> {
+        let mut small: Vec<(SystemTime, Digest)> = Vec::new();
+        for entry in std::fs::read_dir(&self.0).into_iter().flatten().flatten() {
+            let digest = entry.file_name().to_str().and_then(|hex| format!("sha256:{hex}").parse().ok());
+            if let (Some(digest), Ok(meta)) = (digest, entry.metadata())
+                && meta.is_file()
+                && meta.len() <= MAX_MANIFEST_BYTES
+            {
+                small.push((meta.modified().unwrap_or(SystemTime::UNIX_EPOCH), digest));
+            }
+        }
+        small.sort_by(|a, b| b.cmp(a));
+        small.truncate(MAX_READ);
+        let is_manifest = |digest: &Digest| {
+            let text = std::fs::read(self.0.join(digest.hex())).unwrap_or_default();
+            matches!(Document::parse(&text, "manifest"), Ok(Document::Image(_)))
+        };
+        small.into_iter().map(|(_, digest)| digest).filter(is_manifest).collect()
     }
 
     fn failed(&self, what: &'static str, digest: &Digest, source: io::Error) -> SourceError {
@@ -73,6 +100,18 @@ mod tests {
         let (here, gone) = (Digest::of(b"blob"), Digest::of(b"gone"));
         std::fs::write(blobs.join(here.hex()), b"blob").unwrap();
         let store = ContentDir::new(dir.path());
+        let (layer, empty) = (Digest::of(b"layer"), Digest::of(b"{}"));
+        let kind = "application/vnd.oci.image";
+        let manifest = format!(
+            r#"{{"schemaVersion":2,"config":{{"mediaType":"{kind}.config.v1+json","digest":"{empty}","size":2}},
+            "layers":[{{"mediaType":"{kind}.layer.v1.tar","digest":"{layer}","size":5}}]}}"#
+        );
+        for (name, text) in [(Digest::of(manifest.as_bytes()).hex(), &*manifest), (empty.hex(), "{}")] {
+            std::fs::write(blobs.join(name), text).unwrap();
+        }
+        std::fs::write(blobs.join("other"), &manifest).unwrap();
+        let manifest = Digest::of(manifest.as_bytes());
+        assert_eq!(store.manifests(), [manifest]);
         assert_eq!((store.size(&here), store.size(&gone)), (Some(4), None));
         assert_eq!(store.resolve(&here.to_string()).unwrap().size, 4);
         let mut text = String::new();

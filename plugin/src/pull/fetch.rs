@@ -1,13 +1,16 @@
 //! One image: from what the node has to its layers, by deltas of the registry.
 
+use std::cmp::Reverse;
+use std::collections::HashSet;
 use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use d4c_image::base::{self, BaseError, read_layer};
-use d4c_image::delta::{self, Choice, Present, Published, SourceImage, TrustedKey, Why};
+use d4c_image::delta::{self, Choice, MAX_HAVE, Present, Published, SourceImage, TrustedKey, Wanted, Why};
 use d4c_image::error::SourceError;
-use d4c_image::source::{OpenImage, Options, Reference, RemoteImage, Source};
+use d4c_image::source::{Layer, OpenImage, Options, Reference, RemoteImage, Source};
 use dimg::Digest;
 use dimg::build::Side;
 use dimg::content::ContentSource;
@@ -20,6 +23,9 @@ use crate::config::PullSettings;
 use crate::error::{Error, Result};
 use crate::import::{ImportError, Importer, What};
 
+/// How long a server that makes deltas on demand may take in all, once it has begun to answer: what it makes serves a pull that is tried again.
+const SERVED_WITHIN: Duration = Duration::from_secs(600);
+
 /// Why there is no image.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Failed {
@@ -27,6 +33,9 @@ pub(super) enum Failed {
     Why(Why),
     #[error("{0}")]
     None(&'static str),
+    /// By the registry alone; and why who makes deltas on demand was of no use.
+    #[error("{registry}; {server}")]
+    Served { registry: Box<Failed>, server: Box<Failed> },
     #[error(transparent)]
     Source(#[from] SourceError),
     #[error(transparent)]
@@ -40,7 +49,11 @@ pub(super) enum Failed {
 impl Failed {
     /// Whether nothing went wrong: there is no delta to use.
     pub(super) fn is_ordinary(&self) -> bool {
-        matches!(self, Self::Why(_) | Self::None(_))
+        match self {
+            Self::Why(_) | Self::None(_) | Self::Source(SourceError::NotFound { .. }) => true,
+            Self::Served { registry, server } => registry.is_ordinary() && server.is_ordinary(),
+            _ => false,
+        }
     }
 }
 
@@ -50,7 +63,7 @@ pub(super) struct Got {
     /// Chain ID of its topmost layer.
     pub(super) top: Option<Digest>,
     pub(super) deltas: usize,
-    /// Bytes received from the registry.
+    /// Bytes received from the registry, and from who makes deltas on demand.
     pub(super) fetched_bytes: u64,
     /// Bytes of the layers that containerd would have pulled.
     pub(super) pull_bytes: u64,
@@ -65,6 +78,8 @@ pub(super) struct Fetch<'a> {
     content: ContentDir,
     options: Options,
     threads: NonZeroUsize,
+    /// Until when the pull waits.
+    until: Instant,
     /// Images held in the importer.
     held: &'a mut Vec<Digest>,
 }
@@ -85,7 +100,8 @@ impl<'a> Fetch<'a> {
             ..Options::default()
         };
         let threads = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
-        Self { importer, asked, dir, settings, content, options, threads, held }
+        let until = Instant::now() + settings.deadline;
+        Self { importer, asked, dir, settings, content, options, threads, until, held }
     }
 
     /// Makes the image. Where it is not wanted any more when all is fetched, only as a base, which a later pull makes layers of.
@@ -116,8 +132,36 @@ impl<'a> Fetch<'a> {
         let repository = image.repository();
         let list = |target| delta::list(repository, target);
         let look = |source: &SourceImage| self.look(source);
-        let choice = delta::plan(target, pull_bytes, &present, &Weights::default(), look, list)?;
-        let (unpack, deltas) = match choice {
+        let choice = delta::plan(target, pull_bytes, &present, &Weights::default(), look, list);
+        let at_once = choice.as_ref().is_ok_and(Choice::is_at_once);
+        let served = if at_once { None } else { self.by_server(&image, present, pull_bytes, is_wanted) };
+        let without = match served {
+            Some(Ok(got)) => return Ok(got),
+            Some(Err(why)) => Some(why),
+            None => None,
+        };
+        match (self.by_choice(&image, choice, is_wanted), without) {
+            (Ok((top, deltas)), without) => {
+                if let Some(reason) = without {
+                    tracing::info!(manifest = %target, %reason, "deltas of the registry instead of one on demand");
+                }
+                Ok(Got { top, deltas, fetched_bytes: repository.received_bytes(), pull_bytes })
+            }
+            (Err(registry), Some(server)) => {
+                Err(Failed::Served { registry: Box::new(registry), server: Box::new(server) })
+            }
+            (Err(why), None) => Err(why),
+        }
+    }
+
+    /// By what the registry has: the chain ID of the topmost layer, and how many deltas it took.
+    fn by_choice(
+        &mut self,
+        image: &RemoteImage,
+        choice: Result<Choice, SourceError>,
+        is_wanted: &dyn Fn() -> bool,
+    ) -> Result<(Option<Digest>, usize), Failed> {
+        let (unpack, deltas) = match choice? {
             Choice::Deltas { unpack, deltas } => (unpack, deltas),
             Choice::Present => (None, Vec::new()),
             Choice::Pull(why) => return Err(Failed::Why(why)),
@@ -125,9 +169,75 @@ impl<'a> Fetch<'a> {
         if let Some(manifest) = unpack {
             self.take_over(manifest)?;
         }
-        let top = self.by_deltas(&image, &deltas, is_wanted)?;
-        let fetched_bytes = repository.received_bytes();
-        Ok(Got { top, deltas: deltas.len(), fetched_bytes, pull_bytes })
+        Ok((self.by_deltas(image, &deltas, is_wanted)?, deltas.len()))
+    }
+
+    /// By a delta that is made on demand, where there is someone to ask for one.
+    fn by_server(
+        &mut self,
+        image: &RemoteImage,
+        here: Vec<Present>,
+        pull_bytes: u64,
+        is_wanted: &dyn Fn() -> bool,
+    ) -> Option<Result<Got, Failed>> {
+        let server = self.settings.serve.as_deref()?;
+        if !self.settings.trusted_keys.is_empty() {
+            return Some(Err(Failed::None("what is made on demand is not signed")));
+        }
+        let mut have = here;
+        have.extend(self.pulled(image, &have));
+        if have.is_empty() {
+            return Some(Err(Failed::None("there is no image here that a delta could start from")));
+        }
+        Some(self.ask(server, image, &have, pull_bytes, is_wanted))
+    }
+
+    fn ask(
+        &mut self,
+        server: &str,
+        image: &RemoteImage,
+        have: &[Present],
+        pull_bytes: u64,
+        is_wanted: &dyn Fn() -> bool,
+    ) -> Result<Got, Failed> {
+        let wanted = Wanted {
+            server,
+            reference: &self.reference()?,
+            want: self.asked.manifest,
+            have,
+            max_bytes: pull_bytes,
+            // What is left then is for the registry's own deltas, and for telling why before the pull goes on.
+            patience: self.until.saturating_duration_since(Instant::now()).mul_f32(0.75),
+            limit: Some(SERVED_WITHIN),
+        };
+        let file = self.file()?;
+        let served = delta::ask(&wanted, &self.options.registry, file.as_file(), None)?;
+        let is_source = |image: &&Present| image.manifest == served.source;
+        if have.iter().filter(is_source).all(|image| image.packed_bytes > 0) {
+            self.take_over(served.source)?;
+        }
+        let top = self.last(file.path(), is_wanted)?;
+        let fetched_bytes = image.repository().received_bytes().saturating_add(served.bytes);
+        Ok(Got { top, deltas: 1, fetched_bytes, pull_bytes })
+    }
+
+    /// The images that containerd pulled itself, those first that have most bytes of layers in common with `image`, then the newest.
+    fn pulled(&self, image: &RemoteImage, here: &[Present]) -> Vec<Present> {
+        let layers: HashSet<Digest> = image.manifest().layers.iter().map(|layer| layer.digest).collect();
+        let mut found = Vec::new();
+        for manifest in self.content.manifests() {
+            if found.len() >= MAX_HAVE {
+                break;
+            }
+            let is_known =
+                manifest == self.asked.manifest || here.iter().any(|image| image.manifest == manifest);
+            if !is_known && let Some((open, present)) = self.whole(manifest) {
+                let shared = open.layers().iter().filter(|layer| layers.contains(&layer.digest));
+                found.push((shared.fold(0u64, |sum, layer| sum.saturating_add(layer.size)), present));
+            }
+        }
+        found.sort_by_key(|&(shared, _)| Reverse(shared));
+        found.into_iter().map(|(_, present)| present).collect()
     }
 
     /// The image by its digest: its tag may have moved since containerd looked.
@@ -147,18 +257,21 @@ impl<'a> Fetch<'a> {
         missing.fold(0, |sum, layer| sum.saturating_add(layer.size))
     }
 
-    /// An image that containerd pulled itself, all its layers' blobs included.
+    /// The source of a delta, where containerd pulled it itself.
     fn look(&self, source: &SourceImage) -> Option<Present> {
-        let open = self.open(source.manifest).ok()?;
-        let is_there =
-            |layer: &d4c_image::source::Layer| self.content.size(&layer.digest) == Some(layer.size);
+        let (_, present) = self.whole(source.manifest)?;
+        Some(Present { chain_id: Some(source.chain_id), ..present })
+    }
+
+    /// An image that containerd pulled itself, all its layers' blobs included.
+    fn whole(&self, manifest: Digest) -> Option<(OpenImage, Present)> {
+        let open = self.open(manifest).ok()?;
+        let is_there = |layer: &Layer| self.content.size(&layer.digest) == Some(layer.size);
+        if !open.layers().iter().all(is_there) {
+            return None;
+        }
         let bytes = open.layers().iter().fold(0u64, |sum, layer| sum.saturating_add(layer.size));
-        open.layers().iter().all(is_there).then_some(Present {
-            manifest: source.manifest,
-            chain_id: Some(source.chain_id),
-            missing_bytes: 0,
-            packed_bytes: bytes.max(1),
-        })
+        Some((open, Present { manifest, chain_id: None, missing_bytes: 0, packed_bytes: bytes.max(1) }))
     }
 
     fn open(&self, manifest: Digest) -> Result<OpenImage, SourceError> {
@@ -194,7 +307,6 @@ impl<'a> Fetch<'a> {
         let keys = self.settings.trusted_keys.iter().map(|path| TrustedKey::read(path));
         let keys = keys.collect::<Result<Vec<_>, _>>()?;
         let mut top = None;
-        let mut whole = false;
         for (number, published) in deltas.iter().enumerate() {
             if !keys.is_empty() {
                 delta::verify(image.repository(), published.manifest, &keys)?;
@@ -202,11 +314,20 @@ impl<'a> Fetch<'a> {
             let file = self.file()?;
             let handle = file.as_file().try_clone().map_err(Error::io("open file", file.path()))?;
             delta::fetch(image.repository(), published, handle, None)?;
-            let last = number + 1 == deltas.len();
-            whole = last && is_wanted();
-            let what = if whole { What::Image } else { What::Base };
-            top = self.import(file.path(), what, last && !whole)?;
+            if number + 1 < deltas.len() {
+                self.import(file.path(), What::Base, false)?;
+            } else {
+                top = self.last(file.path(), is_wanted)?;
+            }
         }
+        // A base that is to be unpacked may be the image itself.
+        if deltas.is_empty() && is_wanted() { self.restore() } else { Ok(top) }
+    }
+
+    /// Imports the delta that makes the image: with its layers as long as it is wanted, else as a base.
+    fn last(&mut self, path: &Path, is_wanted: &dyn Fn() -> bool) -> Result<Option<Digest>, Failed> {
+        let whole = is_wanted();
+        let top = self.import(path, if whole { What::Image } else { What::Base }, !whole)?;
         // Asked for again while it was made as a base.
         if whole || !is_wanted() { Ok(top) } else { self.restore() }
     }

@@ -14,6 +14,7 @@ fn puller(dir: &Path) -> Arc<Puller> {
         hosts_dirs: Some(Vec::new()),
         insecure: false,
         trusted_keys: Vec::new(),
+        serve: None,
     };
     Puller::open(importer, store, settings).unwrap()
 }
