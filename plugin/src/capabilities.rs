@@ -21,6 +21,25 @@ const KEPT: [Capability; 9] = [
     Capability::CAP_SYS_RESOURCE,
 ];
 
+/// Without these nothing can be served.
+const NEEDED: [Capability; 4] =
+    [Capability::CAP_CHOWN, Capability::CAP_DAC_OVERRIDE, Capability::CAP_FOWNER, Capability::CAP_SYS_ADMIN];
+
+/// Whether this thread has the capabilities without which nothing can be served.
+///
+/// # Errors
+/// It lacks some, which are named; or the kernel does not tell.
+pub fn require() -> Result<()> {
+    let failed = |e: CapsError| Error::Unavailable { what: format!("read capabilities: {e}") };
+    let permitted = caps::read(None, CapSet::Permitted).map_err(failed)?;
+    let lacked = NEEDED.iter().filter(|needed| !permitted.contains(needed));
+    let lacked: Vec<String> = lacked.map(ToString::to_string).collect();
+    match lacked.is_empty() {
+        true => Ok(()),
+        false => Err(Error::Unavailable { what: format!("start: not root, lacks {}", lacked.join(", ")) }),
+    }
+}
+
 /// Drops all but [`KEPT`] from this thread's every set, the bounding and ambient ones too, and returns what is
 /// left. Call it before any thread is started: threads inherit it.
 ///
@@ -50,6 +69,18 @@ pub fn drop_all_but_needed() -> Result<Vec<String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_lacked_is_named() {
+        let why = std::thread::spawn(|| {
+            for set in [CapSet::Effective, CapSet::Permitted] {
+                caps::set(None, set, &CapsHashSet::new()).unwrap();
+            }
+            require().unwrap_err().to_string()
+        });
+        let all = "CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_FOWNER, CAP_SYS_ADMIN";
+        assert!(why.join().unwrap().ends_with(&format!("start: not root, lacks {all}")));
+    }
 
     #[test]
     fn nothing_but_what_is_kept_is_left() {

@@ -51,6 +51,9 @@ pub struct Flags {
     /// And when less than this is free on the disk, a size or a part of the disk [default: 5%]
     #[arg(long, value_name = "SIZE|N%")]
     pub store_reserve: Option<Reserve>,
+    /// Start without root as well, for tests: what is to be mounted or owned by others fails then
+    #[arg(long, hide = true)]
+    pub unprivileged: bool,
     /// Hold descriptors for the plugin at a socket; the plugin starts it
     #[arg(long, value_name = "SOCK", hide = true)]
     pub hold: Option<PathBuf>,

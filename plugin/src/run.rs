@@ -31,6 +31,9 @@ use crate::store::Store;
 /// # Errors
 /// If the configuration is wrong, or the root or a socket is in use or cannot be made.
 pub fn run(flags: Flags) -> Result<()> {
+    if !flags.unprivileged {
+        capabilities::require()?;
+    }
     // As many as can be used at once.
     d4c_sys::share_arenas(std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN));
     let config = Config::load(flags)?;

@@ -1,6 +1,6 @@
 //! Making all of an image now, and giving back what can be made again.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard, PoisonError, TryLockError, Weak, mpsc};
@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use di3fs::store::{Removed, Room, StoreError, Until};
 use dimg::Digest;
+use dimg::index::Content;
 
 use super::{Importer, SweepError, chain_ids};
 use crate::error::{Error, Result};
@@ -107,6 +108,11 @@ impl Importer {
     }
 
     fn evict_until(&self, until: Until, patience: Duration) -> Result<Evicted> {
+        // Where nothing can be given back, mounts need not end, which will be wanted again.
+        if !self.has_evictable()? {
+            let left_bytes = self.objects.bytes().map_err(unavailable)?;
+            return Ok(Evicted { removed: Removed { objects: 0, bytes: 0 }, left_bytes });
+        }
         self.end_unused_mounts();
         let end = Instant::now() + patience;
         self.hurry.fetch_add(1, Ordering::Relaxed);
@@ -131,7 +137,8 @@ impl Importer {
             Err(TryLockError::Poisoned(one)) => one.into_inner(),
             Err(TryLockError::WouldBlock) => return Ok(None),
         };
-        let evicted = self.objects.evict(|| self.evictable().map_err(SweepError), until);
+        let evictable = || Ok(self.evictable().map_err(SweepError)?.into_keys().collect());
+        let evicted = self.objects.evict(evictable, until);
         let evicted = evicted.map_err(|SweepError(error)| error)?;
         Ok(evicted.map(|(removed, left_bytes)| Evicted { removed, left_bytes }))
     }
@@ -220,9 +227,9 @@ impl Importer {
     }
 
     /// What pending images that no container lies on can make again, and nothing else needs.
-    fn evictable(&self) -> Result<HashSet<Digest>> {
+    fn evictable(&self) -> Result<HashMap<Digest, Content>> {
         let in_use = self.store.lazy_in_use()?;
-        let (mut evictable, mut needed) = (HashSet::new(), HashSet::new());
+        let (mut evictable, mut needed) = (HashMap::new(), HashSet::new());
         for digest in self.records.list()? {
             let Some(record) = self.records.get(digest)? else { continue };
             let chain = chain_ids(&record.diff_ids()?);
@@ -244,10 +251,20 @@ impl Importer {
                 let contents = layer.contents().map(|content| content.digest);
                 needed.extend(contents.filter(|digest| !made.contains(digest)));
             }
-            evictable.extend(made);
+            evictable.extend(pending.order.iter().map(|content| (content.digest, *content)));
         }
-        evictable.retain(|digest| !needed.contains(digest));
+        evictable.retain(|digest, _| !needed.contains(digest));
         Ok(evictable)
+    }
+
+    /// Whether a content is there that may be given back, as far as can be told without keeping anyone from making more.
+    fn has_evictable(&self) -> Result<bool> {
+        for content in self.evictable()?.values() {
+            if self.objects.has(content).map_err(unavailable)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Why there is no room for so many bytes that nobody asked for; none when there is.

@@ -92,22 +92,16 @@ impl Store {
         self.root.join("snapshots").join(number.to_string())
     }
 
-    /// Runs `change` in one durable transaction; an error leaves everything as it was.
     fn write<T>(
         &self,
         action: &'static str,
         change: impl FnOnce(&WriteTransaction) -> Result<T>,
     ) -> Result<T> {
-        let tx = self.records.begin_write(action)?;
-        let changed = match change(&tx) {
-            Ok(value) => tx.commit().map_err(Error::metadata(action)).map(|()| value),
-            Err(e) => tx.abort().map_err(Error::metadata(action)).and(Err(e)),
-        };
-        self.records.told(changed)
+        self.records.write(action, change)
     }
 
-    fn read(&self, action: &'static str) -> Result<ReadTransaction> {
-        self.records.begin_read(action)
+    fn read<T>(&self, action: &'static str, look: impl FnOnce(&ReadTransaction) -> Result<T>) -> Result<T> {
+        self.records.read(action, look)
     }
 
     /// Takes a number and makes its directories; call it inside the transaction that records them.
@@ -178,8 +172,7 @@ fn make_root(root: &Path) -> Result<PathBuf> {
 
 /// Makes sure that all tables exist, so that readers need not care, and returns the next free number.
 fn prepare_tables(records: &Records) -> Result<u64> {
-    let tx = records.begin_write("open")?;
-    let next = {
+    records.write("open", |tx| {
         let mut meta = tx.open_table(META).map_err(Error::metadata("open table"))?;
         let version = meta.get(KEY_VERSION).map_err(Error::metadata("read version"))?.map(|v| v.value());
         match version {
@@ -196,10 +189,8 @@ fn prepare_tables(records: &Records) -> Result<u64> {
         tx.open_table(TREES).map_err(Error::metadata("open table"))?;
         tx.open_table(CHAINS).map_err(Error::metadata("open table"))?;
         tx.open_multimap_table(CHILDREN).map_err(Error::metadata("open table"))?;
-        meta.get(KEY_NEXT).map_err(Error::metadata("read number"))?.map_or(1, |v| v.value())
-    };
-    tx.commit().map_err(Error::metadata("open"))?;
-    Ok(next)
+        Ok(meta.get(KEY_NEXT).map_err(Error::metadata("read number"))?.map_or(1, |v| v.value()))
+    })
 }
 
 /// Makes `<dir>/{fs,work}` and puts their names on the disk, before a record says that they exist.

@@ -81,9 +81,10 @@ impl Store {
     /// # Errors
     /// As [`commit`](Self::commit).
     pub fn check_commit(&self, name: &str, key: &str, parent: &str) -> Result<u64> {
-        let tx = self.read("commit")?;
-        let snapshots = tx.open_table(SNAPSHOTS).map_err(Error::metadata("open table"))?;
-        committable(&snapshots, name, key, parent).map(|record| record.tree)
+        self.read("commit", |tx| {
+            let snapshots = tx.open_table(SNAPSHOTS).map_err(Error::metadata("open table"))?;
+            committable(&snapshots, name, key, parent).map(|record| record.tree)
+        })
     }
 
     /// Turns the active snapshot `key` into the committed one `name`, with new labels. An empty `parent` keeps
@@ -144,18 +145,19 @@ impl Store {
     /// # Errors
     /// If the metadata cannot be read.
     pub fn list(&self, mut wanted: impl FnMut(&Info) -> bool) -> Result<Vec<Info>> {
-        let tx = self.read("list")?;
-        let snapshots = tx.open_table(SNAPSHOTS).map_err(Error::metadata("open table"))?;
-        let mut found = Vec::new();
-        for entry in snapshots.iter().map_err(Error::metadata("list snapshots"))? {
-            let (name, raw) = entry.map_err(Error::metadata("list snapshots"))?;
-            let record: SnapshotRecord = decode("snapshot", name.value(), raw.value())?;
-            let info = record.into_info(name.value());
-            if wanted(&info) {
-                found.push(info);
+        self.read("list", |tx| {
+            let snapshots = tx.open_table(SNAPSHOTS).map_err(Error::metadata("open table"))?;
+            let mut found = Vec::new();
+            for entry in snapshots.iter().map_err(Error::metadata("list snapshots"))? {
+                let (name, raw) = entry.map_err(Error::metadata("list snapshots"))?;
+                let record: SnapshotRecord = decode("snapshot", name.value(), raw.value())?;
+                let info = record.into_info(name.value());
+                if wanted(&info) {
+                    found.push(info);
+                }
             }
-        }
-        Ok(found)
+            Ok(found)
+        })
     }
 
     /// Changes labels. `change` gets the present ones and returns the new ones.
@@ -181,14 +183,15 @@ impl Store {
     /// `NotFound`; `FailedPrecondition` for a committed one.
     pub fn layers(&self, key: &str) -> Result<Layers> {
         let what = || format!("mounts of snapshot {key}");
-        let tx = self.read("mounts")?;
-        let snapshots = tx.open_table(SNAPSHOTS).map_err(Error::metadata("open table"))?;
-        let record = lookup(&snapshots, key)?.ok_or_else(|| Error::NotFound { what: what() })?;
-        if record.kind == Kind::Committed {
-            return Err(Error::FailedPrecondition { what: format!("{}: it is committed", what()) });
-        }
-        let parents = parent_chain(&snapshots, &what(), &record.parent)?;
-        Ok(Layers { kind: record.kind, number: record.tree, parents, labels: record.labels })
+        self.read("mounts", |tx| {
+            let snapshots = tx.open_table(SNAPSHOTS).map_err(Error::metadata("open table"))?;
+            let record = lookup(&snapshots, key)?.ok_or_else(|| Error::NotFound { what: what() })?;
+            if record.kind == Kind::Committed {
+                return Err(Error::FailedPrecondition { what: format!("{}: it is committed", what()) });
+            }
+            let parents = parent_chain(&snapshots, &what(), &record.parent)?;
+            Ok(Layers { kind: record.kind, number: record.tree, parents, labels: record.labels })
+        })
     }
 
     /// The recorded usage of a committed snapshot, or the directory of one that may still change.
@@ -201,9 +204,10 @@ impl Store {
     }
 
     fn record(&self, what: &str, key: &str) -> Result<SnapshotRecord> {
-        let tx = self.read("read snapshot")?;
-        let snapshots = tx.open_table(SNAPSHOTS).map_err(Error::metadata("open table"))?;
-        lookup(&snapshots, key)?.ok_or_else(|| Error::NotFound { what: what.to_owned() })
+        self.read("read snapshot", |tx| {
+            let snapshots = tx.open_table(SNAPSHOTS).map_err(Error::metadata("open table"))?;
+            lookup(&snapshots, key)?.ok_or_else(|| Error::NotFound { what: what.to_owned() })
+        })
     }
 }
 

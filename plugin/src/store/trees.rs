@@ -116,11 +116,12 @@ impl Store {
     /// # Errors
     /// If the metadata cannot be read.
     pub fn lazy_chain(&self, number: u64) -> Result<Option<String>> {
-        let tx = self.read("read tree")?;
-        let trees = tx.open_table(TREES).map_err(Error::metadata("open table"))?;
-        let Some(raw) = trees.get(number).map_err(Error::metadata("read tree"))? else { return Ok(None) };
-        let tree: TreeRecord = decode("tree", number, raw.value())?;
-        Ok(tree.chain_id.filter(|_| tree.lazy))
+        self.read("read tree", |tx| {
+            let trees = tx.open_table(TREES).map_err(Error::metadata("open table"))?;
+            let Some(raw) = trees.get(number).map_err(Error::metadata("read tree"))? else { return Ok(None) };
+            let tree: TreeRecord = decode("tree", number, raw.value())?;
+            Ok(tree.chain_id.filter(|_| tree.lazy))
+        })
     }
 
     /// The chain IDs of the lazy layers that active snapshots and views lie on.
@@ -208,15 +209,18 @@ impl Store {
     /// # Errors
     /// If the metadata cannot be read.
     pub fn tree(&self, chain_id: &str) -> Result<Option<TreeInfo>> {
-        let tx = self.read("read tree")?;
-        let chains = tx.open_table(CHAINS).map_err(Error::metadata("open table"))?;
-        let Some(number) = chains.get(chain_id).map_err(Error::metadata("read chain id"))? else {
-            return Ok(None);
-        };
-        let number = number.value();
-        let trees = tx.open_table(TREES).map_err(Error::metadata("open table"))?;
-        let raw = trees.get(number).map_err(Error::metadata("read tree"))?;
-        raw.map_or(Ok(None), |raw| Ok(decode::<TreeRecord>("tree", number, raw.value())?.into_info(number)))
+        self.read("read tree", |tx| {
+            let chains = tx.open_table(CHAINS).map_err(Error::metadata("open table"))?;
+            let Some(number) = chains.get(chain_id).map_err(Error::metadata("read chain id"))? else {
+                return Ok(None);
+            };
+            let number = number.value();
+            let trees = tx.open_table(TREES).map_err(Error::metadata("open table"))?;
+            let raw = trees.get(number).map_err(Error::metadata("read tree"))?;
+            raw.map_or(Ok(None), |raw| {
+                Ok(decode::<TreeRecord>("tree", number, raw.value())?.into_info(number))
+            })
+        })
     }
 
     /// All ready trees, in the order of their numbers.
@@ -224,15 +228,16 @@ impl Store {
     /// # Errors
     /// If the metadata cannot be read.
     pub fn trees(&self) -> Result<Vec<TreeInfo>> {
-        let tx = self.read("list trees")?;
-        let trees = tx.open_table(TREES).map_err(Error::metadata("open table"))?;
-        let mut found = Vec::new();
-        for entry in trees.iter().map_err(Error::metadata("list trees"))? {
-            let (number, raw) = entry.map_err(Error::metadata("list trees"))?;
-            let tree: TreeRecord = decode("tree", number.value(), raw.value())?;
-            found.extend(tree.into_info(number.value()));
-        }
-        Ok(found)
+        self.read("list trees", |tx| {
+            let trees = tx.open_table(TREES).map_err(Error::metadata("open table"))?;
+            let mut found = Vec::new();
+            for entry in trees.iter().map_err(Error::metadata("list trees"))? {
+                let (number, raw) = entry.map_err(Error::metadata("list trees"))?;
+                let tree: TreeRecord = decode("tree", number.value(), raw.value())?;
+                found.extend(tree.into_info(number.value()));
+            }
+            Ok(found)
+        })
     }
 
     /// Puts everything written under the root on the disk.

@@ -48,7 +48,7 @@ fn command(dir: &Path, socket: &Path, config: &Path) -> Command {
     for (flag, path) in [("--root", &*dir.join("root")), ("--address", socket), ("--config", config)] {
         command.arg(flag).arg(path);
     }
-    command.arg("--control").arg(control).args(["--log-level", "warn"]);
+    command.arg("--control").arg(control).args(["--log-level", "warn", "--unprivileged"]);
     command.arg("--containerd").arg(dir.join("no-containerd.sock"));
     command.env_remove("NOTIFY_SOCKET");
     command
