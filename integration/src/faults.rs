@@ -34,7 +34,7 @@ pub fn random_fault(number: u64) -> Option<Fault> {
         return None;
     }
     let size = usize::try_from((mixed >> 16) % 2000).unwrap_or(0);
-    Some(match (mixed >> 8) % 11 {
+    Some(match (mixed >> 8) % 12 {
         0 => Fault::Status(401),
         1 => Fault::Status(404),
         2 => Fault::Status(429),
@@ -43,6 +43,7 @@ pub fn random_fault(number: u64) -> Option<Fault> {
         5..=7 => Fault::Cut(size),
         8 => Fault::Longer(1 + size as u64),
         9 => Fault::Flipped,
+        10 => Fault::Slow,
         _ => Fault::Shorter,
     })
 }
@@ -212,7 +213,7 @@ impl Shared {
             for piece in body.chunks(body.len().div_ceil(pieces).max(1)) {
                 client.write_all(piece)?;
                 if pieces > 1 {
-                    std::thread::sleep(Duration::from_millis(100));
+                    std::thread::sleep(Duration::from_millis(25));
                 }
             }
         }

@@ -169,14 +169,32 @@ fn a_full_disk() -> Result<()> {
     sandbox.close()
 }
 
-/// Random faults of the registry, for containerd as for the plugin, `D4C_PULL_FAULTS` of them (12 when that is not set): whoever pulls again until
-/// it works has the image, every byte of it; nothing wrong is ever taken.
+/// Random faults of registries, for containerd as for the plugin, `D4C_PULL_FAULTS` of them in all (12 when that is not set): whoever pulls again
+/// until it works has the image, every byte of it; nothing wrong is ever taken. Nodes beside each other share them, since most of the time is waiting.
 #[test]
 fn many_faults() -> Result<()> {
     if VERSION != Version::Two {
         return Ok(());
     }
-    let faults = std::env::var("D4C_PULL_FAULTS").ok().and_then(|text| text.parse().ok()).unwrap_or(12);
+    let faults: u64 = std::env::var("D4C_PULL_FAULTS").ok().and_then(|text| text.parse().ok()).unwrap_or(12);
+    let nodes = (faults / 100).clamp(1, 8);
+    let seen = std::thread::scope(|scope| {
+        let node = |node: u64| scope.spawn(move || faults_of_a_node(node << 32, faults.div_ceil(nodes)));
+        let nodes: Vec<_> = (0..nodes).map(node).collect();
+        let seen =
+            nodes.into_iter().map(|node| node.join().map_err(|_| anyhow::anyhow!("a node panicked"))?);
+        seen.collect::<Result<Vec<[u64; 5]>>>()
+    })?;
+    let all = |what: usize| seen.iter().map(|node| node[what]).sum::<u64>();
+    let [faults, images, failed, made, pulled] = [0, 1, 2, 3, 4].map(all);
+    println!(
+        "{faults} faults: {images} images, {failed} pulls failed, {made} images by deltas, {pulled} not; {nodes} nodes"
+    );
+    Ok(())
+}
+
+/// On one node, with the requests numbered from `first`: faults, images, pulls that failed, images by deltas, tries without.
+fn faults_of_a_node(first: u64, faults: u64) -> Result<[u64; 5]> {
     let sandbox = Sandbox::new()?;
     let registry = Registry::start(&sandbox)?;
     let series = Series::named("tiny")?;
@@ -186,18 +204,25 @@ fn many_faults() -> Result<()> {
     publish(&registry, "v1", "v2")?;
     let plugin = Snapshotter::start_pulling(&sandbox, 30, &["--route", "auto"])?;
     let containerd = Containerd::start(&sandbox, VERSION)?;
-    let all = |name: &str| {
+    let all = |name: &str| -> Result<String> {
         let sums = "find / -xdev -type f -exec sha256sum {} + | sort | sha256sum; echo end";
-        containerd.run("di3fs", name, &["sh", "-c", sums])
+        for _ in 0..5 {
+            let seen = containerd.run("di3fs", name, &["sh", "-c", sums])?;
+            // `ctr` loses the output of a process that ends while it is slow.
+            if seen.ends_with("end\n") {
+                return Ok(seen);
+            }
+        }
+        anyhow::bail!("{name}: output is lost again and again")
     };
     pull(&containerd, &registry.reference("app:v1"))?.success()?;
     pull(&containerd, &registry.reference("app:v2"))?.success()?;
     let expected = all(&registry.reference("app:v2"))?;
     containerd.ctr(["images", "rm", "--sync", &registry.reference("app:v2")])?.success()?;
 
-    let proxy = Proxy::start(&registry.address(), Box::new(|_, number| random_fault(number)))?;
+    let proxy = Proxy::start(&registry.address(), Box::new(move |_, number| random_fault(first + number)))?;
     let name = proxy.reference("app:v2");
-    let (mut images, mut failed) = (0_u32, 0_u32);
+    let (mut images, mut failed) = (0, 0);
     while proxy.faults() < faults {
         let mut tries = 0;
         while pull(&containerd, &name)?.code != 0 {
@@ -210,14 +235,11 @@ fn many_faults() -> Result<()> {
         images += 1;
     }
     let log = plugin.log();
-    let (made, pulled) = (log.matches(MADE).count() - 1, log.matches(PULLED).count());
-    println!(
-        "{} faults: {images} images, {failed} pulls failed, {made} images by deltas, {pulled} not",
-        proxy.faults()
-    );
     ensure!(!log.contains("panicked"), "{log}");
+    let (made, pulled) = (log.matches(MADE).count() as u64 - 1, log.matches(PULLED).count() as u64);
     containerd.stop()?;
     plugin.terminate()?;
     registry.stop()?;
-    sandbox.close()
+    sandbox.close()?;
+    Ok([proxy.faults(), images, failed, made, pulled])
 }
