@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Builds a containerd, ctr and the runc shim(s) from integration/MODULE/go.mod into the cache and prints their folder:
-# containerd.sh containerd2 (2.x), containerd.sh containerd17 (1.7). Nothing to do when they are there already.
+# containerd.sh containerd2 (2.x), containerd20 (2.0), containerd17 (1.7). Nothing to do when they are there already.
 . "$(dirname "$0")/lib.sh"
 
 name=${1:-containerd2}

@@ -1,20 +1,21 @@
 #!/usr/bin/env bash
-# Builds one of the tests' programs in Go into the cache and prints its path: gotool.sh registry (with referrers), gotool.sh cri (its client).
-# Nothing to do when it is there.
+# Builds one of the tests' programs in Go into the cache and prints its path: gotool.sh registry (with referrers), cri (its client), nerdctl (as its
+# go.mod pins it, no code of ours). Nothing to do when it is there.
 . "$(dirname "$0")/lib.sh"
 
 name=$1
 module=$REPO/integration/$name
-[ -f "$module/main.go" ] || die "no program $name"
+[ -f "$module/go.mod" ] || die "no program $name"
+package=$(sed -n 's/^tool //p' "$module/go.mod")
 go_wanted=$(sed -n 's/^go //p' "$module/go.mod")
-version=$(cat "$module/main.go" "$module/go.mod" | sha256sum | cut -c1-16)
+version=$({ [ -n "$package" ] || cat "$module/main.go"; cat "$module/go.mod"; } | sha256sum | cut -c1-16)
 out=$CACHE/$name-$version
 
 build() {
     [ ! -x "$out" ] || return 0
     find_go "$go_wanted" || die "no Go to build $name with: run make setup, or install Go $go_wanted or newer from https://go.dev/dl"
     say "building the tests' $name with $("$GO" env GOVERSION)"
-    (cd "$module" && CGO_ENABLED=0 nice -n 10 "$GO" build -mod=readonly -buildvcs=false -trimpath -p 2 -o "$out.new" .)
+    (cd "$module" && CGO_ENABLED=0 nice -n 10 "$GO" build -mod=readonly -buildvcs=false -trimpath -p 2 -o "$out.new" "${package:-.}")
     mv -T "$out.new" "$out"
 }
 

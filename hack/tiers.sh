@@ -6,7 +6,7 @@
 cd "$REPO"
 
 as_root=()
-[ "$(id -u)" = 0 ] || as_root=(sudo "--preserve-env=CARGO_TARGET_DIR,D4C_CACHE,D4C_DEBIAN_MIRROR,D4C_BIN_DIR,D4C_SOAK_KILLS,RUST_BACKTRACE")
+[ "$(id -u)" = 0 ] || as_root=(sudo "--preserve-env=CARGO_TARGET_DIR,D4C_CACHE,D4C_DEBIAN_MIRROR,D4C_BIN_DIR,D4C_SOAK_KILLS,D4C_PULL_FAULTS,RUST_BACKTRACE")
 
 prepare() {
     "${as_root[@]}" hack/images.sh tiny debian-nginx npm-node pypi-numpy >/dev/null
@@ -39,7 +39,10 @@ while [ $# -gt 0 ] && [ "$1" != -- ]; do tiers+=("$1"); shift; done
 [ ${#tiers[@]} -gt 0 ] || mapfile -t tiers < <(sed -n 's/^name = "\(tier.*\)"/\1/p' integration/Cargo.toml)
 
 prepare
-[[ " ${tiers[*]} " != *" extra_containerd17 "* ]] || hack/containerd.sh containerd17 >/dev/null
+for name in containerd17 containerd20; do
+    [[ " ${tiers[*]} " != *" extra_$name "* ]] || hack/containerd.sh "$name" >/dev/null
+done
+[[ " ${tiers[*]} " != *" extra_nerdctl "* ]] || hack/gotool.sh nerdctl >/dev/null
 host=$(rustc -vV | sed -n 's/^host: //p' | tr 'a-z-' 'A-Z_')
 if [ ${#as_root[@]} -gt 0 ]; then export "CARGO_TARGET_${host}_RUNNER=${as_root[*]}"; fi
 export RUST_LIB_BACKTRACE=0 # an error tells its place by its context

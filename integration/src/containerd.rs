@@ -19,6 +19,9 @@ use crate::snapshotter::Snapshotter;
 /// The image of pod sandboxes, in namespace `k8s.io`.
 pub const PAUSE: &str = "example.com/pause:1";
 
+/// The plugin's name in containerd, unless a test says otherwise.
+const PLUGIN: &str = "di3fs";
+
 /// Which containerd.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Version {
@@ -26,6 +29,8 @@ pub enum Version {
     System,
     /// What `hack/containerd.sh containerd17` built from `integration/containerd17/go.mod`.
     Seventeen,
+    /// What `hack/containerd.sh containerd20` built from `integration/containerd20/go.mod`.
+    Twenty,
     /// What `hack/containerd.sh containerd2` built from `integration/containerd2/go.mod`.
     Two,
 }
@@ -39,6 +44,7 @@ impl Version {
         let (name, package) = match self {
             Self::System => return Ok(None),
             Self::Seventeen => ("containerd17", "github.com/containerd/containerd v"),
+            Self::Twenty => ("containerd20", "github.com/containerd/containerd/v2 v"),
             Self::Two => ("containerd2", "github.com/containerd/containerd/v2 v"),
         };
         let module = fs::read_to_string(repository().join("integration").join(name).join("go.mod"))?;
@@ -61,6 +67,8 @@ pub struct Containerd<'a> {
     sandbox: &'a Sandbox,
     version: Version,
     cri: bool,
+    /// The plugin's name in it.
+    plugin: &'static str,
     folder: Option<PathBuf>,
     daemon: Option<Daemon>,
 }
@@ -71,7 +79,15 @@ impl<'a> Containerd<'a> {
     /// # Errors
     /// Fails when it is not installed or does not listen.
     pub fn start(sandbox: &'a Sandbox, version: Version) -> Result<Self> {
-        Self::start_as(sandbox, version, false)
+        Self::start_as(sandbox, version, false, PLUGIN)
+    }
+
+    /// As [`Containerd::start`], with the plugin under another name than di3fs.
+    ///
+    /// # Errors
+    /// As for [`Containerd::start`].
+    pub fn start_with_plugin(sandbox: &'a Sandbox, version: Version, plugin: &'static str) -> Result<Self> {
+        Self::start_as(sandbox, version, false, plugin)
     }
 
     /// As [`Containerd::start`], with the CRI, whose images go into di3fs and whose sandboxes run [`PAUSE`].
@@ -79,11 +95,11 @@ impl<'a> Containerd<'a> {
     /// # Errors
     /// As for [`Containerd::start`].
     pub fn start_with_cri(sandbox: &'a Sandbox, version: Version) -> Result<Self> {
-        Self::start_as(sandbox, version, true)
+        Self::start_as(sandbox, version, true, PLUGIN)
     }
 
-    fn start_as(sandbox: &'a Sandbox, version: Version, cri: bool) -> Result<Self> {
-        let mut started = Self { sandbox, version, cri, folder: version.folder()?, daemon: None };
+    fn start_as(sandbox: &'a Sandbox, version: Version, cri: bool, plugin: &'static str) -> Result<Self> {
+        let mut started = Self { sandbox, version, cri, plugin, folder: version.folder()?, daemon: None };
         started.begin()?;
         Ok(started)
     }
@@ -139,22 +155,25 @@ level = "warn"
 [plugins."io.containerd.gc.v1.scheduler"]
 startup_delay = "20ms"
 schedule_delay = "0ms"
-[proxy_plugins.di3fs]
+[proxy_plugins.{plugin}]
 type = "snapshot"
 address = "{di3fs}"
 {exports}
 [plugins."io.containerd.transfer.v1.local"]
-unpack_config = [{{ platform = "linux", snapshotter = "overlayfs" }}, {{ platform = "linux", snapshotter = "di3fs" }}]
+unpack_config = [{{ platform = "linux", snapshotter = "overlayfs" }}, {{ platform = "linux", snapshotter = "{plugin}" }}]
 {cri_config}
 "#,
             root = root.display(),
             state = state.display(),
             socket = self.socket().display(),
             di3fs = Snapshotter::socket(self.sandbox).display(),
+            plugin = self.plugin,
             exports = match self.version {
-                Version::System | Version::Seventeen => "",
-                Version::Two =>
-                    "[proxy_plugins.di3fs.exports]\nenable_remote_snapshot_annotations = \"true\"",
+                Version::System | Version::Seventeen | Version::Twenty => String::new(),
+                Version::Two => format!(
+                    "[proxy_plugins.{}.exports]\nenable_remote_snapshot_annotations = \"true\"",
+                    self.plugin
+                ),
             },
         );
         fs::write(&config, text)?;
@@ -173,6 +192,9 @@ unpack_config = [{{ platform = "linux", snapshotter = "overlayfs" }}, {{ platfor
         // Without capabilities over resources, as in many containers, runc could not start anything else.
         const RESOURCES: &str = "restrict_oom_score_adj = true\ndisable_cgroup = true";
         let hosts = self.sandbox.path("hosts");
+        // Later ones have it as well, and fall back by it to their older way of pulling.
+        let annotations =
+            if self.version == Version::Twenty { "disable_snapshot_annotations = false" } else { "" };
         let text = match self.version {
             _ if !self.cri => return (PLUGINS, String::new()),
             Version::System | Version::Seventeen => format!(
@@ -186,9 +208,10 @@ disable_snapshot_annotations = false
 config_path = {hosts:?}
 "#
             ),
-            Version::Two => format!(
+            Version::Twenty | Version::Two => format!(
                 r#"[plugins."io.containerd.cri.v1.images"]
 snapshotter = "di3fs"
+{annotations}
 [plugins."io.containerd.cri.v1.images".pinned_images]
 sandbox = "{PAUSE}"
 [plugins."io.containerd.cri.v1.images".registry]
@@ -254,11 +277,33 @@ config_path = {hosts:?}
     /// Fails when it does not end.
     pub fn stop(mut self) -> Result<()> {
         if UnixStream::connect(Snapshotter::socket(self.sandbox)).is_ok() {
-            // A lease that is removed with a collection: the only way to ask for one and wait.
-            self.ctr(["leases", "create", "--id", "collect"])?.success()?;
-            self.ctr(["leases", "rm", "--sync", "collect"])?.success()?;
+            self.collect()?;
         }
         self.daemon.take().map_or(Ok(()), |daemon| daemon.terminate().map(drop))
+    }
+
+    /// Has it collect what is not used any more, and waits for it.
+    ///
+    /// # Errors
+    /// Fails when it does not answer.
+    pub fn collect(&self) -> Result<()> {
+        // A lease that is removed with a collection: the only way to ask for one and wait.
+        self.ctr(["leases", "create", "--id", "collect"])?.success()?;
+        self.ctr(["leases", "rm", "--sync", "collect"])?.success().map(drop)
+    }
+
+    /// `nerdctl` on this containerd, in a network of no kind.
+    ///
+    /// # Errors
+    /// Fails only when it cannot be built or started.
+    pub fn nerdctl(&self, arguments: &[&str]) -> Result<Output> {
+        let built = Output::of(Command::new(script("gotool.sh")).arg("nerdctl"))?.success()?;
+        let mut command = self.sandbox.command(built.stdout.trim());
+        command.env("PATH", self.path_variable()).arg("--address").arg(self.socket());
+        command.arg("--data-root").arg(self.sandbox.path("nerdctl"));
+        command.arg("--cni-netconfpath").arg(self.sandbox.path("cni"));
+        command.args(["--cgroup-manager", "cgroupfs", "--snapshotter", self.plugin]).args(arguments);
+        Output::of(&mut command)
     }
 
     /// `ctr` with these arguments.

@@ -1,0 +1,55 @@
+//! Beside the tiers, because building it takes minutes: nerdctl on containerd 2.x, as root.
+
+use anyhow::{Result, ensure};
+use d4c_integration::Sandbox;
+use d4c_integration::containerd::{Containerd, Version};
+use d4c_integration::images::Series;
+use d4c_integration::program::d4c;
+use d4c_integration::registry::Registry;
+use d4c_integration::snapshotter::Snapshotter;
+
+/// Pulls and runs two images of which a delta leads from one to the other; how many came by deltas, and how many pulls the plugin was asked for.
+fn pulls(plugin_name: &'static str) -> Result<(usize, usize)> {
+    let sandbox = Sandbox::new()?;
+    let registry = Registry::start(&sandbox)?;
+    let series = Series::named("tiny")?;
+    for tag in ["v1", "v2"] {
+        registry.push(&series, tag, &format!("app:{tag}"))?;
+    }
+    let name = |tag: &str| registry.reference(&format!("app:{tag}"));
+    let image = |tag: &str| format!("docker://{}", name(tag));
+    d4c(["diff", &image("v1"), &image("v2"), "docker://"])?.success()?;
+    let plugin = Snapshotter::start_pulling(&sandbox, 30, &[])?;
+    let containerd = Containerd::start_with_plugin(&sandbox, Version::Two, plugin_name)?;
+    for (tag, expected) in [("v1", "v1\nversion 1\n"), ("v2", "v1\nversion 2\n")] {
+        containerd.nerdctl(&["pull", "--quiet", &name(tag)])?.success()?;
+        let read = ["run", "--rm", "--net", "none", &name(tag), "cat", "/etc/release", "/app/release"];
+        let seen = containerd.nerdctl(&read)?.success()?.stdout;
+        ensure!(seen == expected, "{tag}: {seen}");
+    }
+    let log = plugin.log();
+    for tag in ["v1", "v2"] {
+        containerd.nerdctl(&["rmi", "--force", &name(tag)])?.success()?;
+    }
+    containerd.stop()?;
+    plugin.terminate()?;
+    registry.stop()?;
+    sandbox.close()?;
+    Ok((log.matches("image made from deltas").count(), log.matches("containerd pulls the layers").count()))
+}
+
+/// Under its own name the plugin is a snapshotter like others to nerdctl 1.7, which fetches all layers before it asks.
+#[test]
+fn it_pulls_and_runs() -> Result<()> {
+    let counted = pulls("di3fs")?;
+    ensure!(counted == (0, 0), "{counted:?}");
+    Ok(())
+}
+
+/// Under the name of a snapshotter that nerdctl knows to fetch by itself, it is asked first, and a delta is used.
+#[test]
+fn it_uses_deltas_under_a_name_that_it_knows() -> Result<()> {
+    let counted = pulls("nydus")?;
+    ensure!(counted == (1, 1), "{counted:?}");
+    Ok(())
+}
