@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::{Arc, Weak};
 
 use containerd_shim_protos::events::snapshot::SnapshotCommit;
-use di3fs::mount::{MountError, Route, find_route};
+use di3fs::mount::{Found, MountError, Route, find_route};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -53,8 +53,8 @@ pub fn run(flags: Flags) -> Result<()> {
 
 async fn serve_all(config: &Config) -> Result<()> {
     let store = Arc::new(Store::open(&config.root)?);
-    let (route, holder) = choose_route(config, store.root())?;
-    tracing::info!(root = %store.root().display(), %route, "store open");
+    let (Found { route, directly }, holder) = choose_route(config, store.root())?;
+    tracing::info!(root = %store.root().display(), %route, directly, "store open");
     let open = if route == Route::Overlay { Importer::open } else { Importer::open_lazy };
     let importer = Arc::new(open(store.clone())?.with_diff_ids(config.diff_ids).with_space(config.space));
     let serving = Arc::new(Serving::open(importer.clone(), holder, route)?);
@@ -76,7 +76,7 @@ async fn serve_all(config: &Config) -> Result<()> {
         puller: puller.clone(),
         events: Events::start(&config.containerd),
     });
-    let overlay = OverlayOptions::probe(config.redirect_dir);
+    let overlay = OverlayOptions::probe(config.redirect_dir, directly);
     let lower: Arc<dyn LowerProvider> = serving.clone();
     let layers: Arc<dyn LayerProvider> = match &puller {
         Some(puller) => Arc::new(puller.clone()),
@@ -108,12 +108,13 @@ async fn serve_all(config: &Config) -> Result<()> {
 
 /// How images are served, and the holder of what serves them. A route that is not asked for by its name is taken only
 /// where a successor can go on with it.
-fn choose_route(config: &Config, root: &Path) -> Result<(Route, Holder)> {
+fn choose_route(config: &Config, root: &Path) -> Result<(Found, Holder)> {
     // What runs, also when an upgrade has put something else, or nothing, in its place.
     let holder = Holder::new("/proc/self/exe".into(), root);
     let wanted = config.route.wanted();
+    let in_advance = Found { route: Route::Overlay, directly: false };
     if wanted == Some(Route::Overlay) {
-        return Ok((Route::Overlay, holder));
+        return Ok((in_advance, holder));
     }
     let failed = |error: MountError| Error::Unavailable { what: error.to_string() };
     match holder.check() {
@@ -123,7 +124,7 @@ fn choose_route(config: &Config, root: &Path) -> Result<(Route, Holder)> {
         }
         Err(error) => {
             tracing::warn!(%error, "no holder: all is made in advance");
-            Ok((Route::Overlay, holder))
+            Ok((in_advance, holder))
         }
     }
 }

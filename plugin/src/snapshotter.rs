@@ -121,7 +121,8 @@ impl Snapshotter {
 
     /// What of a new snapshot is its root has the owner of its parent's, as over containerd's own snapshotters.
     fn own(&self, layers: &Layers, lower: &Lower) -> Result<()> {
-        let Some(parent) = lower.layers.first().filter(|_| layers.kind == Kind::Active) else {
+        let directories = lower.as_directories();
+        let Some(parent) = directories.layers.first().filter(|_| layers.kind == Kind::Active) else {
             return Ok(());
         };
         let seen = fs::metadata(parent).map_err(Error::io("look at directory", parent))?;
@@ -139,7 +140,7 @@ impl Snapshotter {
                 // All below it is in it.
                 let served = self.served.lower(&chain_id)?;
                 lower.layers.extend(served.layers);
-                lower.data_only = served.data_only;
+                (lower.data_only, lower.merged) = (served.data_only, served.merged);
                 break;
             }
             lower.layers.push(self.store.fs_path(*number));

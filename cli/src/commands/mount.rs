@@ -8,7 +8,7 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use di3fs::mount::{Ended, Options as ServeOptions, Route, Served};
+use di3fs::mount::{Changes, Ended, Options as ServeOptions, Route, Served};
 use serde_json::json;
 
 use super::abandoned;
@@ -33,6 +33,9 @@ pub(crate) struct Options {
     /// Keep made contents here for the next mount (default: removed at the end)
     #[arg(long, value_name = "DIR")]
     store: Option<PathBuf>,
+    /// Mount it to be written to, as a container's root: what is changed is kept below this directory
+    #[arg(long, value_name = "DIR")]
+    changes: Option<PathBuf>,
     #[command(flatten)]
     image: ImageOptions,
 }
@@ -73,7 +76,9 @@ pub(crate) fn run(options: Options, config: &Config) -> Result<(), Failure> {
         serve.threads = threads;
     }
     let signal = interrupt::stream()?;
-    let mounted = Served::start(&image, &state.path().join("mount"), &serve)?.mount(&dir)?;
+    let changes = options.changes.as_deref().map(Changes::below).transpose()?;
+    let served = Served::start(&image, &state.path().join("mount"), &serve)?;
+    let mounted = served.mount(&dir, changes.as_ref())?;
     drop(progress);
     let (route, entries) = (mounted.route(), image.tree.walk().count());
     let value = json!({

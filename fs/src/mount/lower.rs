@@ -1,4 +1,4 @@
-//! Lower layers as an option of an overlay mount.
+//! Lower layers as options of an overlay mount.
 
 use std::path::{Path, PathBuf};
 
@@ -11,6 +11,8 @@ pub struct Lower {
     pub layers: Vec<PathBuf>,
     /// Those that only give contents to files of the former, the first asked first.
     pub data_only: Vec<PathBuf>,
+    /// Where the last of `layers` is mounted together with `data_only`: for who reads layers as directories.
+    pub merged: Option<PathBuf>,
 }
 
 impl Lower {
@@ -30,6 +32,40 @@ impl Lower {
         }
         Ok(option)
     }
+
+    /// The same without data-only layers, where they are mounted as [`Lower::merged`].
+    #[must_use]
+    pub fn as_directories(&self) -> Self {
+        let mut lower = self.clone();
+        if let (Some(merged), Some(last)) = (lower.merged.take(), lower.layers.last_mut()) {
+            *last = merged;
+            lower.data_only.clear();
+        }
+        lower
+    }
+
+    /// The options of a container's mount by way of containerd, each one of a list: with `directly` on data-only layers
+    /// where there are any, else on [`Lower::as_directories`].
+    ///
+    /// containerd reads `lowerdir` itself: it takes the value apart at each colon, looks into the directories for users, and
+    /// puts `upperdir` before it for a mount to be read only, from which it drops `workdir`. None of that may see data-only
+    /// layers, or miss the others. So `lowerdir` is for containerd, and the same option once more, which is the
+    /// one that counts for the kernel, stands behind a comma in the option `workdir`.
+    ///
+    /// # Errors
+    /// As [`Lower::option`].
+    pub fn container(&self, upper: &Path, work: &Path, directly: bool) -> Result<Vec<String>, MountError> {
+        let directories = self.as_directories();
+        let mut options =
+            vec![format!("upperdir={}", plain(upper)?), format!("lowerdir={}", directories.option()?)];
+        let mut work = format!("workdir={}", plain(work)?);
+        if directly && directories != *self {
+            work.push_str(",lowerdir=");
+            work.push_str(&self.option()?);
+        }
+        options.push(work);
+        Ok(options)
+    }
 }
 
 fn plain(path: &Path) -> Result<&str, MountError> {
@@ -45,15 +81,34 @@ fn plain(path: &Path) -> Result<&str, MountError> {
 mod tests {
     use super::*;
 
+    fn paths(names: &[&str]) -> Vec<PathBuf> {
+        names.iter().map(PathBuf::from).collect()
+    }
+
     #[test]
     fn layers_become_one_option() {
-        let paths = |names: &[&str]| names.iter().map(PathBuf::from).collect::<Vec<_>>();
-        let lower = Lower { layers: paths(&["/a", "/b"]), data_only: paths(&["/c", "/d"]) };
+        let lower =
+            Lower { layers: paths(&["/a", "/b"]), data_only: paths(&["/c", "/d"]), ..Lower::default() };
         assert_eq!(lower.option().unwrap(), "/a:/b::/c::/d");
         let bad = Lower { layers: paths(&["/a:b"]), ..Lower::default() };
         assert_eq!(
             bad.option().unwrap_err().to_string(),
             "mount image: /a:b: ':' cannot stand in mount options"
         );
+    }
+
+    #[test]
+    fn containerd_sees_directories_and_the_kernel_all_layers() {
+        let (layers, data_only) = (paths(&["/a", "/b"]), paths(&["/c", "/d"]));
+        let lower = Lower { layers, data_only, merged: Some("/m".into()) };
+        let container =
+            |lower: &Lower, directly| lower.container(Path::new("/u"), Path::new("/w"), directly).unwrap();
+        let directories = ["upperdir=/u", "lowerdir=/a:/m", "workdir=/w"];
+        assert_eq!(container(&lower, false), directories);
+        assert_eq!(
+            container(&lower, true),
+            ["upperdir=/u", "lowerdir=/a:/m", "workdir=/w,lowerdir=/a:/b::/c::/d"]
+        );
+        assert_eq!(container(&lower.as_directories(), true), directories);
     }
 }

@@ -1,7 +1,7 @@
 //! An image as a mounted file system that makes contents when they are opened.
 //!
 //! [`Served::start`] makes ready, below a directory of its own, what an overlay mount needs ([`Served::lower`]), or the
-//! whole tree; [`Served::mount`] mounts it read-only where it is wanted. There are four [`Route`]s, which show the same
+//! whole tree; [`Served::mount`] mounts it where it is wanted. There are four [`Route`]s, which show the same
 //! tree; which of them this machine has is found out by trying.
 //!
 //! The process may die at any moment: what was mounted can be unmounted, and on the `erofs` route what was made can
@@ -34,7 +34,7 @@ use crate::{erofs, store};
 pub use crate::fuse::TreeFs;
 pub use error::MountError;
 pub use lower::Lower;
-pub use probe::find_route;
+pub use probe::{Found, find_route};
 pub use resume::{clean, remove};
 pub use route::{ParseRouteError, Route};
 pub use table::{Ended, Mounted};
@@ -74,6 +74,31 @@ impl Default for Options {
         let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
         let threads = NonZeroUsize::new((2 * cores).clamp(4, 16)).unwrap_or(NonZeroUsize::MIN);
         Self { route: None, threads, metadata: None, complete: false }
+    }
+}
+
+/// Where what is changed in a mounted image is written.
+#[derive(Debug, Clone)]
+pub struct Changes {
+    /// The files, as overlayfs writes them; of a file system that it takes.
+    pub upper: PathBuf,
+    /// overlayfs's own, empty and on the same file system.
+    pub work: PathBuf,
+}
+
+impl Changes {
+    /// Below a directory, which is made when it is not there: `upper` and `work`.
+    ///
+    /// # Errors
+    /// They cannot be made.
+    pub fn below(dir: &Path) -> Result<Self, MountError> {
+        make_dir(dir)?;
+        let dir = fs::canonicalize(dir).map_err(MountError::io("find directory", dir))?;
+        let [upper, work] = ["upper", "work"].map(|name| dir.join(name));
+        make_dir(&work)?;
+        let made = fs::DirBuilder::new().recursive(true).mode(0o755).create(&upper);
+        made.map_err(MountError::io("make directory", &upper))?;
+        Ok(Self { upper, work })
     }
 }
 
@@ -145,8 +170,8 @@ impl Served {
         let flags = MsFlags::MS_RDONLY;
         nix::mount::mount(Some(file), &metadata, Some("erofs"), flags, None::<&str>)
             .map_err(|errno| MountError::io("mount erofs image", file)(errno.into()))?;
-        let lower =
-            Lower { layers: vec![metadata.clone()], data_only: vec![image.contents.store().objects()] };
+        let data_only = vec![image.contents.store().objects()];
+        let lower = Lower { layers: vec![metadata.clone()], data_only, merged: None };
         let mut served = Self { route: Route::Erofs, lower, mounts: vec![metadata], session: None };
         if options.complete {
             return Ok(served);
@@ -184,7 +209,7 @@ impl Served {
             settle(&root, table).map_err(MountError::io("use fuse", &root))?;
         }
         let route = if passthrough { Route::FusePassthrough } else { Route::Fuse };
-        let lower = Lower { layers: vec![root], data_only: Vec::new() };
+        let lower = Lower { layers: vec![root], ..Lower::default() };
         Ok(Self { route, lower, mounts: Vec::new(), session: Some(session) })
     }
 
@@ -195,7 +220,7 @@ impl Served {
             let options = checkout::Options::default();
             checkout_root(&image.tree, &*image.contents, &root, &options)?;
         }
-        let lower = Lower { layers: vec![root], data_only: Vec::new() };
+        let lower = Lower { layers: vec![root], ..Lower::default() };
         Ok(Self { route: Route::Overlay, lower, mounts: Vec::new(), session: None })
     }
 
@@ -209,16 +234,16 @@ impl Served {
         &self.lower
     }
 
-    /// Mounts the image read-only at `dest`, a directory. The mounts below the state are given up: `dest` is the only one
-    /// that is left to be seen, and unmounting it ends all.
+    /// Mounts the image at `dest`, a directory: read-only, or with changes written to the `changes`. The mounts below the
+    /// state are given up: `dest` is the only one that is left to be seen, and unmounting it ends all.
     ///
     /// # Errors
     /// It cannot be mounted there.
-    pub fn mount(mut self, dest: &Path) -> Result<Mounted, MountError> {
+    pub fn mount(mut self, dest: &Path, changes: Option<&Changes>) -> Result<Mounted, MountError> {
         let dest = fs::canonicalize(dest).map_err(MountError::io("find directory", dest))?;
         let failed = |errno: nix::errno::Errno| MountError::io("mount image", &dest)(errno.into());
         let none = None::<&str>;
-        if self.lower.data_only.is_empty() {
+        if self.lower.data_only.is_empty() && changes.is_none() {
             let root = self.lower.layers.first().map(PathBuf::as_path);
             nix::mount::mount(root, &dest, none, MsFlags::MS_BIND, none).map_err(failed)?;
             let mounted = Mounted::new(self.route, dest.clone())?;
@@ -227,9 +252,18 @@ impl Served {
             self.detach();
             return Ok(mounted.serving(self.session.take()));
         }
-        let options = format!("lowerdir={},redirect_dir=on,metacopy=on", self.lower.option()?);
-        let (kind, flags) = (Some("overlay"), MsFlags::MS_RDONLY);
-        nix::mount::mount(Some("di3fs"), &dest, kind, flags, Some(options.as_str())).map_err(failed)?;
+        let (options, flags) = match changes {
+            None => {
+                let lower = self.lower.option()?;
+                (format!("lowerdir={lower},redirect_dir=on,metacopy=on"), MsFlags::MS_RDONLY)
+            }
+            // As a container's.
+            Some(changes) => {
+                (self.lower.container(&changes.upper, &changes.work, true)?.join(","), MsFlags::empty())
+            }
+        };
+        nix::mount::mount(Some("di3fs"), &dest, Some("overlay"), flags, Some(options.as_str()))
+            .map_err(failed)?;
         let mounted = Mounted::new(self.route, dest)?;
         self.detach();
         Ok(mounted.serving(self.session.take()))

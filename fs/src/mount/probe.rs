@@ -37,30 +37,48 @@ pub(super) fn check(store: &Path, state: &Path) -> Result<(), MountError> {
     Ok(())
 }
 
+/// What works here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Found {
+    /// The route.
+    pub route: Route,
+    /// A container's mount may lie on data-only layers itself ([`Lower::container`](super::Lower::container)).
+    pub directly: bool,
+}
+
 /// The first route by which lower layers of a container's mount can be served here so that a successor can go on with
 /// them, or [`Route::Overlay`], which needs nothing. `wanted` is the only one to be tried. What the check needs it makes
 /// below `dir`, on the file system of the objects, and removes.
 ///
 /// # Errors
 /// The wanted one does not work, or `dir` cannot be written to.
-pub fn find_route(dir: &Path, wanted: Option<Route>) -> Result<Route, MountError> {
+pub fn find_route(dir: &Path, wanted: Option<Route>) -> Result<Found, MountError> {
     for route in wanted.as_ref().map_or(&Route::ALL[..], std::slice::from_ref) {
         if *route == Route::Overlay {
             break;
         }
-        let temporary = tempfile::Builder::new().prefix("probe.").tempdir_in(dir);
-        let temporary = temporary.map_err(MountError::io("make directory", dir))?;
-        match contain(temporary.path(), *route) {
-            Ok(()) => return Ok(*route),
+        match contain(dir, *route, false) {
+            Ok(()) => {}
             Err(error) if wanted.is_some() => return Err(error),
-            Err(error) => tracing::info!(%route, %error, "route does not work here"),
+            Err(error) => {
+                tracing::info!(%route, %error, "route does not work here");
+                continue;
+            }
         }
+        let directly = *route == Route::Erofs
+            && contain(dir, *route, true)
+                .inspect_err(|error| tracing::info!(%error, "containers lie on an overlay mount of ours"))
+                .is_ok();
+        return Ok(Found { route: *route, directly });
     }
-    Ok(Route::Overlay)
+    Ok(Found { route: Route::Overlay, directly: false })
 }
 
-/// Mounts as containerd would, without any option of ours.
-fn contain(dir: &Path, route: Route) -> Result<(), MountError> {
+/// Mounts as containerd would, without any option of ours but those of [`Lower::container`](super::Lower::container).
+fn contain(dir: &Path, route: Route, directly: bool) -> Result<(), MountError> {
+    let temporary = tempfile::Builder::new().prefix("probe.").tempdir_in(dir);
+    let temporary = temporary.map_err(MountError::io("make directory", dir))?;
+    let dir = temporary.path();
     let image = image(&dir.join("store"))?;
     let failed = |why: String| MountError::Probe { route, why };
     let [root, state, upper, work] = ["root", "state", "upper", "work"].map(|name| dir.join(name));
@@ -73,8 +91,7 @@ fn contain(dir: &Path, route: Route) -> Result<(), MountError> {
     if !served.can_resume() {
         return Err(failed("a successor of this process could not go on with it".to_owned()));
     }
-    let lower = served.lower().option()?;
-    let options = format!("lowerdir={lower},upperdir={},workdir={}", upper.display(), work.display());
+    let options = served.lower().container(&upper, &work, directly)?.join(",");
     let (kind, flags) = (Some("overlay"), nix::mount::MsFlags::empty());
     nix::mount::mount(kind, &root, kind, flags, Some(options.as_str()))
         .map_err(|errno| MountError::io("mount overlay", &root)(errno.into()))?;
@@ -108,7 +125,7 @@ fn take(dir: &Path) -> Result<(), MountError> {
     super::make_dir(&state)?;
     let table = Table::new(Arc::clone(&image.tree));
     let served = Served::erofs(&image, &table, &state, &Options::default())?;
-    let mounted = served.mount(&root)?;
+    let mounted = served.mount(&root, None)?;
     let read =
         fs::read(root.join("file")).map_err(|error| failed(&format!("open of a missing file: {error}")));
     mounted.unmount()?;

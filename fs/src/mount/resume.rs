@@ -46,9 +46,10 @@ impl Served {
         let (session_at, lower, mounts) = match route {
             Route::Erofs => {
                 let data_only = vec![image.contents.store().objects(), objects.clone()];
-                (objects, Lower { layers: vec![metadata.clone()], data_only }, vec![metadata])
+                let lower = Lower { layers: vec![metadata.clone()], data_only, merged: None };
+                (objects, lower, vec![metadata])
             }
-            Route::Fuse => (tree.clone(), Lower { layers: vec![tree], data_only: Vec::new() }, Vec::new()),
+            Route::Fuse => (tree.clone(), Lower { layers: vec![tree], ..Lower::default() }, Vec::new()),
             Route::FusePassthrough | Route::Overlay => {
                 return Err(MountError::Probe { route, why: "nothing to go on with".to_owned() });
             }
@@ -74,14 +75,13 @@ impl Served {
         let session = session.map_err(MountError::io("go on with fuse", &session_at))?;
         let mut served = Self { route, lower, mounts, session: Some(session) };
         if is_mounted(&merged).map_err(MountError::io("find mount", &merged))? {
-            served.lower = Lower { layers: vec![merged.clone()], data_only: Vec::new() };
+            served.lower.merged = Some(merged.clone());
             served.mounts.insert(0, merged);
         }
         Ok(served)
     }
 
-    /// Mounts what is served below its `state` as one lower layer without data-only ones: containerd 2 takes the colons
-    /// between those apart and looks for an empty path.
+    /// Mounts what is served below its `state` as one directory too, [`Lower::merged`], if it has data-only layers.
     ///
     /// # Errors
     /// It cannot be mounted.
@@ -96,7 +96,7 @@ impl Served {
         let (kind, flags) = (Some("overlay"), MsFlags::MS_RDONLY);
         nix::mount::mount(Some("di3fs"), &merged, kind, flags, Some(options.as_str()))
             .map_err(|errno| MountError::io("mount overlay", &merged)(errno.into()))?;
-        self.lower = Lower { layers: vec![merged.clone()], data_only: Vec::new() };
+        self.lower.merged = Some(merged.clone());
         self.mounts.insert(0, merged);
         Ok(())
     }

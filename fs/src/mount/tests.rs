@@ -110,7 +110,7 @@ impl Fixture {
         fs::create_dir_all(&root).unwrap();
         let options = Options { route: Some(route), ..Options::default() };
         let state = self.dir.path().join(format!("state-{route}"));
-        Served::start(image, &state, &options).unwrap().mount(&root).unwrap()
+        Served::start(image, &state, &options).unwrap().mount(&root, None).unwrap()
     }
 }
 
@@ -226,16 +226,10 @@ fn root_a_writable_overlay_lies_on_what_is_served() {
         let options = Options { route: Some(route), ..Options::default() };
         let state = fixture.dir.path().join(format!("state-{route}"));
         let served = Served::start(&image, &state, &options).unwrap();
-        let dir = |name: &str| {
-            let path = fixture.dir.path().join(format!("{name}-{route}"));
-            fs::create_dir(&path).unwrap();
-            path
-        };
-        let (upper, work, root) = (dir("upper"), dir("work"), dir("root"));
-        let lower = served.lower().option().unwrap();
-        let options = format!("upperdir={},workdir={},lowerdir={lower}", upper.display(), work.display());
-        nix::mount::mount(Some("o"), &root, Some("overlay"), MsFlags::empty(), Some(options.as_str()))
-            .unwrap();
+        let root = fixture.dir.path().join(format!("root-{route}"));
+        fs::create_dir(&root).unwrap();
+        let changes = Changes::below(&fixture.dir.path().join(format!("changes-{route}"))).unwrap();
+        let mounted = served.mount(&root, Some(&changes)).unwrap();
         assert_eq!(fs::read(root.join("plain")).unwrap(), b"v2");
         fs::OpenOptions::new()
             .append(true)
@@ -251,6 +245,7 @@ fn root_a_writable_overlay_lies_on_what_is_served() {
         assert_eq!(fs::read(root.join("bang")).unwrap(), b"too");
         File::options().write(true).truncate(true).open(root.join("many/-minus")).unwrap();
         assert_eq!(fs::read(root.join("many/-minus")).unwrap(), b"");
-        nix::mount::umount2(&root, MntFlags::empty()).unwrap();
+        assert!(mounted.unmount().unwrap());
+        assert_eq!(fs::read(changes.upper.join("moved")).unwrap(), b"setuid");
     }
 }

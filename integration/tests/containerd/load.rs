@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 use d4c_integration::Sandbox;
-use d4c_integration::containerd::Containerd;
+use d4c_integration::containerd::{Containerd, Version};
 use d4c_integration::deltas::deltas;
 use d4c_integration::images::{Series, TAGS};
 use d4c_integration::program::d4c;
@@ -46,6 +46,7 @@ fn base_and_deltas_run_survive_and_go(route: &str) -> Result<()> {
 
     containerd.run_detached("di3fs", NAME, "survivor", &["sleep", "1000"])?;
     containerd.exec("survivor", &["sh", "-c", "echo kept > /kept"])?;
+    one_overlay(&containerd, route)?;
     plugin.kill()?;
     // Over FUSE it would wait for the next plugin.
     if !route.starts_with("fuse") {
@@ -283,6 +284,23 @@ fn a_full_disk_fails_a_file_and_not_the_others() -> Result<()> {
     ensure!(plugin.terminate()?.success(), "the plugin did not end well");
     sandbox.command("umount").arg(&root).status()?;
     sandbox.close()
+}
+
+/// The container's mount lies on what is served itself; where containerd looks into it without mounting it, or mounts it to
+/// be read only, it sees the container's files.
+fn one_overlay(containerd: &Containerd<'_>, route: &str) -> Result<()> {
+    let mounts = std::fs::read_to_string(format!("/proc/{}/mountinfo", containerd.pid("survivor")?))?;
+    let root = mounts.lines().find(|line| line.contains(" / / ")).unwrap_or_default();
+    ensure!((route == "erofs") == root.contains("/metadata::"), "{route}: {root}");
+    if VERSION == Version::Two {
+        containerd.run_with("di3fs", NAME, &["--user", "root"], &["true"])?;
+    }
+    let kind = "application/vnd.oci.image.layer.v1.tar";
+    let words = ["snapshots", "--snapshotter", "di3fs", "diff", "--media-type", kind];
+    let container = containerd.container("survivor");
+    let diff = containerd.ctr(words.into_iter().chain([container.as_str()]))?.success()?.stdout;
+    ensure!(diff.contains("kept\n") && !diff.contains("bin/"), "not what was written: {diff}");
+    Ok(())
 }
 
 /// A container's snapshot is committed, and a new one on it has what the container wrote.
