@@ -3,7 +3,6 @@
 //! Row 0 is the root, a directory's row comes before those of its entries, names of one file share a row. Only what can
 //! be reached has a row.
 
-use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
@@ -37,7 +36,7 @@ impl Table {
     pub(crate) fn new(tree: Arc<Tree>) -> Self {
         let root = Row { id: Tree::ROOT, number: 0, parent: 0, links: 2, entries: 0..0 };
         let (mut rows, mut entries) = (vec![root], Vec::new());
-        let mut numbers: HashMap<NodeId, u32> = HashMap::new();
+        let mut numbers: Vec<Option<u32>> = vec![None; tree.numbered()];
         let number = |count: usize| {
             u32::try_from(count)
                 .expect("a tree has fewer nodes than 2^32, and of each one row; names likewise")
@@ -48,7 +47,7 @@ impl Table {
                 let start = number(entries.len());
                 for (name, &id) in &directory.entries {
                     let is_directory = tree.node(id).as_directory().is_some();
-                    let row = *numbers.entry(id).or_insert_with(|| {
+                    let row = *numbers[id.index()].get_or_insert_with(|| {
                         let (parent, links) = (number(next), if is_directory { 1 } else { 0 });
                         let number = number(rows.len());
                         rows.push(Row { id, number, parent, links, entries: 0..0 });

@@ -80,7 +80,7 @@ pub(crate) fn run(options: Options, config: &Config) -> Result<(), Failure> {
     let served = Served::start(&image, &state.path().join("mount"), &serve)?;
     let mounted = served.mount(&dir, changes.as_ref())?;
     drop(progress);
-    let (route, entries) = (mounted.route(), image.tree.walk().count());
+    let (route, entries) = (mounted.route(), image.tree.names());
     let value = json!({
         "mounted": dir.display().to_string(),
         "route": route.name(),

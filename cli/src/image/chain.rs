@@ -4,12 +4,14 @@
 //! bases they need on the way: only those are made.
 
 use std::collections::HashSet;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread::{self, JoinHandle};
 
 use dimg::Digest;
 use dimg::build::SideLayer;
 use dimg::content::ContentSource;
-use dimg::format;
+use dimg::format::{self, DimgError, Unchecked};
 use dimg::index::LayerIndex;
 
 use super::made::make;
@@ -80,27 +82,93 @@ pub(crate) fn apply_all(
 /// # Errors
 /// A delta is damaged, or made against another image than the one before it.
 pub(crate) fn resolve(base: Option<&Image>, deltas: &[Delta]) -> Result<Vec<format::Image>, Failure> {
+    let (images, checks) = resolve_meanwhile(base, deltas)?;
+    checks.join()?;
+    Ok(images)
+}
+
+/// As [`resolve`], but that the layers are those that the files name is still being checked, on other threads: nothing may
+/// come of the images before the end of that.
+///
+/// # Errors
+/// As for [`resolve`].
+pub(crate) fn resolve_meanwhile(
+    base: Option<&Image>,
+    deltas: &[Delta],
+) -> Result<(Vec<format::Image>, Checks), Failure> {
     let mut images = Vec::with_capacity(deltas.len());
+    let mut checks = Checks::default();
     let mut before: Option<(Vec<Digest>, Vec<Arc<LayerIndex>>)> =
         base.map(|base| (base.diff_ids(), base.indexes()));
     for delta in deltas {
-        let dimg = delta.file.dimg();
-        let failed = Failure::delta(&delta.path);
-        let image = match (&before, dimg.parent()) {
-            (Some((diff_ids, indexes)), Some(_)) => {
-                dimg.check_parent(diff_ids).map_err(&failed)?;
-                dimg.resolve(Some(indexes)).map_err(&failed)?
-            }
-            (None, Some(parent)) => {
-                let why = format!("a delta from {}, which is not given", parent.manifest);
-                return Err(Failure::new(Kind::NotFound, "find base", delta.path.display(), why));
-            }
-            (_, None) => dimg.resolve(None).map_err(&failed)?,
+        let resolved = match resolve_one(delta, before.as_ref()) {
+            Ok(resolved) => resolved,
+            // A wrong layer before it is the reason.
+            Err(failure) => return Err(checks.join().err().unwrap_or(failure)),
         };
-        before = Some((dimg.target().diff_ids().collect(), image.layers.clone()));
+        let (image, check) = resolved;
+        checks.start(&delta.path, check);
+        before = Some((delta.file.dimg().target().diff_ids().collect(), image.layers.clone()));
         images.push(image);
     }
-    Ok(images)
+    Ok((images, checks))
+}
+
+fn resolve_one(
+    delta: &Delta,
+    before: Option<&(Vec<Digest>, Vec<Arc<LayerIndex>>)>,
+) -> Result<(format::Image, Unchecked), Failure> {
+    let dimg = delta.file.dimg();
+    let failed = Failure::delta(&delta.path);
+    match (before, dimg.parent()) {
+        (Some((diff_ids, indexes)), Some(_)) => {
+            dimg.check_parent(diff_ids).map_err(&failed)?;
+            dimg.resolve_unchecked(Some(indexes)).map_err(&failed)
+        }
+        (None, Some(parent)) => {
+            let why = format!("a delta from {}, which is not given", parent.manifest);
+            Err(Failure::new(Kind::NotFound, "find base", delta.path.display(), why))
+        }
+        (_, None) => dimg.resolve_unchecked(None).map_err(&failed),
+    }
+}
+
+/// Checks under way.
+#[derive(Debug, Default)]
+pub(crate) struct Checks(Vec<Check>);
+
+/// One of a file. Without a thread it is yet to be done.
+#[derive(Debug)]
+struct Check {
+    path: PathBuf,
+    what: Arc<Unchecked>,
+    thread: Option<JoinHandle<Result<(), DimgError>>>,
+}
+
+impl Checks {
+    fn start(&mut self, path: &Path, check: Unchecked) {
+        let what = Arc::new(check);
+        let there = Arc::clone(&what);
+        // A thread that is refused is done without.
+        let thread = thread::Builder::new().spawn(move || there.run()).ok();
+        self.0.push(Check { path: path.to_owned(), what, thread });
+    }
+
+    /// Waits for their end.
+    ///
+    /// # Errors
+    /// Layers are not those that a file names.
+    pub(crate) fn join(self) -> Result<(), Failure> {
+        for check in self.0 {
+            let came = match check.thread.map(JoinHandle::join) {
+                Some(Ok(came)) => came,
+                Some(Err(panic)) => std::panic::resume_unwind(panic),
+                None => check.what.run(),
+            };
+            came.map_err(Failure::delta(&check.path))?;
+        }
+        Ok(())
+    }
 }
 
 /// The contents that each delta has to make.

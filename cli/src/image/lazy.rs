@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::path::Path;
 use std::sync::Arc;
+use std::thread;
 
 use di3fs::lazy::{Contents, Step};
 use di3fs::mount;
@@ -43,7 +44,7 @@ impl LazyImage {
         command: &str,
         config: &Config,
     ) -> Result<Self, Failure> {
-        let images = chain::resolve(base.as_ref(), &deltas)?;
+        let (images, checks) = chain::resolve_meanwhile(base.as_ref(), &deltas)?;
         let (name, manifest, config_digest) = match (deltas.last(), &base) {
             (Some(last), _) => {
                 let target = last.file.dimg().target();
@@ -54,11 +55,18 @@ impl LazyImage {
         };
         let of_base = || base.as_ref().map(Image::indexes).unwrap_or_default();
         let layers = images.last().map_or_else(of_base, |image| image.layers.clone());
-        let tree = Tree::merge(&layers)
-            .map_err(|error| Failure::new(Kind::Corrupt, "lay out tree", &name, error))?;
+        let tree = Tree::merge(&layers);
+        checks.join()?;
+        let tree = tree.map_err(|error| Failure::new(Kind::Corrupt, "lay out tree", &name, error))?;
         let steps = deltas.into_iter().zip(images);
-        let steps = steps.map(|(delta, image)| Step { file: Arc::new(delta.file), recipes: image.recipes });
+        let mut unused = vec![layers];
+        let steps = steps.map(|(delta, image)| {
+            unused.push(image.layers);
+            Step { file: Arc::new(delta.file), recipes: image.recipes }
+        });
         let steps = steps.collect();
+        // Large trees take their time to go, and nobody waits for it.
+        drop(thread::Builder::new().spawn(move || drop(unused)));
 
         let state = Pending::new(aside(&config.tmpdir.join(command)));
         fs::create_dir(state.path()).map_err(Failure::io("make directory", state.path()))?;

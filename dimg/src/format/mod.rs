@@ -28,7 +28,7 @@ pub use image::{Image, Recipe, Stage};
 pub use make::Scratch;
 pub use meta::{LayerCheck, LayerSource, Meta, Parent, Target, TargetLayer};
 pub use output::OutputFile;
-pub use reader::{Dimg, SectionInfo, distinct_contents};
+pub use reader::{Dimg, SectionInfo, Unchecked, distinct_contents};
 pub use stat::{CodecStat, ContentStat, LayerStat, ParentStat, Stat, TargetStat};
 pub(crate) use tables::frames_of;
 pub use tables::{FrameKind, FrameRow, RecipeRow, StageCodec, StageRow};

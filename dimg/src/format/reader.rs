@@ -264,6 +264,20 @@ impl Dimg {
     /// # Errors
     /// The file is damaged, or `parent` is missing or not the parent's.
     pub fn resolve(&self, parent: Option<&[Arc<LayerIndex>]>) -> Result<Image, DimgError> {
+        let (image, check) = self.resolve_unchecked(parent)?;
+        check.run()?;
+        Ok(image)
+    }
+
+    /// As [`Dimg::resolve`], but that the layers are those that the file names is left to be checked, on another thread.
+    /// Nothing may come of the image before that.
+    ///
+    /// # Errors
+    /// As for [`Dimg::resolve`].
+    pub fn resolve_unchecked(
+        &self,
+        parent: Option<&[Arc<LayerIndex>]>,
+    ) -> Result<(Image, Unchecked), DimgError> {
         let parent = match (&self.meta.parent, parent) {
             (None, _) => &[][..],
             (Some(named), None) => return Err(DimgError::NoParent(named.manifest)),
@@ -279,32 +293,29 @@ impl Dimg {
         let offset = self.tables_offset();
         let misfit = |reason: String| DimgError::corrupt(Section::Tables.name(), offset, reason);
         let layers = self.edit()?.apply(parent).map_err(|error| misfit(error.to_string()))?;
+        let mut check = Unchecked { ids: Vec::new(), from_parent: self.meta.parent.is_some(), offset };
         for (number, (layer, named)) in layers.iter().zip(&self.meta.target.layers).enumerate() {
             if layer.entries.len() as u64 != named.entries {
                 let (made, named) = (layer.entries.len(), named.entries);
                 return Err(misfit(format!("layer {number} has {made} entries, META names {named}")));
             }
             if let LayerSource::Made { id } = named.source {
-                let found = LayerCheck::of(layer);
-                if found != id && self.meta.parent.is_some() {
-                    return Err(DimgError::ParentMismatch {
-                        what: format!("id of layer {number} made from it"),
-                        expected: id.to_string(),
-                        found: found.to_string(),
-                    });
-                }
-                if found != id {
-                    return Err(misfit(format!("layer {number} has the id {found}, META names {id}")));
-                }
+                check.ids.push((number, Arc::clone(layer), id));
             }
         }
-        let contents = distinct_contents(&layers);
-        if contents != self.meta.target.contents {
-            let named = self.meta.target.contents;
-            return Err(misfit(format!("the layers have {contents} contents, META names {named}")));
+        let recipes = || {
+            let contents = distinct_contents(&layers);
+            if contents != self.meta.target.contents {
+                let named = self.meta.target.contents;
+                return Err(misfit(format!("the layers have {contents} contents, META names {named}")));
+            }
+            self.named_recipes(parent)
+        };
+        match recipes() {
+            Ok(recipes) => Ok((Image { layers, recipes }, check)),
+            // Another parent than the one that it was made from is the better reason.
+            Err(error) => Err(check.run().err().unwrap_or(error)),
         }
-        let recipes = self.named_recipes(parent)?;
-        Ok(Image { layers, recipes })
     }
 
     /// The recipes by the digest of what they make, bases named.
@@ -345,6 +356,40 @@ impl Dimg {
     pub fn contents(&self) -> Result<impl Iterator<Item = (Content, &RecipeRow)>, DimgError> {
         let (contents, recipes) = (&self.edit()?.new_contents, self.recipes()?);
         Ok(contents.iter().copied().zip(recipes))
+    }
+}
+
+/// What is left to be checked of an image ([`Dimg::resolve_unchecked`]).
+#[derive(Debug)]
+pub struct Unchecked {
+    /// Each layer made, by its number, with the id that the file names.
+    ids: Vec<(usize, Arc<LayerIndex>, LayerCheck)>,
+    from_parent: bool,
+    /// Of the section.
+    offset: u64,
+}
+
+impl Unchecked {
+    /// Compares the layers made with what the file names.
+    ///
+    /// # Errors
+    /// The file is damaged, or was made against another parent.
+    pub fn run(&self) -> Result<(), DimgError> {
+        for (number, layer, id) in &self.ids {
+            let found = LayerCheck::of(layer);
+            if found != *id && self.from_parent {
+                return Err(DimgError::ParentMismatch {
+                    what: format!("id of layer {number} made from it"),
+                    expected: id.to_string(),
+                    found: found.to_string(),
+                });
+            }
+            if found != *id {
+                let reason = format!("layer {number} has the id {found}, META names {id}");
+                return Err(DimgError::corrupt(Section::Tables.name(), self.offset, reason));
+            }
+        }
+        Ok(())
     }
 }
 

@@ -29,7 +29,8 @@ pub(super) fn is_known(name: &[u8]) -> bool {
     split(name).is_some()
 }
 
-pub(super) fn encode(row: &Row, node: &Node, place: &Place) -> Vec<u8> {
+/// Puts the inode and its attributes in `bytes`, in the place of what was there.
+pub(super) fn encode(row: &Row, node: &Node, place: &Place, bytes: &mut Vec<u8>) {
     let attributes = &node.attributes;
     let store: u16 = match place.store {
         Store::Plain => 0,
@@ -41,13 +42,10 @@ pub(super) fn encode(row: &Row, node: &Node, place: &Place) -> Vec<u8> {
         _ if place.blocks > 0 => place.first_block,
         _ => device(&node.body),
     };
-    let xattrs = encode_xattrs(node);
-    // Counted in words beyond a header of three.
-    let count = if xattrs.is_empty() { 0 } else { (xattrs.len() - 12) / 4 + 1 };
-    let mut bytes = Vec::with_capacity(64 + xattrs.len());
+    bytes.clear();
     // Version 1, the extended form.
     bytes.extend((1 | store << 1).to_le_bytes());
-    bytes.extend(u16::try_from(count).unwrap_or(u16::MAX).to_le_bytes());
+    bytes.extend([0; 2]);
     bytes.extend(u16::try_from(mode(node)).unwrap_or(u16::MAX).to_le_bytes());
     bytes.extend([0; 2]);
     bytes.extend(place.size.to_le_bytes());
@@ -59,39 +57,76 @@ pub(super) fn encode(row: &Row, node: &Node, place: &Place) -> Vec<u8> {
     bytes.extend(attributes.mtime_nsec.to_le_bytes());
     bytes.extend(row.links.to_le_bytes());
     bytes.extend([0; 16]);
-    bytes.extend(xattrs);
-    bytes
+    let start = bytes.len();
+    put_xattrs(node, bytes);
+    // Counted in words beyond a header of three.
+    let count = match bytes.len() - start {
+        0 => 0,
+        xattrs => (xattrs - 12) / 4 + 1,
+    };
+    bytes[2..4].copy_from_slice(&u16::try_from(count).unwrap_or(u16::MAX).to_le_bytes());
+}
+
+/// Where a content is among the data-only layers.
+const REDIRECT_BYTES: usize = 66;
+
+/// Bytes of an attribute whose name has so many beyond the prefix.
+fn xattr_bytes(rest: usize, value: usize) -> usize {
+    (4 + rest + value).next_multiple_of(4)
+}
+
+/// Bytes of [`put_xattrs`].
+pub(super) fn xattrs_bytes(node: &Node) -> usize {
+    let mut bytes = 0;
+    if let Body::Regular(Some(_)) = &node.body {
+        bytes += xattr_bytes(METACOPY.len(), 0) + xattr_bytes(REDIRECT.len(), REDIRECT_BYTES);
+    }
+    for (name, value) in xattrs(node) {
+        let Some((rest, number)) = split(name) else { continue };
+        let escape = if is_overlay(rest, number) { OVERLAY.len() } else { 0 };
+        bytes += xattr_bytes(rest.len() + escape, value.len());
+    }
+    if bytes > 0 { bytes + 12 } else { 0 }
+}
+
+const TRUSTED: u8 = 4;
+const OVERLAY: &[u8] = b"overlay.";
+const METACOPY: &[u8] = b"overlay.metacopy";
+const REDIRECT: &[u8] = b"overlay.redirect";
+
+fn is_overlay(rest: &[u8], number: u8) -> bool {
+    number == TRUSTED && rest.starts_with(OVERLAY)
 }
 
 /// The attributes as they follow the inode: a header of 12 bytes, then each; nothing where there are none.
-pub(super) fn encode_xattrs(node: &Node) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    let mut add = |name: &[u8], value: &[u8]| {
-        let Some((rest, number)) = split(name) else { return };
+fn put_xattrs(node: &Node, bytes: &mut Vec<u8>) {
+    let start = bytes.len();
+    let mut add = |number: u8, rest: [&[u8]; 2], value: &[u8]| {
+        let name_bytes = u8::try_from(rest[0].len() + rest[1].len());
         // The layout has refused what does not fit.
-        let (Ok(name_bytes), Ok(value_bytes)) = (u8::try_from(rest.len()), u16::try_from(value.len())) else {
+        let (Ok(name_bytes), Ok(value_bytes)) = (name_bytes, u16::try_from(value.len())) else {
             return;
         };
-        if bytes.is_empty() {
+        if bytes.len() == start {
             bytes.extend([0; 12]);
         }
         bytes.extend([name_bytes, number]);
         bytes.extend(value_bytes.to_le_bytes());
-        bytes.extend(rest);
+        rest.iter().for_each(|part| bytes.extend(*part));
         bytes.extend(value);
         bytes.resize(bytes.len().next_multiple_of(4), 0);
     };
     if let Body::Regular(Some(content)) = &node.body {
-        let hex = content.digest.hex();
-        let (fan, rest) = hex.split_at(2);
-        add(b"trusted.overlay.metacopy", b"");
-        add(b"trusted.overlay.redirect", format!("/{fan}/{rest}").as_bytes());
+        let mut path = [b'/'; REDIRECT_BYTES];
+        let hex = content.digest.hex_digits();
+        path[1..3].copy_from_slice(&hex[..2]);
+        path[4..].copy_from_slice(&hex[2..]);
+        add(TRUSTED, [METACOPY, b""], b"");
+        add(TRUSTED, [REDIRECT, b""], &path);
     }
     for (name, value) in xattrs(node) {
-        match name.strip_prefix(b"trusted.overlay.") {
-            Some(rest) => add(&[b"trusted.overlay.overlay.", rest].concat(), value),
-            None => add(name, value),
-        }
+        let Some((rest, number)) = split(name) else { continue };
+        let escape = if is_overlay(rest, number) { OVERLAY } else { b"" };
+        add(number, [escape, rest], value);
     }
-    bytes
 }

@@ -5,7 +5,7 @@ use std::cmp::Ordering;
 use crate::table::{Row, Table, xattrs};
 use crate::tree::{Body, Node};
 
-use super::inode::{CHUNK_BITS, INODE_BYTES, encode_xattrs, is_known};
+use super::inode::{CHUNK_BITS, INODE_BYTES, is_known, xattrs_bytes};
 use super::{BLOCK, BLOCK_BYTES, ErofsError, superblock};
 
 /// Bytes of a directory's entry before its name.
@@ -53,7 +53,7 @@ impl Layout {
         let mut at = superblock::END;
         for (row, node) in table.rows() {
             check(table, row, node)?;
-            let head = INODE_BYTES + encode_xattrs(node).len() as u64;
+            let head = INODE_BYTES + xattrs_bytes(node) as u64;
             let (size, tail) = match &node.body {
                 Body::Directory(_) => {
                     let size = directory_bytes(table, row);
@@ -217,7 +217,7 @@ fn check(table: &Table, row: &Row, node: &Node) -> Result<(), ErofsError> {
         tracing::warn!(row = row.number, "character device 0:0 is hidden: overlayfs takes it for a whiteout");
     }
     let long = |(name, value): (&[u8], &[u8])| name.len() > NAME_BYTES || u16::try_from(value.len()).is_err();
-    if xattrs(node).any(long) || encode_xattrs(node).len() > XATTR_BYTES {
+    if xattrs(node).any(long) || xattrs_bytes(node) > XATTR_BYTES {
         return Err(limit(table, row, "too large extended attributes"));
     }
     if matches!(&node.body, Body::Regular(Some(content)) if content.size.div_ceil(1 << CHUNK_BITS) > CHUNKS) {

@@ -49,9 +49,10 @@ pub(crate) fn write(table: &Table, out: &mut dyn Write) -> Result<u64, ErofsErro
     let mut writer = Padded { out, at: 0 };
     writer.pad_to(superblock::OFFSET)?;
     writer.write(&superblock::encode(&layout))?;
+    let mut inode = Vec::new();
     for ((row, node), place) in table.rows().zip(&layout.places) {
         writer.pad_to(place.offset)?;
-        let inode = inode::encode(row, node, place);
+        inode::encode(row, node, place, &mut inode);
         writer.write(&inode)?;
         if let Some(tail) = layout.tail(table, row, node, place) {
             writer.write(&tail)?;

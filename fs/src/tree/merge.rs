@@ -14,7 +14,12 @@ impl Layer {
     /// # Errors
     /// A link to a lower file that is not there.
     pub fn on(&self, lower: &Tree) -> Result<Tree, TreeError> {
-        let mut tree = self.tree.clone();
+        self.clone().laid_on(lower)
+    }
+
+    /// As [`Layer::on`].
+    pub(super) fn laid_on(self, lower: &Tree) -> Result<Tree, TreeError> {
+        let mut tree = self.tree;
         hide_below_root(&mut tree, lower);
         inherit(&mut tree, lower);
         let below: Vec<(Box<[u8]>, NodeId)> =
@@ -56,44 +61,49 @@ impl Tree {
 
     /// Lays `upper`, a layer as [`Layer::on`] made it for this tree, over this tree.
     pub fn cover(&mut self, upper: &Tree) {
-        let mut moved: HashMap<NodeId, NodeId> = HashMap::from([(Self::ROOT, Self::ROOT)]);
+        self.cover_with(upper.clone());
+    }
+
+    /// As [`Tree::cover`].
+    pub(super) fn cover_with(&mut self, mut upper: Tree) {
+        // By the number in `upper`: what was moved here, and what it is here.
+        let mut moved: Vec<Option<NodeId>> = vec![None; upper.numbered()];
         // Directories of `upper` with the directory here that they lie over or become.
         let mut pending = vec![(Self::ROOT, Self::ROOT)];
         while let Some((from, to)) = pending.pop() {
-            let node = upper.node(from);
-            self.node_mut(to).attributes = node.attributes.clone();
-            let Some(directory) = node.as_directory() else { continue };
+            let node = upper.node_mut(from);
+            self.node_mut(to).attributes = std::mem::take(&mut node.attributes);
+            let Some(directory) = node.as_directory_mut().map(std::mem::take) else { continue };
             if directory.opaque
                 && let Some(here) = self.directory_mut(to)
             {
                 here.entries.clear();
             }
-            for (name, &id) in &directory.entries {
-                let covered = self.lookup(to, name).filter(|id| self.node(*id).as_directory().is_some());
-                let entry = match (&upper.node(id).body, covered) {
-                    (Body::Whiteout | Body::Below(_), _) => None,
-                    (Body::Directory(_), Some(covered)) => {
+            for (name, id) in directory.entries {
+                let covered = self.lookup(to, &name).filter(|id| self.node(*id).as_directory().is_some());
+                let entry = match (moved[id.index()], &upper.node(id).body, covered) {
+                    (Some(new), ..) => Some(new),
+                    (None, Body::Whiteout | Body::Below(_), _) => None,
+                    (None, Body::Directory(_), Some(covered)) => {
                         pending.push((id, covered));
                         continue;
                     }
-                    (Body::Directory(_), None) => {
+                    (None, Body::Directory(_), None) => {
                         let new = self.add(Node::directory(Attributes::default()));
                         pending.push((id, new));
                         Some(new)
                     }
-                    _ => match moved.get(&id) {
-                        Some(new) => Some(*new),
-                        None => {
-                            let new = self.add(upper.node(id).clone());
-                            moved.insert(id, new);
-                            Some(new)
-                        }
-                    },
+                    (None, ..) => {
+                        let gone = Node { attributes: Attributes::default(), body: Body::Whiteout };
+                        let new = self.add(std::mem::replace(upper.node_mut(id), gone));
+                        moved[id.index()] = Some(new);
+                        Some(new)
+                    }
                 };
                 let Some(here) = self.directory_mut(to) else { continue };
                 match entry {
-                    Some(entry) => here.entries.insert(name.clone(), entry),
-                    None => here.entries.remove(name),
+                    Some(entry) => here.entries.insert(name, entry),
+                    None => here.entries.remove(&name),
                 };
             }
         }

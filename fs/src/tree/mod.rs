@@ -48,9 +48,24 @@ impl Tree {
     pub fn merge(layers: &[Arc<LayerIndex>]) -> Result<Self, TreeError> {
         let mut tree = Self::default();
         for index in layers {
-            tree.apply(&Layer::new(index)?)?;
+            let upper = Layer::new(index)?.laid_on(&tree)?;
+            tree.cover_with(upper);
         }
         Ok(tree)
+    }
+
+    /// How many nodes have numbers: those that no name leads to any more, too.
+    pub(crate) fn numbered(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// How many names [`Tree::walk`] gives.
+    pub fn names(&self) -> usize {
+        let (mut walk, mut names) = (self.walk(), 0);
+        while walk.step().is_some() {
+            names += 1;
+        }
+        names
     }
 
     /// The node by this number.

@@ -8,6 +8,13 @@ use dimg::index::Content;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NodeId(pub(super) u32);
 
+impl NodeId {
+    /// As an index: less than [`Tree::numbered`](super::Tree::numbered).
+    pub(crate) fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
 /// Mode, owner, time and extended attributes.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Attributes {

@@ -11,7 +11,11 @@ use std::collections::HashMap;
 pub(in crate::index::edit) struct ValueWriter<'a> {
     pub(in crate::index::edit) columns: Columns,
     shapes: HashMap<&'a Shape, usize>,
+    /// The last one: most are like the one before.
+    shape: Option<(&'a Shape, usize)>,
     names: HashMap<&'a [u8], usize>,
+    /// The last user's and the last group's.
+    owners: [Option<(&'a [u8], usize)>; 2],
     pax: HashMap<&'a [u8], usize>,
     path: &'a [u8],
     link: &'a [u8],
@@ -33,7 +37,9 @@ impl<'a> ValueWriter<'a> {
         Self {
             columns: Columns::new(&SPECS),
             shapes: HashMap::new(),
+            shape: None,
             names: HashMap::new(),
+            owners: [None; 2],
             pax: HashMap::new(),
             path: &[],
             link: &[],
@@ -67,15 +73,17 @@ impl<'a> ValueWriter<'a> {
     }
 
     pub(in crate::index::edit) fn shape(&mut self, shape: &'a Shape) {
-        let next = self.shapes.len();
-        match self.shapes.get(shape) {
-            Some(&number) => put_usize(self.col(Col::Shapes), number + 1),
-            None => {
-                self.shapes.insert(shape, next);
-                self.col(Col::Shapes).push(0);
-                put_shape(self.col(Col::ShapeTable), shape);
-            }
+        if let Some((_, number)) = self.shape.filter(|(last, _)| std::ptr::eq(*last, shape)) {
+            return put_usize(self.col(Col::Shapes), number + 1);
         }
+        let next = self.shapes.len();
+        let number = *self.shapes.entry(shape).or_insert(next);
+        self.shape = Some((shape, number));
+        if number < next {
+            return put_usize(self.col(Col::Shapes), number + 1);
+        }
+        self.col(Col::Shapes).push(0);
+        put_shape(self.col(Col::ShapeTable), shape);
     }
 
     fn mtime(&mut self, value: i64) {
@@ -136,16 +144,19 @@ impl<'a> ValueWriter<'a> {
         self.before.gid = value;
     }
 
-    fn name(&mut self, value: &'a [u8]) {
-        let next = self.names.len();
-        match self.names.get(value) {
-            Some(&number) => put_usize(self.col(Col::Names), number + 1),
-            None => {
-                self.names.insert(value, next);
-                self.col(Col::Names).push(0);
-                put_bytes(self.col(Col::NameTable), value);
-            }
+    /// The name of a user (`which` 0) or group (1).
+    fn name(&mut self, value: &'a [u8], which: usize) {
+        if let Some((_, number)) = self.owners[which].filter(|(last, _)| *last == value) {
+            return put_usize(self.col(Col::Names), number + 1);
         }
+        let next = self.names.len();
+        let number = *self.names.entry(value).or_insert(next);
+        self.owners[which] = Some((value, number));
+        if number < next {
+            return put_usize(self.col(Col::Names), number + 1);
+        }
+        self.col(Col::Names).push(0);
+        put_bytes(self.col(Col::NameTable), value);
     }
 
     fn device(&mut self, major: u64, minor: u64) {
@@ -188,7 +199,8 @@ impl<'a> ValueWriter<'a> {
             Value::Pax(values) => self.pax(values),
             Value::Uid(value) => self.uid(*value),
             Value::Gid(value) => self.gid(*value),
-            Value::Uname(value) | Value::Gname(value) => self.name(value),
+            Value::Uname(value) => self.name(value, 0),
+            Value::Gname(value) => self.name(value, 1),
             Value::Device(major, minor) => self.device(*major, *minor),
             Value::BareSize(value) => put_u64(self.col(Col::BareSizes), *value),
             Value::Sparse(extents) => self.sparse(extents),
@@ -207,8 +219,8 @@ impl<'a> ValueWriter<'a> {
         self.pax(&entry.pax);
         self.uid(entry.uid);
         self.gid(entry.gid);
-        self.name(&entry.uname);
-        self.name(&entry.gname);
+        self.name(&entry.uname, 0);
+        self.name(&entry.gname, 1);
         self.device(entry.dev_major, entry.dev_minor);
         put_u64(self.col(Col::BareSizes), entry.bare_size);
         self.sparse(&entry.sparse);
