@@ -225,9 +225,19 @@ fn faults_of_a_node(first: u64, faults: u64) -> Result<[u64; 5]> {
     let (mut images, mut failed) = (0, 0);
     while proxy.faults() < faults {
         let mut tries = 0;
-        while pull(&containerd, &name)?.code != 0 {
+        loop {
+            let pulled = pull(&containerd, &name)?;
+            if pulled.code == 0 {
+                break;
+            }
             (tries, failed) = (tries + 1, failed + 1);
-            ensure!(tries < 40, "never pulled");
+            let after = proxy.faults();
+            ensure!(tries < 40, "never pulled after {after} faults, {images} images: {}", pulled.stderr);
+            if [10, 20, 30].contains(&tries) {
+                // What came damaged may stay in containerd's ingests, and be committed in vain at each pull until it collects.
+                println!("after {tries} pulls: {}", pulled.stderr.lines().last().unwrap_or_default());
+                containerd.collect()?;
+            }
         }
         let seen = all(&name)?;
         ensure!(seen == expected, "after {} faults: {seen} instead of {expected}", proxy.faults());
