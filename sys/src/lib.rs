@@ -1,13 +1,15 @@
 //! Safe wrappers of system calls: the only crate of d4c with unsafe code.
 //!
 //! One file per duty: [`Map`] (read-only file mappings), copying between files, times and nodes, extended
-//! attributes, the control calls of `/dev/fuse`, descriptors sent to other processes, a thread's priority, threads that may be refused, [`prefetch`], huge pages. Every function returns the bare [`std::io::Error`] of the call, errno kept; the caller knows
+//! attributes, the control calls of `/dev/fuse`, descriptors sent to other processes, a thread's priority, threads that may be refused, [`prefetch`], huge pages, mounts
+//! with other owners. Every function returns the bare [`std::io::Error`] of the call, errno kept; the caller knows
 //! the path's role and adds it.
 
 mod attr;
 mod copy;
 mod fuse;
 mod huge;
+mod idmap;
 mod map;
 mod memory;
 mod node;
@@ -20,6 +22,7 @@ pub use attr::{fset_xattr, lget_xattr, llist_xattr, lset_xattr};
 pub use copy::{Copied, clone_file, reflink};
 pub use fuse::{fuse_backing_close, fuse_backing_open};
 pub use huge::prefer_huge_pages;
+pub use idmap::{mount_mapped, user_namespace};
 pub use map::Map;
 pub use memory::{share_arenas, trim_memory};
 pub use node::{FileTime, lutimens, mknod, set_times, statvfs, syncfs};
