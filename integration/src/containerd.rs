@@ -158,6 +158,7 @@ schedule_delay = "0ms"
 [proxy_plugins.{plugin}]
 type = "snapshot"
 address = "{di3fs}"
+capabilities = ["remap-ids"]
 {exports}
 [plugins."io.containerd.transfer.v1.local"]
 unpack_config = [{{ platform = "linux", snapshotter = "overlayfs" }}, {{ platform = "linux", snapshotter = "{plugin}" }}]

@@ -1,5 +1,6 @@
 //! Tier 3: what a container's root file system does when it is used is the same by every route as over containerd's own overlayfs.
 
+use std::fs;
 use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
@@ -24,9 +25,12 @@ try mkdir /odd/own; try touch -d 2001-02-03 /odd/owner; try ls /odd/own; try rmd
 try ln /app/release /odd/link; try readlink /odd/symlink; try [ -x /odd/setuid ]; try [ -r /odd/mode-0 ]; try [ -w /app/data.bin ]
 "#;
 
+/// Options of `ctr run` for a container in a user namespace, whose owners the snapshotter maps.
+const MAPPED: &[&str] = &["--uidmap", "0:100000:65536", "--gidmap", "0:200000:65536", "--remap-labels"];
+
 /// Runs the image in a container and uses its file system.
-fn uses(containerd: &Containerd<'_>, snapshotter: &str) -> Result<Vec<String>> {
-    containerd.run_detached(snapshotter, NAME, "used", &["sleep", "1000"])?;
+fn uses(containerd: &Containerd<'_>, snapshotter: &str, options: &[&str]) -> Result<Vec<String>> {
+    containerd.run_detached_with(snapshotter, NAME, "used", options, &["sleep", "1000"])?;
     let stranger = containerd.exec_as("used", "1000:1000", &["sh", "-c", STRANGER])?;
     let root = PathBuf::from(format!("/proc/{}/root", containerd.pid("used")?));
     let mut seen: Vec<String> = stranger.lines().map(str::to_owned).collect();
@@ -35,37 +39,42 @@ fn uses(containerd: &Containerd<'_>, snapshotter: &str) -> Result<Vec<String>> {
     Ok(seen)
 }
 
-fn by_route(route: &str) -> Result<Vec<String>> {
+fn by_route(route: &str, options: &[&str]) -> Result<Vec<String>> {
     let sandbox = Sandbox::new()?;
     let plugin = Snapshotter::start(&sandbox, &["--route", route, "--finish-after", "1000"])?;
     let containerd = Containerd::start(&sandbox, Version::Two)?;
     for file in &deltas("tiny")?[..2] {
         containerd.d4c(["load", file, "--name", NAME])?.success()?;
     }
-    let seen = uses(&containerd, "di3fs")?;
+    let seen = uses(&containerd, "di3fs", options)?;
+    let root = Snapshotter::root(&sandbox);
+    let image = root.join("images").join(Series::named("tiny")?.image("v2")?.digest.replace("sha256:", ""));
+    ensure!(route == "overlay" || image.join("delta").exists(), "{route}: everything was made");
     containerd.ctr(["images", "rm", "--sync", NAME])?.success()?;
     wait_for("the snapshots to be collected", || Ok(containerd.snapshots("di3fs")?.is_empty()))?;
+    // Nothing is mounted for a container that has gone.
+    let mapped = fs::read_dir(root.join("mapped")).into_iter().flatten().count();
+    ensure!(mapped == 0, "{route}: {mapped} directories of mapped layers");
     containerd.stop()?;
     plugin.terminate()?;
     sandbox.close()?;
     Ok(seen)
 }
 
-#[test]
-fn every_route_behaves_as_overlayfs() -> Result<()> {
+fn every_route_behaves_as_overlayfs(options: &[&str]) -> Result<()> {
     let sandbox = Sandbox::new()?;
     let containerd = Containerd::start(&sandbox, Version::Two)?;
     let archive = sandbox.path("tiny.tar").to_string_lossy().into_owned();
     Series::named("tiny")?.copy("v2", &format!("docker-archive:{archive}:{NAME}"))?;
     containerd.ctr(["images", "import", "--snapshotter", "overlayfs", &archive])?.success()?;
-    let expected = uses(&containerd, "overlayfs")?;
+    let expected = uses(&containerd, "overlayfs", options)?;
     containerd.stop()?;
     sandbox.close()?;
     let made = expected.iter().filter(|line| line.starts_with("at the end")).count();
     ensure!(made > 300 && expected.len() > made + 130, "{} lines", expected.len());
     let mut wrong = Vec::new();
     for route in ["overlay", "erofs", "fuse"] {
-        let seen = by_route(route)?;
+        let seen = by_route(route, options)?;
         ensure!(
             seen.len() == expected.len(),
             "{route}: {} of {} lines: {seen:#?}",
@@ -77,4 +86,14 @@ fn every_route_behaves_as_overlayfs() -> Result<()> {
     }
     ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
     Ok(())
+}
+
+#[test]
+fn containers_behave_as_on_overlayfs() -> Result<()> {
+    every_route_behaves_as_overlayfs(&[])
+}
+
+#[test]
+fn containers_in_user_namespaces_behave_as_on_overlayfs() -> Result<()> {
+    every_route_behaves_as_overlayfs(MAPPED)
 }

@@ -6,7 +6,7 @@ use caps::{CapSet, Capability, CapsHashSet};
 use crate::error::{Error, Result};
 
 /// What is kept, and why.
-const KEPT: [Capability; 9] = [
+const KEPT: [Capability; 11] = [
     // Files of images: their owners, modes, devices and file capabilities, whoever may read them.
     Capability::CAP_CHOWN,
     Capability::CAP_DAC_OVERRIDE,
@@ -15,6 +15,9 @@ const KEPT: [Capability; 9] = [
     Capability::CAP_FSETID,
     Capability::CAP_MKNOD,
     Capability::CAP_SETFCAP,
+    // Maps of user namespaces, for the owners that containers in them see.
+    Capability::CAP_SETUID,
+    Capability::CAP_SETGID,
     // Overlay's trusted.* attributes, and mounts.
     Capability::CAP_SYS_ADMIN,
     // More open files than the limit of the unit allows.

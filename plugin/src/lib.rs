@@ -12,6 +12,7 @@ pub mod events;
 pub mod filter;
 pub mod holder;
 pub mod import;
+pub mod mapping;
 pub mod mounts;
 mod notify;
 pub mod pull;

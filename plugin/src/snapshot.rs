@@ -17,6 +17,11 @@ pub const LABEL_MANIFEST_DIGEST: &str = "containerd.io/snapshot/cri.manifest-dig
 /// The digest of the layer's blob.
 pub const LABEL_LAYER_DIGEST: &str = "containerd.io/snapshot/cri.layer-digest";
 
+/// How users and groups of the container are numbered outside of it: `inside:outside:count`, several with commas between.
+pub const LABEL_UID_MAPPING: &str = "containerd.io/snapshot/uidmapping";
+/// The same for groups.
+pub const LABEL_GID_MAPPING: &str = "containerd.io/snapshot/gidmapping";
+
 /// The state of a snapshot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

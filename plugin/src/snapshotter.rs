@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
 use crate::filter::Filters;
+use crate::mapping::{Mapped, Mapping};
 use crate::mounts::{MountSpec, OverlayOptions};
 use crate::serving::LowerProvider;
 use crate::snapshot::{Info, Kind, LABEL_SNAPSHOT_REF, Labels, Usage};
@@ -67,6 +68,7 @@ pub struct Snapshotter {
     served: Arc<dyn LowerProvider>,
     hooks: Arc<dyn Hooks>,
     overlay: OverlayOptions,
+    mapped: Mapped,
 }
 
 impl Snapshotter {
@@ -78,7 +80,8 @@ impl Snapshotter {
         hooks: Arc<dyn Hooks>,
         overlay: OverlayOptions,
     ) -> Self {
-        Self { store, layers, served, hooks, overlay }
+        let mapped = Mapped::open(store.root(), |number| store.fs_path(number).exists());
+        Self { store, layers, served, hooks, overlay, mapped }
     }
 
     /// Makes an active snapshot and returns its mounts, or commits a layer that is ready.
@@ -113,21 +116,28 @@ impl Snapshotter {
         });
         mounted.inspect_err(|error| {
             tracing::error!(key, parent, %error, "snapshot cannot be mounted");
+            self.mapped.end(made.number);
             if let Err(error) = self.store.remove(key) {
                 tracing::warn!(key, %error, "it stays");
             }
         })
     }
 
-    /// What of a new snapshot is its root has the owner of its parent's, as over containerd's own snapshotters.
+    /// What of a new snapshot is its root has the owner of its parent's, as over containerd's own snapshotters; without a
+    /// parent, that of the container's root.
     fn own(&self, layers: &Layers, lower: &Lower) -> Result<()> {
-        let directories = lower.as_directories();
-        let Some(parent) = directories.layers.first().filter(|_| layers.kind == Kind::Active) else {
+        if layers.kind != Kind::Active {
             return Ok(());
+        }
+        let owner = match lower.as_directories().layers.first() {
+            Some(parent) => {
+                let seen = fs::metadata(parent).map_err(Error::io("look at directory", parent))?;
+                (seen.uid(), seen.gid())
+            }
+            None => Mapping::of(&layers.labels)?.map_or((0, 0), |mapping| mapping.root()),
         };
-        let seen = fs::metadata(parent).map_err(Error::io("look at directory", parent))?;
         let own = self.store.fs_path(layers.number);
-        match (seen.uid(), seen.gid()) {
+        match owner {
             (0, 0) => Ok(()),
             (uid, gid) => lchown(&own, Some(uid), Some(gid)).map_err(Error::io("set owner", &own)),
         }
@@ -145,7 +155,10 @@ impl Snapshotter {
             }
             lower.layers.push(self.store.fs_path(*number));
         }
-        Ok(lower)
+        match Mapping::of(&layers.labels)? {
+            Some(mapping) => self.mapped.lower(layers.number, lower, &mapping),
+            None => Ok(lower),
+        }
     }
 
     /// Commits the layer of `chain_id` on `parent`, if it is ready or was committed before; returns its name.
@@ -188,6 +201,7 @@ impl Snapshotter {
         let number = self.store.check_commit(name, key, parent)?;
         let usage = disk_usage(&self.store.fs_path(number))?;
         self.store.commit(name, key, parent, labels, usage)?;
+        self.mapped.end(number);
         tracing::debug!(key, name, number, bytes = usage.bytes, "snapshot committed");
         Ok(())
     }
@@ -198,7 +212,11 @@ impl Snapshotter {
     /// Those of [`Store::remove`].
     pub fn remove(&self, key: &str) -> Result<()> {
         let info = self.store.stat(key).ok();
+        let layers = self.store.layers(key).ok();
         self.store.remove(key)?;
+        if let Some(layers) = layers {
+            self.mapped.end(layers.number);
+        }
         tracing::debug!(key, "snapshot removed");
         if info.is_some_and(|i| i.kind == Kind::Committed && i.labels.contains_key(LABEL_SNAPSHOT_REF)) {
             self.hooks.removed();

@@ -25,6 +25,7 @@ const NOTIFY_RESEND: i32 = 7;
 const INIT_EXT: u32 = 1 << 30;
 const PASSTHROUGH: u32 = 1 << 5;
 const HAS_RESEND: u32 = 1 << 7;
+const ALLOW_IDMAP: u32 = 1 << 8;
 /// Bits of an open's reply.
 const FOPEN_KEEP_CACHE: u32 = 1 << 1;
 const FOPEN_NOFLUSH: u32 = 1 << 5;
@@ -209,12 +210,17 @@ impl Session {
         let reply = reply.get_mut(..bytes).unwrap_or_default();
         // After the header of 16 bytes: flags at 12, max_write at 20, more flags at 32, the depth of stacked file systems at 36.
         set(reply, 36, MAX_WRITE)?;
-        if passthrough {
-            let flags = word(reply, 28).ok_or(Errno::EPROTO)? | INIT_EXT;
-            let more = word(reply, 48).ok_or(Errno::EPROTO)? | PASSTHROUGH;
-            for (at, value) in [(28, flags), (48, more), (52, 1)] {
-                set(reply, at, value)?;
+        if let Some(can) = more {
+            // The kernel compares owners itself, and we look at nobody's: any mount of this may map them.
+            let mut wanted = can & ALLOW_IDMAP;
+            if passthrough {
+                wanted |= PASSTHROUGH;
+                set(reply, 52, 1)?;
             }
+            let (flags, more) =
+                (word(reply, 28).ok_or(Errno::EPROTO)?, word(reply, 48).ok_or(Errno::EPROTO)?);
+            set(reply, 28, flags | INIT_EXT)?;
+            set(reply, 48, more | wanted)?;
         }
         nix::unistd::write(&*self.device, reply)?;
         Ok(())

@@ -35,7 +35,7 @@ pub use crate::fuse::TreeFs;
 pub use error::MountError;
 pub use lower::Lower;
 pub use probe::{Found, find_route};
-pub use resume::{clean, remove};
+pub use resume::{clean, mount_merged, remove};
 pub use route::{ParseRouteError, Route};
 pub use table::{Ended, Mounted};
 

@@ -92,10 +92,7 @@ impl Served {
         let merged =
             fs::canonicalize(state).map_err(MountError::io("find directory", state))?.join(MOUNTS[0]);
         super::make_dir(&merged)?;
-        let options = format!("lowerdir={}", self.lower.option()?);
-        let (kind, flags) = (Some("overlay"), MsFlags::MS_RDONLY);
-        nix::mount::mount(Some("di3fs"), &merged, kind, flags, Some(options.as_str()))
-            .map_err(|errno| MountError::io("mount overlay", &merged)(errno.into()))?;
+        mount_merged(&self.lower, &merged)?;
         self.lower.merged = Some(merged.clone());
         self.mounts.insert(0, merged);
         Ok(())
@@ -108,6 +105,17 @@ impl Served {
             session.leave();
         }
     }
+}
+
+/// Mounts the layers and data-only layers of `lower` read-only at the directory `at`, as one.
+///
+/// # Errors
+/// It cannot be mounted.
+pub fn mount_merged(lower: &Lower, at: &Path) -> Result<(), MountError> {
+    let options = format!("lowerdir={}", lower.option()?);
+    let (kind, flags) = (Some("overlay"), MsFlags::MS_RDONLY);
+    nix::mount::mount(Some("di3fs"), at, kind, flags, Some(options.as_str()))
+        .map_err(|errno| MountError::io("mount overlay", at)(errno.into()))
 }
 
 /// Unmounts what an earlier process left mounted below `state`; those who use it keep it.

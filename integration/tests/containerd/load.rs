@@ -98,7 +98,7 @@ fn made_when_opened_over_fuse() -> Result<()> {
 
 /// Nothing is made but what is opened; who opens a content while there is no plugin waits for the next one; and at last
 /// all is made, after which nothing needs a plugin.
-fn nothing_is_made_before_it_is_opened(route: &str) -> Result<()> {
+fn nothing_is_made_before_it_is_opened(route: &str, options: &[&str]) -> Result<()> {
     let sandbox = Sandbox::new()?;
     let series = Series::named("tiny")?;
     let late = ["--route", route, "--finish-after", "1000"];
@@ -110,7 +110,7 @@ fn nothing_is_made_before_it_is_opened(route: &str) -> Result<()> {
     }
     let record = series.image(TAGS[1])?.digest.replace("sha256:", "");
     let delta = Snapshotter::root(&sandbox).join("images").join(record).join("delta");
-    containerd.run_detached("di3fs", NAME, "reader", &["sleep", "1000"])?;
+    containerd.run_detached_with("di3fs", NAME, "reader", options, &["sleep", "1000"])?;
     ensure!(delta.exists(), "the image is complete before it was read");
 
     plugin.kill()?;
@@ -150,12 +150,24 @@ fn nothing_is_made_before_it_is_opened(route: &str) -> Result<()> {
 
 #[test]
 fn nothing_is_made_before_it_is_opened_on_erofs() -> Result<()> {
-    nothing_is_made_before_it_is_opened("erofs")
+    nothing_is_made_before_it_is_opened("erofs", &[])
 }
 
 #[test]
 fn nothing_is_made_before_it_is_opened_over_fuse() -> Result<()> {
-    nothing_is_made_before_it_is_opened("fuse")
+    nothing_is_made_before_it_is_opened("fuse", &[])
+}
+
+#[test]
+fn nothing_is_made_before_it_is_opened_in_a_user_namespace() -> Result<()> {
+    let mapped = ["--uidmap", "0:100000:65536", "--gidmap", "0:100000:65536", "--remap-labels"];
+    for route in ["erofs", "fuse"] {
+        // ctr 1.x knows neither.
+        if VERSION == Version::Two {
+            nothing_is_made_before_it_is_opened(route, &mapped)?;
+        }
+    }
+    Ok(())
 }
 
 /// Where layers are to be checked before a load ends, all is made by then; else nothing is.
