@@ -5,6 +5,7 @@ REPO = pathlib.Path(__file__).resolve().parent.parent
 BIN = pathlib.Path(os.environ.get("D4C_BIN_DIR", REPO / "target/release"))
 CACHE = pathlib.Path(os.environ.get("D4C_CACHE", "/var/cache/d4c"))
 NAME = pathlib.Path(sys.argv[0]).stem
+IMAGE = "example.com/bench"
 
 
 def give_up(why):
@@ -37,6 +38,15 @@ def free_port(host="127.0.0.1"):
     with socket.socket() as probe:
         probe.bind((host, 0))
         return probe.getsockname()[1]
+
+
+def deltas(work, series):
+    """The base file of v1 of a series and the delta to v2, made in `work`."""
+    layout, files = CACHE / "images" / series, [work / "v1.cdimg", work / "v2.cdimg"]
+    run(REPO / "hack/images.sh", series)
+    run(BIN / "d4c", "-q", "convert", "--level", "fast", f"oci:{layout}:v1", files[0])
+    run(BIN / "d4c", "-q", "diff", f"oci:{layout}:v1", f"oci:{layout}:v2", files[1])
+    return files
 
 
 class Daemons:
@@ -130,6 +140,34 @@ address = "{work}/s.sock"
     def d4c(self, *arguments):
         common = ["--address", self.work / "containerd.sock", "--control", self.work / "c.sock", "--progress", "none", "--json"]
         return json.loads(run(*self.prefix, BIN / "d4c", *common, *arguments))
+
+    def import_image(self, series):
+        """v2 of the series as IMAGE:overlayfs, unpacked by containerd for overlayfs."""
+        archive = self.work / "image.tar"
+        run("skopeo", "copy", "--quiet", f"oci:{CACHE}/images/{series}:v2", f"oci-archive:{archive}:{IMAGE}:overlayfs")
+        self.ctr("images", "import", "--snapshotter", "overlayfs", archive)
+        archive.unlink()
+
+    def load_image(self, files):
+        """A base file and a delta as IMAGE:di3fs, nothing made that nobody opens."""
+        for file in files:
+            self.d4c("load", file, "--name", f"{IMAGE}:di3fs")
+
+    def container(self, snapshotter, *options):
+        """A container of IMAGE:SNAPSHOTTER that waits; the process in it."""
+        self.ctr("run", "--detach", "--snapshotter", snapshotter, *options, f"{IMAGE}:{snapshotter}", snapshotter, "sleep", "infinity")
+        tasks = [line.split() for line in self.ctr("tasks", "ls").splitlines()]
+        return next(int(task[1]) for task in tasks if task[0] == snapshotter)
+
+    def exec(self, snapshotter, script):
+        """What a script prints in that container."""
+        return self.ctr("task", "exec", "--exec-id", f"e{os.urandom(4).hex()}", snapshotter, "sh", "-ec", script)
+
+    def forget(self):
+        """Ends the containers and removes the images, as far as they are there."""
+        commands = [part for name in ("overlayfs", "di3fs") for part in (("task", "rm", "--force", name), ("containers", "rm", name), ("images", "rm", "--sync", f"{IMAGE}:{name}"))]
+        for command in commands:
+            subprocess.run([*self.client, *command], capture_output=True)
 
     def holders(self):
         """The processes that hold the plugin's sessions, which outlive it."""

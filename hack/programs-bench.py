@@ -6,11 +6,10 @@ is there all the time; after one run that does not count, each program runs in b
 program the median of either side and the median of the rounds' ratios, seconds (lower is better) for the same work.
 Environment: D4C_BIN_DIR (target/release), D4C_CACHE (/var/cache/d4c), D4C_ROUTE (the snapshotter's default), D4C_CONTAINERD (a folder of containerd's).
 """
-import os, pathlib, shutil, statistics, subprocess, sys, tempfile
+import pathlib, shutil, statistics, sys, tempfile
 
-from benchlib import BIN, CACHE, REPO, Node, begin, run
+from benchlib import Node, begin, deltas
 
-IMAGE = "example.com/programs"
 PREPARE = """
 mkdir -p /data/pg /data/nginx
 chown postgres /data/pg
@@ -40,7 +39,7 @@ PROGRAMS = [
     ("node, 20 starts", "for i in $(seq 20); do node -e 'require(\"http\")'; done"),
     ("python3, 40 starts with modules", "for i in $(seq 40); do python3 -c 'import json, http.client, asyncio, sqlite3'; done"),
     ("gcc -O2, 30 compilations and links", "for i in $(seq 30); do gcc -O2 -o /data/a /data/a.c -lm; done"),
-    ("grep through /usr/share", "grep -r no-such-word-anywhere /usr/share; true"),
+    ("grep through /usr/share", "grep -r no-such-word-anywhere /usr/share || true"),
 ]
 # Requests that are answered in two seconds, nginx opening the file for each.
 WRK = "wrk -t1 -c8 -d2s http://127.0.0.1:8099/common-licenses/GPL-3 | sed -n 's/^Requests.sec: *//p'"
@@ -51,18 +50,15 @@ class Side:
 
     def __init__(self, node, name):
         self.node, self.name = node, name
-        node.ctr("run", "--detach", "--snapshotter", name, "--mount", "type=tmpfs,src=tmpfs,dst=/data,options=mode=755", f"{IMAGE}:{name}", name, "sleep", "infinity")
-        self.exec(PREPARE)
-
-    def exec(self, script):
-        return self.node.ctr("task", "exec", "--exec-id", f"e{os.urandom(4).hex()}", self.name, "sh", "-ec", script)
+        node.container(name, "--mount", "type=tmpfs,src=tmpfs,dst=/data,options=mode=755")
+        node.exec(name, PREPARE)
 
     def seconds(self, script):
-        begin, end = self.exec(f"date +%s%N; {script}; date +%s%N").split()
+        begin, end = self.node.exec(self.name, f"date +%s%N; {script}; date +%s%N").split()
         return (int(end) - int(begin)) / 1e9
 
     def per_request(self):
-        return 1 / float(self.exec(WRK))
+        return 1 / float(self.node.exec(self.name, WRK))
 
 
 def rounds(sides, measure, count):
@@ -76,20 +72,13 @@ def rounds(sides, measure, count):
 def main():
     begin("containerd", "ctr", "runc", "skopeo")
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 8
-    run(REPO / "hack/images.sh", "debian-programs")
-    layout = CACHE / "images/debian-programs"
     work = pathlib.Path(tempfile.mkdtemp(prefix="programs-bench.", dir="/var/tmp"))
     node = None
     try:
-        run(BIN / "d4c", "-q", "convert", f"oci:{layout}:v1", work / "v1.cdimg")
-        run(BIN / "d4c", "-q", "diff", f"oci:{layout}:v1", f"oci:{layout}:v2", work / "v2.cdimg")
+        files = deltas(work, "debian-programs")
         node = Node(work / "node")
-        archive = work / "v2.tar"
-        run("skopeo", "copy", "--quiet", f"oci:{layout}:v2", f"oci-archive:{archive}:{IMAGE}:overlayfs")
-        node.ctr("images", "import", "--snapshotter", "overlayfs", archive)
-        archive.unlink()
-        node.d4c("load", work / "v1.cdimg", "--name", f"{IMAGE}:v1")
-        node.d4c("load", work / "v2.cdimg", "--name", f"{IMAGE}:di3fs")
+        node.import_image("debian-programs")
+        node.load_image(files)
         sides = [Side(node, "overlayfs"), Side(node, "di3fs")]
         print("| | overlayfs, s | di3fs, s | ratio |\n|---|--:|--:|--:|", flush=True)
         for name, script in PROGRAMS:
@@ -99,11 +88,7 @@ def main():
         print(f"| nginx under wrk, 10,000 requests | {plain * 1e4:.3f} | {ours * 1e4:.3f} | {ratio:.3f} |", flush=True)
     finally:
         if node:
-            for name in ("overlayfs", "di3fs"):
-                subprocess.run([*node.client, "task", "rm", "--force", name], capture_output=True)
-                subprocess.run([*node.client, "containers", "rm", name], capture_output=True)
-            for tag in ("di3fs", "v1"):
-                subprocess.run([*node.client, "images", "rm", "--sync", f"{IMAGE}:{tag}"], capture_output=True)
+            node.forget()
             node.stop()
         shutil.rmtree(work, ignore_errors=True)
 
