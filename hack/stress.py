@@ -27,32 +27,19 @@ cd /; rm -r /stress; find / -mindepth 1 -xdev -newer /stress.log ! -path '/proc*
 """
 
 
-def ended(node, snapshotter, operations):
-    """How each stressor ended, and what is newer in the container then."""
+def ended(work, name, operations, files=None):
+    """How each stressor ended, and what is newer in the container then: on overlayfs, or with files on the route of that name."""
     script = SCRIPT.replace("STRESSORS", " ".join(STRESSORS)).replace("OPERATIONS", operations)
-    node.container(snapshotter)
-    return node.exec(snapshotter, script).splitlines()
-
-
-def on_overlayfs(work, operations):
-    node = Node(work / "overlayfs")
+    node = Node(work / name, options=["--route", name] if files else [])
     try:
-        node.import_image(SERIES)
-        return ended(node, "overlayfs", operations)
+        node.load_image(files) if files else node.import_image(SERIES)
+        snapshotter = "di3fs" if files else "overlayfs"
+        node.container(snapshotter)
+        return node.exec(snapshotter, script).splitlines()
     finally:
         node.forget()
         node.stop()
-
-
-def on_route(work, files, route, operations):
-    node = Node(work / route, options=["--route", route])
-    try:
-        node.load_image(files)
-        return ended(node, "di3fs", operations)
-    finally:
-        node.forget()
-        node.stop()
-        shutil.rmtree(work / route, ignore_errors=True)
+        shutil.rmtree(work / name, ignore_errors=True)
 
 
 def main():
@@ -62,13 +49,13 @@ def main():
     work, different = pathlib.Path(tempfile.mkdtemp(prefix="stress.", dir="/var/tmp")), 0
     try:
         files = deltas(work, SERIES)
-        expected = on_overlayfs(work, operations)
+        expected = ended(work, "overlayfs", operations)
         counts = {status: sum(line.endswith(f" {status}") for line in expected[: len(STRESSORS)]) for status in "0234"}
         if sum(counts.values()) != len(STRESSORS):
             give_up(f"on overlayfs: {expected}")
         print(f"overlayfs: {len(STRESSORS)} stressors, {counts['0']} fine, {counts['2']} failed, {counts['3'] + counts['4']} not to be had", flush=True)
         for route in ROUTES:
-            seen = on_route(work, files, route, operations)
+            seen = ended(work, route, operations, files)
             other = sorted(set(seen) ^ set(expected))
             different += len(other)
             print(f"{route}: {'as on overlayfs' if not other else ''}", flush=True)

@@ -38,11 +38,7 @@ pub(super) struct Sparse {
 impl Sparse {
     /// For an old content of this length, an index of at most `limit` bytes.
     pub(super) fn fit(old_bytes: u64, limit: u64) -> Self {
-        let (key, bits) = match old_bytes {
-            0..0x0004_0000 => (8, 2),
-            0x0004_0000..0x0080_0000 => (16, 4),
-            _ => (16, 4),
-        };
+        let (key, bits) = if old_bytes < 0x0004_0000 { (8, 2) } else { (16, 4) };
         let sparse = Self { key, bits, buckets: 0 };
         let most = (limit / (WAYS * 8) as u64).saturating_sub(1);
         let buckets = ((old_bytes >> bits) / LOAD + 1).min(most).max(1);
