@@ -66,8 +66,8 @@ impl FileSystem for ObjectFs {
             parent.checked_sub(FIRST_FAN).filter(|fan| *fan < 256).ok_or_else(|| errno(libc::ENOENT))?;
         let digest: Digest = format!("sha256:{fan:02x}{name}").parse().map_err(|_| errno(libc::ENOENT))?;
         let size = *self.sizes.get(&digest).ok_or_else(|| errno(libc::ENOENT))?;
-        match self.contents.ensure(&Content { digest, size }) {
-            Ok(_) => Err(errno(libc::ESTALE)),
+        match self.contents.prepare(&Content { digest, size }) {
+            Ok(()) => Err(errno(libc::ESTALE)),
             Err(_) => Err(errno(libc::EIO)),
         }
     }

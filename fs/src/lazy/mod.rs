@@ -49,6 +49,8 @@ pub struct Contents {
     store: Arc<ObjectStore>,
     steps: Vec<Step>,
     sources: Vec<Arc<dyn ContentSource>>,
+    /// For a large content that somebody waits for; asked for once, which costs more than many a content.
+    threads: usize,
     failed: AtomicU64,
     /// Those whose failure was logged: a reader that tries again and again fills no log.
     logged: Mutex<HashSet<Digest>>,
@@ -100,6 +102,7 @@ impl Contents {
             store,
             steps,
             sources,
+            threads: std::thread::available_parallelism().map_or(1, NonZeroUsize::get),
             failed: AtomicU64::new(0),
             logged: Mutex::default(),
             opened: Mutex::default(),
@@ -143,10 +146,36 @@ impl Contents {
     /// It cannot be made: a recipe or a base is damaged or missing, or the disk is full. Counted, and logged once for
     /// each content; what can be done about it is done at the next try.
     pub fn ensure(&self, content: &Content) -> Result<File, StoreError> {
-        let mut made = self.try_ensure(content);
-        if matches!(made, Err(StoreError::NoSpace { .. })) && self.store.make_room(content.size) {
-            made = self.try_ensure(content);
+        if let Some(file) = self.counted(content, self.store.get(content))? {
+            return Ok(file);
         }
+        self.make(content)?;
+        let missing = StoreError::NotMade { digest: content.digest };
+        self.counted(content, self.store.get(content).and_then(|file| file.ok_or(missing)))
+    }
+
+    /// As [`Contents::ensure`], for who opens the object by other means.
+    ///
+    /// # Errors
+    /// As for [`Contents::ensure`].
+    pub fn prepare(&self, content: &Content) -> Result<(), StoreError> {
+        match self.counted(content, self.store.has(content))? {
+            true => Ok(()),
+            false => self.make(content),
+        }
+    }
+
+    /// Makes a content that is not there.
+    fn make(&self, content: &Content) -> Result<(), StoreError> {
+        let mut made = self.try_make(content);
+        if matches!(made, Err(StoreError::NoSpace { .. })) && self.store.make_room(content.size) {
+            made = self.try_make(content);
+        }
+        self.counted(content, made)
+    }
+
+    /// Counts and logs what somebody who asked for a content does not get.
+    fn counted<T>(&self, content: &Content, made: Result<T, StoreError>) -> Result<T, StoreError> {
         made.inspect_err(|error| {
             self.failed.fetch_add(1, Ordering::Relaxed);
             self.store.note_failed();
@@ -157,10 +186,7 @@ impl Contents {
         })
     }
 
-    fn try_ensure(&self, content: &Content) -> Result<File, StoreError> {
-        if let Some(file) = self.store.get(content)? {
-            return Ok(file);
-        }
+    fn try_make(&self, content: &Content) -> Result<(), StoreError> {
         let _first = self.store.reading();
         // The way down: from the content to a base that is there or needs none.
         let mut chain = vec![*content];
@@ -176,9 +202,8 @@ impl Contents {
         for content in chain.iter().rev() {
             self.make_one(content)?;
         }
-        let made = self.store.get(content)?.ok_or(StoreError::NotMade { digest: content.digest })?;
         self.opened_lock().push(content.digest);
-        Ok(made)
+        Ok(())
     }
 
     /// The earliest step that makes `content`, among the first `below` of them.
@@ -196,9 +221,8 @@ impl Contents {
         match self.way(content, self.steps.len()) {
             Way::Recipe(step, recipe) => {
                 // Somebody waits for it.
-                let threads = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
                 let make = Make::new(&self.store, self.steps[step].file.dimg(), recipe, &self.sources);
-                run(&make.on(threads))
+                run(&make.on(self.threads))
             }
             Way::Source => run(&Copy::new(*content, &self.sources)),
         }

@@ -139,6 +139,8 @@ struct Batch<'a> {
     staged: Mutex<Vec<(Content, PathBuf)>>,
     /// Contents that others are making.
     awaited: Mutex<Vec<Content>>,
+    /// All that was staged has its name: nothing is left to be removed.
+    named: bool,
 }
 
 impl ObjectStore {
@@ -195,7 +197,7 @@ impl ObjectStore {
     ) -> Result<(usize, Vec<Content>), StoreError> {
         let id = self.next_batch.fetch_add(1, Ordering::Relaxed);
         let (claimed, staged, awaited) = Default::default();
-        let batch = Batch { store: self, id, flush, claimed, staged, awaited };
+        let batch = Batch { store: self, id, flush, claimed, staged, awaited, named: false };
         let (next, stop, failure) = (AtomicUsize::new(0), AtomicBool::new(false), Mutex::new(None));
         let work = || {
             while !stop.load(Ordering::Relaxed) {
@@ -275,7 +277,7 @@ impl Batch<'_> {
     }
 
     /// Flushes what was made and gives it its names; gives what others are still making.
-    fn publish(self) -> Result<Vec<Content>, StoreError> {
+    fn publish(mut self) -> Result<Vec<Content>, StoreError> {
         let staged = std::mem::take(&mut *lock(&self.staged));
         let flush = || -> io::Result<()> {
             if !self.flush {
@@ -307,6 +309,7 @@ impl Batch<'_> {
         if !staged.is_empty() {
             self.store.grown();
         }
+        self.named = true;
         Ok(std::mem::take(&mut *lock(&self.awaited)))
     }
 }
@@ -314,7 +317,8 @@ impl Batch<'_> {
 impl Drop for Batch<'_> {
     fn drop(&mut self) {
         let claimed = std::mem::take(&mut *lock(&self.claimed));
-        for path in claimed.iter().map(|digest| self.staging(digest)) {
+        let left = if self.named { &[][..] } else { &claimed };
+        for path in left.iter().map(|digest| self.staging(digest)) {
             match fs::remove_file(&path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
                     tracing::warn!(path = %path.display(), %error, "staged content not removed");

@@ -13,9 +13,10 @@ use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, MutexGuard, PoisonError, Weak};
+use std::thread;
 use std::time::{Duration, Instant};
 
-use d4c_sys::Map;
+use d4c_sys::{Map, spawn_scoped};
 use di3fs::lazy::{Contents, Step};
 use di3fs::tree::Tree;
 use dimg::Digest;
@@ -153,24 +154,34 @@ impl Importer {
         if let Some(why) = self.records.rejected(digest) {
             return Err(Error::Corrupt { what: format!("image {digest}: {why}") });
         }
-        let pending = self.pending(digest)?;
+        let merge = |layers: &[Arc<LayerIndex>]| Tree::merge(layers.get(..=top).unwrap_or(layers));
+        let pending = self.pending_and(digest, merge)?;
         let complete = pending.is_none();
-        let (layers, contents) = match pending {
-            Some(pending) => (pending.layers.clone(), Arc::clone(&pending.contents)),
+        let (tree, contents) = match pending {
+            Some((pending, tree)) => (tree, Arc::clone(&pending.contents)),
             None => {
                 let contents = Contents::new(Arc::clone(&self.objects), Vec::new(), Vec::new());
-                (self.records.layers(digest)?, Arc::new(contents))
+                (merge(&self.records.layers(digest)?), Arc::new(contents))
             }
         };
-        let layers = layers.get(..=top).unwrap_or(&layers);
-        let tree = Tree::merge(layers)
-            .map_err(|error| Error::Corrupt { what: format!("lay out image {digest}: {error}") })?;
+        let tree =
+            tree.map_err(|error| Error::Corrupt { what: format!("lay out image {digest}: {error}") })?;
         let image = di3fs::mount::Image { tree: Arc::new(tree), contents };
         Ok(Some(ServedImage { image, complete }))
     }
 
     /// What a pending image is made from; none for one that is complete.
     pub(super) fn pending(&self, digest: Digest) -> Result<Option<Arc<Pending>>> {
+        Ok(self.pending_and(digest, |_| ())?.map(|(pending, ())| pending))
+    }
+
+    /// The same, and what `work` makes of its layers: while another thread compares these with what its file names, where they were
+    /// not known yet.
+    fn pending_and<T>(
+        &self,
+        digest: Digest,
+        work: impl FnOnce(&[Arc<LayerIndex>]) -> T,
+    ) -> Result<Option<(Arc<Pending>, T)>> {
         let mut known = self.pending_lock();
         if !self.records.is_pending(digest) {
             known.remove(&digest);
@@ -178,21 +189,38 @@ impl Importer {
         }
         let entry = known.entry(digest).or_default();
         if let Some(pending) = entry.pending.upgrade() {
-            return Ok(Some(pending));
+            let worked = work(&pending.layers);
+            return Ok(Some((pending, worked)));
         }
-        let pending = Arc::new(self.load_pending(digest, entry)?);
+        let (pending, worked) = self.load_pending(digest, entry, work)?;
+        let pending = Arc::new(pending);
         entry.pending = Arc::downgrade(&pending);
         entry.contents = Arc::downgrade(&pending.contents);
-        Ok(Some(pending))
+        Ok(Some((pending, worked)))
     }
 
-    fn load_pending(&self, digest: Digest, known: &Known) -> Result<Pending> {
+    fn load_pending<T>(
+        &self,
+        digest: Digest,
+        known: &Known,
+        work: impl FnOnce(&[Arc<LayerIndex>]) -> T,
+    ) -> Result<(Pending, T)> {
         let path = self.records.delta(digest);
         let failed = |error: DimgError| Error::Corrupt { what: format!("{}: {error}", path.display()) };
         let map = Map::path(&path).map_err(Error::io("read file", &path))?;
         let mut file = DeltaFile::open(Bytes::new(map)).map_err(failed)?;
         let parent = self.records.parent_layers(digest)?;
-        let image = file.dimg().resolve(parent.as_deref()).map_err(failed)?;
+        let (image, check) = file.dimg().resolve_unchecked(parent.as_deref()).map_err(failed)?;
+        let worked = thread::scope(|scope| {
+            let checking = spawn_scoped(scope, || check.run());
+            let worked = work(&image.layers);
+            let checked = match checking {
+                Some(checking) => checking.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+                None => check.run(),
+            };
+            checked.map(|()| worked)
+        });
+        let worked = worked.map_err(failed)?;
         file.forget_edit();
         let is_new =
             |layer: &Arc<LayerIndex>| !parent.iter().flatten().any(|other| Arc::ptr_eq(layer, other));
@@ -218,13 +246,8 @@ impl Importer {
                 Arc::new(contents.with_opened(own))
             }
         };
-        Ok(Pending {
-            new_layers: image.layers.iter().map(is_new).collect(),
-            order,
-            bases,
-            layers: image.layers,
-            contents,
-        })
+        let new_layers = image.layers.iter().map(is_new).collect();
+        Ok((Pending { new_layers, order, bases, layers: image.layers, contents }, worked))
     }
 
     fn pending_lock(&self) -> MutexGuard<'_, HashMap<Digest, Known>> {
