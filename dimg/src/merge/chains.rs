@@ -2,12 +2,11 @@
 //! is new the stages that make it, one file's after the other's. No frame is looked at.
 
 use super::MergeError;
-use crate::Digest;
 use crate::format::{
     Dimg, DimgError, FrameKind, LayerSource, Meta, RecipeRow, StageCodec, StageRow, TargetLayer,
 };
 use crate::index::edit::{ContentRef, LayerEdit, Lookup, Named, Place};
-use crate::index::{Content, Edit, IndexError};
+use crate::index::{Edit, IndexError};
 use crate::limits::MAX_STAGES;
 use std::collections::HashMap;
 
@@ -40,8 +39,6 @@ pub(super) struct Joined {
     pub edit: Edit,
     /// For each new content of the edit.
     pub chains: Vec<Chain>,
-    /// The chains of contents that images on the way have and the last one does not: they may come back.
-    gone: HashMap<Digest, Chain>,
 }
 
 /// Joins what `files` say, which follow each other.
@@ -49,12 +46,8 @@ pub(super) fn join(files: &[&Dimg]) -> Result<Joined, MergeError> {
     let (first, rest) = files.split_first().ok_or(MergeError::Nothing)?;
     let failed = MergeError::file(0);
     let chains = own_chains(first, 0).map_err(&failed)?;
-    let mut joined = Joined {
-        meta: first.meta().clone(),
-        edit: first.edit().map_err(&failed)?.clone(),
-        chains,
-        gone: HashMap::new(),
-    };
+    let mut joined =
+        Joined { meta: first.meta().clone(), edit: first.edit().map_err(&failed)?.clone(), chains };
     for (number, file) in (1..).zip(rest) {
         if file.parent().is_none() {
             return Err(MergeError::Base { number });
@@ -79,7 +72,7 @@ fn own_chains(file: &Dimg, number: usize) -> Result<Vec<Chain>, DimgError> {
 }
 
 /// What was joined so far, and then `file`.
-fn follow(mut before: Joined, file: &Dimg, number: usize) -> Result<Joined, MergeError> {
+fn follow(before: Joined, file: &Dimg, number: usize) -> Result<Joined, MergeError> {
     let failed = MergeError::file(number);
     let diff_ids: Vec<_> = before.meta.target.diff_ids().collect();
     file.check_parent(&diff_ids).map_err(&failed)?;
@@ -96,36 +89,21 @@ fn follow(mut before: Joined, file: &Dimg, number: usize) -> Result<Joined, Merg
     let composed = Edit::compose(&before.edit, edit, &kept).map_err(index)?;
     let lookup = before.edit.lookup().map_err(index)?;
     let own = own_chains(file, number).map_err(&failed)?;
-    let chain = |named: Named, content: &Content| match named {
+    let chain = |named: Named| match named {
         Named::First(number) => before.chains.get(number as usize).cloned().ok_or("its recipe is not there"),
         Named::Second(number) => {
             let chain = own.get(number as usize).ok_or("its recipe is not there");
-            let chain = chain.and_then(|chain| behind(chain, &before, &lookup));
-            match (before.gone.get(&content.digest), chain) {
-                (Some(back), Ok(chain)) if chain.links.len() < back.links.len() => Ok(chain),
-                (Some(back), _) => Ok(back.clone()),
-                (None, chain) => chain,
-            }
+            chain.and_then(|chain| behind(chain, &before, &lookup))
         }
     };
     let mut chains = Vec::with_capacity(composed.named.len());
-    let mut kept = vec![false; before.chains.len()];
     for (named, content) in composed.named.iter().zip(&composed.edit.new_contents) {
-        let made = chain(*named, content);
+        let made = chain(*named);
         let refused = |why: &str| failed(DimgError::Make { content: content.digest, reason: why.to_owned() });
         chains.push(made.map_err(refused)?);
-        if let Named::First(number) = *named
-            && let Some(kept) = kept.get_mut(number as usize)
-        {
-            *kept = true;
-        }
     }
     let meta = meta(&before, file, &composed.edit).map_err(&failed)?;
-    let before_contents = before.edit.new_contents.iter().zip(before.chains).zip(kept);
-    before.gone.extend(
-        before_contents.filter(|(_, kept)| !kept).map(|((content, chain), _)| (content.digest, chain)),
-    );
-    Ok(Joined { meta, edit: composed.edit, chains, gone: before.gone })
+    Ok(Joined { meta, edit: composed.edit, chains })
 }
 
 /// Two lists of stages that follow each other, without packing at the end of the first and unpacking at the start of the second: what was

@@ -1,20 +1,29 @@
 //! Merging deltas that follow each other into one, without any of the images: A→B and B→C give A→C.
 //!
 //! The edits of the layers compose (`index::edit`), and so say which contents are new, and whose recipes make them (`chains`).
-//! A recipe that starts from what an earlier file makes stands behind that one's: programs become one, a patch on a stored
-//! content is run, or stays as a further stage where that costs next to nothing or nothing else is possible (`plan`). Recipes that
-//! nothing needs any more are gone. Frames are copied as they are unless something in them has to change, which is what makes
-//! merging fast; the rest is done by worker threads (`work`) within a bound of memory, and written in an order that depends on
-//! the files alone (`schedule`). In the merged file they stand in the order in which the recipes use them.
+//! A recipe that starts from what an earlier file makes stands behind that one's: programs become one, patches on a stored
+//! content are run where that makes something small (`plan`). Recipes that nothing needs any more are gone. Work is done by worker threads
+//! (`work`) within a bound of memory, and written in an order that depends on the files alone (`schedule`). In the merged file frames stand in
+//! the order in which the recipes use them.
 //!
 //! What cannot be composed: a relocation that follows a program. Which bytes of the middle content are fields is found by scanning it, and
 //! it is not there; its map speaks of its addresses; so both patches of an executable stay, four stages, together as long as the two deltas.
 //!
-//! Merges that are nested differently agree in layers, contents, bases and, as long as the same programs pay to be composed, in stages: edits
-//! and programs compose associatively. They need not agree in every byte. A frame that nothing has to change is copied, which is why a
-//! merge takes a part of a second and not minutes; so how small programs and contents are put together depends on the groups of the files
-//! given, and a nested merge was given others. And a content that a middle image has and the last one has again is
-//! made as for the middle one (`chains`), which only a merge that was given that delta can know.
+//! How merges are nested changes no byte: all that is decided depends on the stages, one file's after the other's, and never on what frames they
+//! came in, on estimates of their length, or on what else an earlier merge knew.
+//! - Edits and programs compose associatively. Programs become one when they make as much as each other, about (small or not), which composing
+//!   does not change.
+//! - Small programs are decoded and put together anew in the order of their contents; those of one content that something stands between share a
+//!   frame. A large program alone is copied, or encoded by itself.
+//! - A group of stored contents is copied as long as all of it is kept; else what is left of it, in the order that it had there, is a group again.
+//!   All other frames are copied, and parameters and relocations that nothing needs any more stay in theirs.
+//! - A content that an image on the way had and the next one did not is made as the last file says.
+//!
+//! This is so for merges at one level, and when composing stays within its bounds: enough memory (`MergeOptions`), a result at most some times
+//! as long as its parts, a group that gets no longer than a frame may be. It cannot be had for a *layer* that an image on the way has, a later one
+//! replaces, and the last one has again. Merging the files in between shows it by its diff ID, and then the first file alone says how it is made; who
+//! merged the first files before has lost that layer's diff ID and edit and has to make it as the later files do. What comes
+//! out is the same layer.
 
 mod chains;
 mod error;
@@ -58,7 +67,7 @@ pub fn merge(
 ) -> Result<Assembled, MergeError> {
     let joined = chains::join(files)?;
     let contents = &joined.edit.new_contents;
-    let plan = plan::plan(files, contents, &joined.chains, options)?;
+    let plan = plan::plan(files, &joined.chains, options)?;
     let (mut writer, mut recipes) = schedule::run(files, contents, &joined.chains, &plan, options, progress)?;
     writer.order_by_use(&mut recipes);
     Ok(writer.finish(&joined.meta, &joined.edit, &recipes, options.level)?)

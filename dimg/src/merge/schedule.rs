@@ -1,18 +1,16 @@
 //! Who works when, as in the builder: steps for the worker threads, memory, and the order of frames in the file.
 //!
-//! Frames that are copied come first. Steps are handed out in the order of the frames that they are from, so that a group is
-//! decoded once and what stood together stands together again; results are taken up in that order whenever they come.
+//! Frames that are copied come first. What is stored is handed out in the order of the frames that it is from, so that what stood together
+//! stands together again; then the programs in the order of their contents. Results are taken up in that order whenever they come.
 
 use super::chains::{Chain, Link};
 use super::plan::{Plan, Step, compose_memory};
 use super::pool::{Full, Pool, Seat};
-use super::work::{Made, SMALL_CONTENT_BYTES, Worker};
+use super::work::{Made, With, Worker, level_for};
 use super::{MergeError, MergeOptions, Progress};
 use crate::content::Bytes;
-use crate::engine::compress::pack_memory;
-use crate::engine::frame::{
-    PROGRAM_GROUP_BYTES, ProgramFrame, STORED_CHUNK_BYTES, STORED_GROUP_BYTES, StoredFrame,
-};
+use crate::engine::compress::{Level, pack_memory};
+use crate::engine::frame::{PROGRAM_GROUP_BYTES, ProgramFrame, STORED_CHUNK_BYTES, StoredFrame};
 use crate::engine::parallel::{Workers, with_workers};
 use crate::engine::program::Program;
 use crate::format::{Dimg, DimgError, DimgWriter, FrameKind, RecipeRow, StageRow};
@@ -25,24 +23,40 @@ const AHEAD: usize = 4096;
 
 type Result<T> = std::result::Result<T, MergeError>;
 
-/// A step that has to be done: of which content, and which of its steps.
+/// What has to be done.
 #[derive(Clone, Copy)]
-struct Task {
-    content: u32,
-    step: u32,
+enum Task {
+    /// This step of a content stores something.
+    Stored { content: u32, step: u32 },
+    /// All programs of a content.
+    Programs { content: u32 },
 }
+
+impl Task {
+    fn number(self) -> u32 {
+        let (Self::Stored { content, .. } | Self::Programs { content }) = self;
+        content
+    }
+
+    fn content(self) -> usize {
+        self.number() as usize
+    }
+}
+
+/// What a task became: for each step its number and the parts.
+type Parts = Vec<(u32, Vec<Made>)>;
 
 /// Work for a thread.
 enum Job {
     Step { number: usize, threads: usize },
-    Programs { ticket: usize, kind: FrameKind, programs: Vec<Program> },
+    Programs { ticket: usize, kind: FrameKind, programs: Vec<Program>, level: Level },
     Stored { ticket: usize, contents: Vec<Bytes> },
     Chunk { ticket: usize, content: Bytes },
 }
 
 /// Work done.
 enum Done {
-    Step { number: usize, made: Vec<Made> },
+    Step { number: usize, made: Parts },
     Frame { ticket: usize, kind: FrameKind, bytes: Vec<u8> },
 }
 
@@ -86,7 +100,7 @@ pub(super) fn run(
     progress: &mut dyn Progress,
 ) -> Result<(DimgWriter, Vec<RecipeRow>)> {
     let tasks = tasks(plan);
-    progress.start(tasks.len() as u64, tasks.iter().map(|task| contents[task.content as usize].size).sum());
+    progress.start(tasks.len() as u64, tasks.iter().map(|task| contents[task.content()].size).sum());
     let mut writer = DimgWriter::new(&options.dir)?;
     for &(file, frame) in &plan.copied {
         copy(files, &mut writer, file, frame)?;
@@ -114,7 +128,8 @@ pub(super) fn run(
             held: 0,
             ready: VecDeque::new(),
             programs: Pool::new(PROGRAM_GROUP_BYTES),
-            stored: Pool::new(STORED_GROUP_BYTES),
+            framed: 0,
+            stored: Pool::new(STORED_CHUNK_BYTES),
             pooled: false,
             tickets: Vec::new(),
             written: 0,
@@ -135,37 +150,48 @@ fn copy(files: &[&Dimg], writer: &mut DimgWriter, file: usize, frame: u32) -> Re
     Ok(writer.frame(kind, bytes)?)
 }
 
-/// The steps that have to be done, in order.
+/// What has to be done, in order.
 fn tasks(plan: &Plan) -> Vec<Task> {
-    let mut tasks = Vec::new();
+    let (mut stored, mut programs) = (Vec::new(), Vec::new());
     for (content, steps) in (0u32..).zip(&plan.steps) {
         for (step, what) in (0u32..).zip(steps) {
-            if let Some(link) = from(what) {
-                let source = source(what, link, content);
-                tasks.push(((source, link.row.slot, content, step), Task { content, step }));
+            if let Some(link) = source(what) {
+                stored.push((link.file, link.row.frame, link.row.slot, content, step));
             }
         }
+        if steps.iter().any(|step| matches!(step, Step::Programs(_))) {
+            programs.push(Task::Programs { content });
+        }
     }
-    tasks.sort_unstable_by_key(|(key, _)| *key);
-    tasks.into_iter().map(|(_, task)| task).collect()
+    stored.sort_unstable();
+    let stored = stored.into_iter().map(|(_, _, _, content, step)| Task::Stored { content, step });
+    stored.chain(programs).collect()
 }
 
-/// What the results of a step stand with: those of the same frame of a file, or of the same content.
-fn source(step: &Step, link: &Link, content: u32) -> (usize, u32) {
+/// The stored content that a step starts from, with which what it makes stands in a frame.
+fn source(step: &Step) -> Option<&Link> {
     match step {
-        Step::Joined(_) => (usize::MAX, content),
-        _ => (link.file, link.row.frame),
-    }
-}
-
-/// The link that tells what a step's result stands with; none when there is nothing to do.
-fn from(step: &Step) -> Option<&Link> {
-    match step {
-        Step::Kept { .. } => None,
-        Step::Programs(links) => links.last(),
-        Step::Joined(link) | Step::Stored(link) => Some(link),
+        Step::Kept { .. } | Step::Programs(_) => None,
+        Step::Stored(link) => Some(link),
         Step::Run(links) => links.first(),
     }
+}
+
+fn do_task(
+    worker: &Worker<'_>,
+    plan: &Plan,
+    contents: &[Content],
+    task: Task,
+    threads: usize,
+) -> Result<Parts> {
+    let steps = &plan.steps[task.content()];
+    let Task::Stored { step, .. } = task else { return worker.programs(steps, threads) };
+    let made = match &steps[step as usize] {
+        Step::Stored(link) => worker.taken(link)?,
+        Step::Run(links) => worker.run(links, contents.get(task.content()).filter(|_| steps.len() == 1))?,
+        Step::Kept { .. } | Step::Programs(_) => return Ok(Vec::new()),
+    };
+    Ok(vec![(step, vec![Made::Stored(made)])])
 }
 
 fn do_job(worker: &Worker<'_>, plan: &Plan, contents: &[Content], tasks: &[Task], job: Job) -> Result<Done> {
@@ -176,12 +202,10 @@ fn do_job(worker: &Worker<'_>, plan: &Plan, contents: &[Content], tasks: &[Task]
     };
     match job {
         Job::Step { number, threads } => {
-            let Task { content, step } = tasks[number];
-            let content = content as usize;
-            let made = worker.step(&plan.steps[content][step as usize], &contents[content], threads)?;
+            let made = do_task(worker, plan, contents, tasks[number], threads)?;
             Ok(Done::Step { number, made })
         }
-        Job::Programs { ticket, kind, programs } => {
+        Job::Programs { ticket, kind, programs, level } => {
             let programs: Vec<&Program> = programs.iter().collect();
             encoded(ticket, kind, ProgramFrame::encode(&programs, level))
         }
@@ -195,7 +219,7 @@ fn do_job(worker: &Worker<'_>, plan: &Plan, contents: &[Content], tasks: &[Task]
     }
 }
 
-/// The memory of a step, about.
+/// The memory of a task, about.
 fn memory(
     files: &[&Dimg],
     plan: &Plan,
@@ -203,29 +227,34 @@ fn memory(
     task: Task,
     options: &MergeOptions,
 ) -> Result<u64> {
-    let size = contents[task.content as usize].size;
-    match &plan.steps[task.content as usize][task.step as usize] {
-        Step::Kept { .. } => Ok(0),
-        Step::Programs(links) => {
-            let mut memory = 0u64;
-            for link in links {
-                memory = memory.saturating_add(match link.kind.is_group() {
-                    // A small program, laid out.
-                    true => 1 << 20,
-                    false => compose_memory(files, link)?.saturating_add(pack_memory(
-                        link.row.out_bytes.min(16 << 20),
-                        options.level,
-                        24,
-                    )),
-                });
-            }
-            Ok(memory)
-        }
-        Step::Joined(link) => compose_memory(files, link),
-        Step::Stored(_) => Ok(size),
+    let (steps, size) = (&plan.steps[task.content()], contents[task.content()].size);
+    if let Task::Stored { step, .. } = task {
         // Decoders' windows; large results go to files.
-        Step::Run(_) => Ok((32 << 20) + size.min(16 << 20)),
+        let run = matches!(steps.get(step as usize), Some(Step::Run(_)));
+        return Ok(if run { (32 << 20) + size.min(16 << 20) } else { size });
     }
+    let programs = steps.iter().filter_map(|step| match step {
+        Step::Programs(links) => Some(links),
+        _ => None,
+    });
+    let mut memory = 0u64;
+    for link in programs.flatten() {
+        memory = memory.saturating_add(match link.kind.is_group() {
+            // A small program, laid out.
+            true => 1 << 20,
+            false => compose_memory(files, link)?.saturating_add(pack_memory(
+                link.row.out_bytes.min(16 << 20),
+                options.level,
+                24,
+            )),
+        });
+    }
+    Ok(memory)
+}
+
+/// Bytes of memory that results hold.
+fn held(made: &Parts) -> u64 {
+    made.iter().flat_map(|(_, parts)| parts).map(Made::bytes).sum()
 }
 
 /// The one thread that hands out jobs and writes.
@@ -245,7 +274,7 @@ struct Coordinator<'a> {
     /// The first task not taken up.
     cursor: usize,
     /// Results that came before their turn.
-    early: BTreeMap<usize, Vec<Made>>,
+    early: BTreeMap<usize, Parts>,
     under_way: usize,
     /// Memory of the jobs under way.
     used: u64,
@@ -254,6 +283,8 @@ struct Coordinator<'a> {
     /// Frame jobs, which go before steps.
     ready: VecDeque<Job>,
     programs: Pool<Program>,
+    /// Bytes of the programs put in frames so far.
+    framed: u64,
     stored: Pool<Bytes>,
     /// Whether the last groups have been closed.
     pooled: bool,
@@ -285,11 +316,11 @@ impl Coordinator<'_> {
             self.used -= memory;
             match result? {
                 Done::Step { number, made } => {
-                    progress.advance(1, self.contents[self.tasks[number].content as usize].size);
-                    self.held += made.iter().map(Made::bytes).sum::<u64>();
+                    progress.advance(1, self.contents[self.tasks[number].content()].size);
+                    self.held += held(&made);
                     self.early.insert(number, made);
                     while let Some(made) = self.early.remove(&self.cursor) {
-                        self.held -= made.iter().map(Made::bytes).sum::<u64>();
+                        self.held -= held(&made);
                         self.take_up(self.tasks[self.cursor], made)?;
                         self.cursor += 1;
                     }
@@ -374,42 +405,63 @@ impl Coordinator<'_> {
         }
     }
 
-    fn take_up(&mut self, task: Task, made: Vec<Made>) -> Result<()> {
-        let step = &self.plan.steps[task.content as usize][task.step as usize];
-        // Only results of one source are put together, unless they are few.
-        let source = from(step).map(|link| source(step, link, task.content)).unwrap_or_default();
-        for (part, made) in (0u32..).zip(made) {
-            let seat = Seat { content: task.content, step: task.step, part };
-            match made {
-                Made::Program { program, out_bytes } => {
-                    let place = Placed::new(At::Frame(0), FrameKind::ProgramGroup, out_bytes);
-                    self.placed.insert(seat, place);
-                    // A varint of at most ten bytes counts its operations.
-                    let bytes = program.raw_bytes() + 10;
-                    let full = self.programs.add(source, seat, *program, bytes);
-                    full.into_iter().for_each(|full| self.close_programs(full));
+    fn take_up(&mut self, task: Task, made: Parts) -> Result<()> {
+        let mut own = Vec::new();
+        let mut own_bytes = 0;
+        for (step, parts) in made {
+            for (part, made) in (0u32..).zip(parts) {
+                let seat = Seat { content: task.number(), step, part };
+                match made {
+                    Made::Program { program, with, out_bytes } => {
+                        let place = Placed::new(At::Frame(0), FrameKind::ProgramGroup, out_bytes);
+                        self.placed.insert(seat, place);
+                        // A varint of at most ten bytes counts its operations.
+                        let bytes = program.raw_bytes() + 10;
+                        if with == With::Others {
+                            let full = self.programs.add((0, 0), seat, *program, bytes);
+                            full.into_iter().for_each(|full| self.close_programs(full));
+                            continue;
+                        }
+                        if own_bytes + bytes > PROGRAM_GROUP_BYTES {
+                            self.close_programs(Full(std::mem::take(&mut own)));
+                            own_bytes = 0;
+                        }
+                        own_bytes += bytes;
+                        own.push((seat, *program));
+                    }
+                    Made::Frame { bytes, out_bytes } => {
+                        let ticket = self.ticket();
+                        let place = Placed::new(At::Ticket(ticket), FrameKind::Program, out_bytes);
+                        self.placed.insert(seat, place);
+                        self.held += bytes.len() as u64;
+                        self.write(ticket, Frame::Bytes(FrameKind::Program, bytes))?;
+                    }
+                    Made::Copy(link) => {
+                        let ticket = self.ticket();
+                        let placed = Placed::new(At::Ticket(ticket), link.kind, link.row.out_bytes);
+                        self.placed.insert(seat, Placed { version: link.row.version, ..placed });
+                        self.write(ticket, Frame::Copy(link))?;
+                    }
+                    Made::Stored(bytes) => {
+                        let what = &self.plan.steps[task.content()][step as usize];
+                        let group = source(what).filter(|link| link.kind.is_group());
+                        self.store(group.map(|link| (link.file, link.row.frame)), seat, &bytes);
+                    }
                 }
-                Made::Frame { kind, bytes, out_bytes } => {
-                    let ticket = self.ticket();
-                    self.placed.insert(seat, Placed::new(At::Ticket(ticket), kind, out_bytes));
-                    self.held += bytes.len() as u64;
-                    self.write(ticket, Frame::Bytes(kind, bytes))?;
-                }
-                Made::Copy(link) => {
-                    let ticket = self.ticket();
-                    let placed = Placed::new(At::Ticket(ticket), link.kind, link.row.out_bytes);
-                    self.placed.insert(seat, Placed { version: link.row.version, ..placed });
-                    self.write(ticket, Frame::Copy(link))?;
-                }
-                Made::Stored(bytes) => self.store(source, seat, &bytes),
             }
+        }
+        if !own.is_empty() {
+            self.close_programs(Full(own));
         }
         Ok(())
     }
 
-    fn store(&mut self, source: (usize, u32), seat: Seat, bytes: &Bytes) {
+    /// Stores a content, with those of a group if it comes from one.
+    fn store(&mut self, group: Option<(usize, u32)>, seat: Seat, bytes: &Bytes) {
         let out_bytes = bytes.len() as u64;
-        if out_bytes <= SMALL_CONTENT_BYTES {
+        if let Some(source) = group
+            && out_bytes <= STORED_CHUNK_BYTES
+        {
             let place = Placed::new(At::Frame(0), FrameKind::StoredGroup, out_bytes);
             self.placed.insert(seat, place);
             let full = self.stored.add(source, seat, bytes.clone(), out_bytes);
@@ -417,7 +469,7 @@ impl Coordinator<'_> {
             return;
         }
         let chunk = usize::try_from(STORED_CHUNK_BYTES).unwrap_or(usize::MAX);
-        for start in (0..bytes.len()).step_by(chunk) {
+        for start in (0..bytes.len().max(1)).step_by(chunk) {
             let ticket = self.ticket();
             if start == 0 {
                 let place = Placed::new(At::Ticket(ticket), FrameKind::Chunk, out_bytes);
@@ -437,9 +489,11 @@ impl Coordinator<'_> {
             if let Some(placed) = self.placed.get_mut(&seat) {
                 (placed.at, placed.slot, placed.kind) = (At::Ticket(ticket), slot, kind);
             }
+            self.framed = self.framed.saturating_add(program.raw_bytes());
             programs.push(program);
         }
-        self.ready.push_back(Job::Programs { ticket, kind, programs });
+        let level = level_for(self.framed, self.options.level);
+        self.ready.push_back(Job::Programs { ticket, kind, programs, level });
     }
 
     fn close_stored(&mut self, full: Full<Bytes>) {

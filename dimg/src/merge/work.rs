@@ -1,13 +1,14 @@
-//! What a worker does for one step: decode, compose, run, encode.
+//! What a worker does for a content: decode, compose, run, encode.
 
 use super::chains::Link;
 use super::plan::Step;
 use super::{MergeError, MergeOptions};
 use crate::content::Bytes;
 use crate::engine::EngineError;
+use crate::engine::compress::Level;
 use crate::engine::frame::{ProgramFrame, ProgramGroup};
 use crate::engine::program::{Program, compose_within};
-use crate::format::{Dimg, DimgError, FrameKind, Stage};
+use crate::format::{Dimg, DimgError, Stage, StageCodec};
 use crate::index::Content;
 use crate::{Digest, Hasher};
 use d4c_sys::Map;
@@ -17,8 +18,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 /// Programs up to this size, their streams together, are kept in groups; as the builder does.
 const SMALL_PROGRAM_BYTES: u64 = 96 << 10;
-/// Contents up to this size are stored in groups.
-pub(super) const SMALL_CONTENT_BYTES: u64 = 512 << 10;
+/// Programs up to this size that cannot become one with others of their content share a frame with these: what the second changes is
+/// like what the first did.
+const JOINED_PROGRAM_BYTES: u64 = 512 << 10;
+/// Streams from this size on would keep a good compressor busy for long.
+const LONG_BYTES: u64 = 4 << 20;
 /// A composed program may be so many times as long as its parts, and this much longer, before the parts are kept.
 const MAX_GROWTH: u64 = 4;
 const GROWTH_BYTES: u64 = 64 << 10;
@@ -27,14 +31,44 @@ const IN_MEMORY_BYTES: u64 = 8 << 20;
 
 /// What a step became: a stage, or one for each of its parts.
 pub(super) enum Made {
-    /// A small program, to be put in a group.
-    Program { program: Box<Program>, out_bytes: u64 },
+    /// A program.
+    Program { program: Box<Program>, with: With, out_bytes: u64 },
     /// A large program in a frame of its own.
-    Frame { kind: FrameKind, bytes: Vec<u8>, out_bytes: u64 },
+    Frame { bytes: Vec<u8>, out_bytes: u64 },
     /// The stage stays; its frame is copied.
     Copy(Link),
     /// A stored content.
     Stored(Bytes),
+}
+
+/// What a program stands in a frame with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum With {
+    /// Small ones of other contents.
+    Others,
+    /// The content's own others.
+    Own,
+    /// Nothing.
+    Nothing,
+}
+
+/// What a program of so many bytes stands with, one of so many that make its content.
+fn with(raw_bytes: u64, programs: usize) -> With {
+    match raw_bytes {
+        ..=SMALL_PROGRAM_BYTES => With::Others,
+        ..=JOINED_PROGRAM_BYTES if programs > 1 => With::Own,
+        _ => With::Nothing,
+    }
+}
+
+/// Whether a program is given another frame than the one of its own that it has.
+pub(super) fn is_framed_anew(raw_bytes: u64, programs: usize) -> bool {
+    with(raw_bytes, programs) != With::Nothing
+}
+
+/// How hard to compress streams of this length.
+pub(super) fn level_for(raw_bytes: u64, level: Level) -> Level {
+    if raw_bytes > LONG_BYTES && level != Level::Best { Level::Fast } else { level }
 }
 
 impl Made {
@@ -73,23 +107,38 @@ impl<'a> Worker<'a> {
         Self { files, options, groups: Mutex::new(Groups { kept: VecDeque::new(), limit }) }
     }
 
-    /// Does a step of `content`, with so many threads.
-    pub(super) fn step(
+    /// Does the programs among the `steps` of a content, with so many threads: for each its number and what it became.
+    pub(super) fn programs(
         &self,
-        step: &Step,
-        content: &Content,
+        steps: &[Step],
         threads: usize,
-    ) -> Result<Vec<Made>, MergeError> {
-        match step {
-            Step::Kept { .. } => Ok(Vec::new()),
-            Step::Programs(links) => self.programs(links, threads),
-            Step::Joined(link) => {
-                let program = Box::new(self.program(link, threads)?);
-                Ok(vec![Made::Program { program, out_bytes: link.row.out_bytes }])
-            }
-            Step::Stored(link) => Ok(vec![Made::Stored(Bytes::from(self.stored(link)?))]),
-            Step::Run(links) => Ok(vec![Made::Stored(self.run(links, content)?)]),
+    ) -> Result<Vec<(u32, Vec<Made>)>, MergeError> {
+        let is_program = |step: &Step| match step {
+            Step::Kept { link, .. } => link.row.codec == StageCodec::Program,
+            Step::Programs(_) => true,
+            Step::Stored(_) | Step::Run(_) => false,
+        };
+        let count = steps.iter().filter(|step| is_program(step)).count();
+        let mut made = Vec::new();
+        for (number, step) in (0u32..).zip(steps) {
+            let Step::Programs(links) = step else { continue };
+            made.push((number, self.composed(links, count, threads)?));
         }
+        let programs = || made.iter().flat_map(|(_, parts)| parts);
+        // Small ones stand with a larger one of theirs.
+        if programs().any(|made| matches!(made, Made::Program { with: With::Own, .. })) {
+            for made in made.iter_mut().flat_map(|(_, parts)| parts) {
+                if let Made::Program { with, .. } = made {
+                    *with = With::Own;
+                }
+            }
+        }
+        Ok(made)
+    }
+
+    /// Takes a stored content out of its group.
+    pub(super) fn taken(&self, link: &Link) -> Result<Bytes, MergeError> {
+        self.stored(link).map(Bytes::from)
     }
 
     /// The group of a link, decoded once however many threads want it.
@@ -137,28 +186,32 @@ impl<'a> Worker<'a> {
         self.in_frame(link, |bytes| ProgramFrame::parse(bytes)?.program_on(out_bytes, u64::MAX, threads))
     }
 
-    fn programs(&self, links: &[Link], threads: usize) -> Result<Vec<Made>, MergeError> {
+    /// Programs as one, or each, for a content that so many programs make.
+    fn composed(&self, links: &[Link], count: usize, threads: usize) -> Result<Vec<Made>, MergeError> {
         let programs = links.iter().map(|link| self.program(link, threads)).collect::<Result<Vec<_>, _>>()?;
         let all: u64 = programs.iter().map(Program::raw_bytes).fold(0, u64::saturating_add);
         let limit =
             all.saturating_mul(MAX_GROWTH).saturating_add(GROWTH_BYTES).min(self.options.memory_bytes);
-        let Some(whole) = self.whole(links, &programs, limit)? else { return self.apart(links, programs) };
-        if whole.raw_bytes() <= SMALL_PROGRAM_BYTES {
-            let out_bytes = whole.out_bytes;
-            return Ok(vec![Made::Program { program: Box::new(whole), out_bytes }]);
+        let Some(whole) = self.whole(links, &programs, limit)? else {
+            let apart = links.iter().zip(programs).map(|(link, program)| match link.kind.is_group() {
+                true => self.framed(program, count, threads),
+                false => Ok(Made::Copy(*link)),
+            });
+            return apart.collect();
+        };
+        Ok(vec![self.framed(whole, count, threads)?])
+    }
+
+    /// A program as it will stand in the file.
+    fn framed(&self, program: Program, count: usize, threads: usize) -> Result<Made, MergeError> {
+        let (raw_bytes, out_bytes) = (program.raw_bytes(), program.out_bytes);
+        let with = with(raw_bytes, count);
+        if with != With::Nothing {
+            return Ok(Made::Program { program: Box::new(program), with, out_bytes });
         }
-        let bytes =
-            ProgramFrame::encode_on(&[&whole], self.options.level, threads).map_err(DimgError::from)?;
-        // Parts that were compressed better stay.
-        let frames = links.iter().map(|link| match link.kind.is_group() {
-            true => Ok(u64::MAX),
-            false => self.in_frame(link, |bytes| Ok(bytes.len() as u64)),
-        });
-        let apart = frames.sum::<Result<u64, _>>();
-        if links.iter().any(|link| link.kind.is_group()) || bytes.len() as u64 <= apart? {
-            return Ok(vec![Made::Frame { kind: FrameKind::Program, bytes, out_bytes: whole.out_bytes }]);
-        }
-        Ok(links.iter().copied().map(Made::Copy).collect())
+        let level = level_for(raw_bytes, self.options.level);
+        let bytes = ProgramFrame::encode_on(&[&program], level, threads).map_err(DimgError::from)?;
+        Ok(Made::Frame { bytes, out_bytes })
     }
 
     /// The programs as one, if it is not much longer than they are.
@@ -172,15 +225,6 @@ impl<'a> Worker<'a> {
             }
         }
         Ok(Some(whole))
-    }
-
-    /// The programs as a stage each.
-    fn apart(&self, links: &[Link], programs: Vec<Program>) -> Result<Vec<Made>, MergeError> {
-        let made = links.iter().zip(programs).map(|(link, program)| match link.kind.is_group() {
-            true => Made::Program { program: Box::new(program), out_bytes: link.row.out_bytes },
-            false => Made::Copy(*link),
-        });
-        Ok(made.collect())
     }
 
     fn stage(link: &Link) -> Stage {
@@ -202,8 +246,8 @@ impl<'a> Worker<'a> {
         Ok(out)
     }
 
-    /// Runs all stages: the content, verified.
-    fn run(&self, links: &[Link], content: &Content) -> Result<Bytes, MergeError> {
+    /// Runs stages. They make `content` unless others follow; then it is verified.
+    pub(super) fn run(&self, links: &[Link], content: Option<&Content>) -> Result<Bytes, MergeError> {
         let dir = &self.options.dir;
         let mut made = Bytes::default();
         for link in links {
@@ -226,6 +270,7 @@ impl<'a> Worker<'a> {
                 Bytes::new(Map::file(&scratch).map_err(io)?)
             };
         }
+        let Some(content) = content else { return Ok(made) };
         let found = digest_of(&made);
         if found != content.digest || made.len() as u64 != content.size {
             let last = links.last().map_or(0, |link| link.file);
