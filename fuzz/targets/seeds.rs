@@ -16,7 +16,7 @@ use dimg::engine::frame::{
     BsdiffFrame, ParameterFrame, ProgramFrame, ReferenceFrame, RelocationFrame, StoredFrame,
 };
 use dimg::engine::matcher::{MatchOptions, diff};
-use dimg::engine::member::{MAX_OPENED_BYTES, Plan, find_parameters};
+use dimg::engine::member::{MAX_OPENED_BYTES, Plan, bitcode_sample, find_parameters};
 use dimg::format::{Dimg, LayerSource};
 use dimg::index::encode_layers;
 use libfuzzer_sys::fuzz_target;
@@ -209,6 +209,11 @@ fn members(target: &Target, dir: &Path) -> io::Result<()> {
         let frame =
             ParameterFrame::encode(&[&parameters, &[1, 0x16]], Level::Fast).map_err(io::Error::other)?;
         target.seed(&format!("{name}-frame"), &[&[2, 0, 0], &frame])?;
+    }
+    let forms = [bitcode_sample::module(3, 1), bitcode_sample::index(2, 3, 1)];
+    for (number, form) in forms.iter().enumerate() {
+        target.seed(&format!("bitcode-content-{number}"), &[&[0, 0, 0], &form.content()])?;
+        target.seed(&format!("bitcode-form-{number}"), &[&[1, 0, 0], &form.0])?;
     }
     for (number, text) in texts.iter().enumerate() {
         // GNU gzip 3, zlib 6 with its usual memory, zlib 9 with the least, Go.

@@ -1,4 +1,4 @@
-//! Contents with compressed members: kept by their opened forms where that takes less.
+//! Contents with compressed members, and bitcode: kept by their opened forms where that takes less.
 
 use super::encode::{self, Kept, STORED_TRIAL_BYTES, Way};
 use super::groups::Class;
@@ -26,6 +26,8 @@ const MAX_FORM_BYTES: u64 = 512 << 20;
 const MEMORY_FORM_BYTES: u64 = 4 << 20;
 /// A patch of this part of the content, or less, is not held against patching the content as it is.
 const CLEARLY_SMALLER: u64 = 8;
+/// The same for bitcode, of which two files have next to nothing in common as they are.
+const CLEARLY_SMALLER_BITCODE: u64 = 2;
 
 /// How a kept opened form becomes the content.
 #[derive(Debug)]
@@ -34,8 +36,10 @@ pub(super) struct Packing {
     pub(super) opened_bytes: u64,
     /// Who deflated it.
     pub(super) parameters: Vec<u8>,
-    /// Bytes of the base's opened form, when it is that which is patched.
-    pub(super) unpacked: Option<u64>,
+    /// Bytes of the base's opened form, when it is that which is patched, and the version of unpacking that makes it.
+    pub(super) unpacked: Option<(u64, u32)>,
+    /// The version of packing.
+    pub(super) version: u32,
 }
 
 /// How a content is kept: itself, or its opened form.
@@ -81,13 +85,13 @@ pub(super) fn encode(
     });
     let Some(opened) = opened? else { return Ok(unopened(as_is()?)) };
     let inside = Content { digest: content.digest, size: opened.form.len() as u64 };
-    let unpacked: RefCell<Vec<(Place, u64)>> = RefCell::default();
+    let unpacked: RefCell<Vec<(Place, (u64, u32))>> = RefCell::default();
     let first_base = RefCell::new(first_base);
     let open_base = |base: &Candidate| {
         let known = first_base.take().filter(|(place, _)| *place == base.place);
         let (bytes, opened) = known.map_or_else(|| open_form(source, base, options), |(_, opened)| opened)?;
         if opened {
-            unpacked.borrow_mut().push((base.place, bytes.len() as u64));
+            unpacked.borrow_mut().push((base.place, (bytes.len() as u64, member::version(&bytes))));
         }
         Ok(bytes)
     };
@@ -101,7 +105,9 @@ pub(super) fn encode(
         way.bytes = fast.bytes - fast.bytes / 8;
     }
     let bytes = way.bytes + opened.parameters.len() as u64;
-    if bytes > content.size / CLEARLY_SMALLER {
+    let version = member::version(new);
+    let clearly = if version == 1 { CLEARLY_SMALLER } else { CLEARLY_SMALLER_BITCODE };
+    if bytes > content.size / clearly {
         let rival = as_is()?;
         if rival.bytes <= bytes {
             return Ok(unopened(rival));
@@ -110,7 +116,7 @@ pub(super) fn encode(
     let unpacked = way.kept.base().and_then(|place| {
         unpacked.borrow().iter().find(|(known, _)| *known == place).map(|(_, bytes)| *bytes)
     });
-    let packing = Packing { opened_bytes: inside.size, parameters: opened.parameters, unpacked };
+    let packing = Packing { opened_bytes: inside.size, parameters: opened.parameters, unpacked, version };
     Ok(Encoded { class: class(path, &opened.form), kept: way.kept, packing: Some(packing) })
 }
 
@@ -148,7 +154,9 @@ fn find(plan: &Plan, form: Bytes, content: &[u8], threads: usize) -> Result<Opti
 
 /// The opened form of a content that is worth it.
 fn form(content: &[u8], options: &BuildOptions) -> Result<Option<(Plan, Bytes)>, DimgError> {
-    let most = if options.level == Level::Fast { MAX_FAST_CONTENT_BYTES } else { MAX_CONTENT_BYTES };
+    // Nobody deflated bitcode.
+    let slow = options.level == Level::Fast && member::version(content) == 1;
+    let most = if slow { MAX_FAST_CONTENT_BYTES } else { MAX_CONTENT_BYTES };
     if options.codec != Codec::Auto || content.len() as u64 > most {
         return Ok(None);
     }

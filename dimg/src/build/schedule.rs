@@ -254,10 +254,12 @@ struct Plan {
     base: Option<Place>,
     /// In the order in which they are run.
     stages: Vec<Planned>,
-    /// Before all of them the base is unpacked to so many bytes.
-    unpacked: Option<u64>,
+    /// Before all of them the base is unpacked to so many bytes, by a version of the codec.
+    unpacked: Option<(u64, u32)>,
     /// After all of them the content is packed with parameters of the frame of this ticket.
     packed: Option<usize>,
+    /// The version of that packing.
+    version: u32,
 }
 
 /// A stage of a plan.
@@ -349,16 +351,16 @@ impl Coordinator<'_> {
             out_bytes: planned.out_bytes,
         };
         let recipes = self.plans.iter().zip(self.worker.contents).map(|(plan, content)| {
-            let unpack = |out_bytes| StageRow {
+            let unpack = |(out_bytes, version)| StageRow {
                 codec: StageCodec::Unpack,
-                version: StageCodec::Unpack.version(),
+                version,
                 frame: 0,
                 slot: 0,
                 out_bytes,
             };
             let pack = |ticket: usize| StageRow {
                 codec: StageCodec::Pack,
-                version: StageCodec::Pack.version(),
+                version: plan.version,
                 frame: self.tickets[ticket],
                 slot: 0,
                 out_bytes: content.size,
@@ -464,6 +466,7 @@ impl Coordinator<'_> {
         let content = u32::try_from(number).unwrap_or(u32::MAX);
         if let Some(packing) = packing {
             self.plans[number].unpacked = packing.unpacked;
+            self.plans[number].version = packing.version;
             if let Some(full) = self.groups.pack(content, packing.parameters) {
                 self.close(FrameKind::Parameters, full);
             }
@@ -569,7 +572,7 @@ impl Coordinator<'_> {
     fn plan_relocation(&mut self, number: usize, ticket: usize) {
         let plan = &mut self.plans[number];
         let base = plan.base.and_then(|place| self.bases.content_at(place)).map_or(0, |base| base.size);
-        let out_bytes = plan.unpacked.unwrap_or(base);
+        let out_bytes = plan.unpacked.map_or(base, |(bytes, _)| bytes);
         plan.stages.insert(0, Planned { ticket, kind: FrameKind::Relocations, out_bytes });
     }
 

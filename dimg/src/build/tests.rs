@@ -4,7 +4,7 @@ use super::*;
 use crate::content::Bytes;
 use crate::engine::deflate::Encoder;
 use crate::engine::elf::sample::Sample;
-use crate::engine::member::with_sections;
+use crate::engine::member::{bitcode_sample, with_sections};
 use crate::format::{Dimg, FrameKind, StageCodec};
 use crate::index::{Content, Entry, Kind, Shape, Tail};
 use std::collections::{BTreeMap, HashMap};
@@ -417,4 +417,60 @@ fn recompressed_deltas_merge_into_one_patch() {
         let stages: Vec<_> = recipe.stages.iter().map(|stage| stage.codec).collect();
         assert_eq!(stages, [Unpack, Program, Pack]);
     }
+}
+
+/// Modules and indexes of bitcode, of the version of a program, beside a text that GNU gzip deflated.
+fn bitcode(version: u64) -> Made {
+    let module =
+        |number: u64| (format!("bitcode/{number}.bc"), bitcode_sample::module(20 + number, version % 3));
+    let index =
+        |number: u64| (format!("bitcode/{number}.index.bc"), bitcode_sample::index(5 + number, 20, version));
+    let forms = (0..30).map(module).chain((0..3).map(index));
+    let mut files: Vec<_> = forms.map(|(name, form)| (name, form.content())).collect();
+    let text = lines(usize::try_from(version).unwrap(), 300);
+    files.push(("changelog.gz".to_owned(), gz(&text, Encoder::gnu(9).unwrap())));
+    // Cut short it does not open.
+    files.push(("cut.bc".to_owned(), bitcode_sample::module(40, version).content()[..5_000].to_vec()));
+    let files: Vec<_> = files.iter().map(|(name, bytes)| (&**name, bytes.clone())).collect();
+    Made::new(u8::try_from(version).unwrap(), &files)
+}
+
+#[test]
+fn bitcode_is_patched_opened_and_merges() {
+    use StageCodec::{Pack, Unpack};
+    let made = [bitcode(1), bitcode(2), bitcode(3)];
+    let delta = |old: &Made, new: &Made| bytes(Some(old), new, &options(2, Codec::Auto));
+    let versions = |file: &[u8]| {
+        let dimg = Dimg::open(Bytes::from(file.to_vec())).unwrap();
+        let rows =
+            dimg.recipes().unwrap().iter().flat_map(|recipe| recipe.stages.clone()).collect::<Vec<_>>();
+        let of = |version: u32| {
+            move |row: &&crate::format::StageRow| matches!(row.codec, Unpack | Pack) && row.version == version
+        };
+        (rows.iter().filter(of(1)).count(), rows.iter().filter(of(2)).count(), rows.len())
+    };
+    let files = [delta(&made[0], &made[1]), delta(&made[1], &made[2])];
+    for (at, file) in files.iter().enumerate() {
+        apply(file, Some(&made[at]), &made[at + 1]);
+        // The gzip file, and the others but for the one that does not open, each with a program.
+        assert_eq!(versions(file), (2, 66, 35 + 68));
+    }
+    let plain = bytes(Some(&made[0]), &made[1], &options(2, Codec::Plain));
+    assert!(files[0].len() * 2 < plain.len(), "{} {}", files[0].len(), plain.len());
+    assert!(bytes(Some(&made[0]), &made[1], &options(1, Codec::Auto)) == files[0]);
+    let base = bytes(None, &made[0], &options(2, Codec::Auto));
+    apply(&base, None, &made[0]);
+    let dimgs = files.map(|file| Dimg::open(Bytes::from(file)).unwrap());
+    let merging = crate::merge::MergeOptions {
+        level: Level::Default,
+        threads: NonZeroUsize::new(2).unwrap(),
+        memory_bytes: 256 << 20,
+        dir: std::env::temp_dir(),
+    };
+    let mut merged = crate::merge::merge(&[&dimgs[0], &dimgs[1]], &merging, &mut ()).unwrap();
+    let mut file = Vec::new();
+    merged.write_to(&mut file).unwrap();
+    apply(&file, Some(&made[0]), &made[2]);
+    // No content is closed and opened again on the way.
+    assert_eq!(versions(&file), (2, 66, 35 + 68));
 }

@@ -304,6 +304,10 @@ impl Dimg {
                     return Err(DimgError::corrupt("frame", offset, "it holds no parameters"));
                 };
                 let parameters = group.parameters(stage.slot).map_err(bad)?;
+                if member::version(old) > stage.version {
+                    let reason = format!("pack version {} does not make such a content", stage.version);
+                    return Err(DimgError::corrupt("recipes", 0, reason));
+                }
                 member::pack(old, parameters, stage.out_bytes, out).map_err(bad)
             }
             (StageCodec::Unpack, _) => unpack(stage, old, out),
@@ -382,7 +386,8 @@ fn unpack(stage: &Stage, old: &[u8], out: &mut dyn Write) -> Result<(), DimgErro
         crate::engine::EngineError::Output(source) => DimgError::Output(source),
         other => DimgError::corrupt("section TABLES", 0, other.to_string()),
     })?;
-    match plan.is_some_and(|plan| plan.opened_bytes() == stage.out_bytes) {
+    let known = member::version(old) <= stage.version;
+    match known && plan.is_some_and(|plan| plan.opened_bytes() == stage.out_bytes) {
         true => Ok(()),
         false => {
             let reason = format!("unpack {} bytes: they do not open to {}", old.len(), stage.out_bytes);

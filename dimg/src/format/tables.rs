@@ -49,12 +49,13 @@ impl StageCodec {
         self != Self::Unpack
     }
 
-    /// The version of the codec that this program writes.
+    /// The last version of the codec: the one that this program writes, but for unpacking and packing, where a content says which.
     pub fn version(self) -> u32 {
         match self {
             Self::Stored => 0,
             Self::Elf => elf::Version::LAST.number(),
-            Self::Program | Self::Bsdiff | Self::Unpack | Self::Pack | Self::Reference => 1,
+            Self::Unpack | Self::Pack => 2,
+            Self::Program | Self::Bsdiff | Self::Reference => 1,
         }
     }
 
@@ -62,6 +63,7 @@ impl StageCodec {
     fn reads(self, version: u32) -> bool {
         match self {
             Self::Elf => elf::Version::from_number(version).is_some(),
+            Self::Unpack | Self::Pack => (1..=self.version()).contains(&version),
             _ => version == self.version(),
         }
     }

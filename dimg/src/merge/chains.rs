@@ -113,6 +113,7 @@ fn without_repacking<'a>(first: &'a [Link], second: &'a [Link]) -> (&'a [Link], 
         ([kept @ .., opened, packed], [unpacked, rest @ ..])
             if packed.row.codec == StageCodec::Pack
                 && unpacked.row.codec == StageCodec::Unpack
+                && packed.row.version == unpacked.row.version
                 && opened.row.out_bytes == unpacked.row.out_bytes =>
         {
             (&first[..=kept.len()], rest)

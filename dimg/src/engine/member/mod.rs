@@ -15,8 +15,10 @@
 //! | 3 | 4-byte n; n bytes | those bytes, of a zip file |
 //! | 4, 5, 6 | 4-byte n; n bytes | deflated data of a zip file; then with 5 a data descriptor, with 6 one with its signature |
 //!
-//! That of an ELF file with deflated sections is another ([`elf`]), which begins as the file does.
+//! That of an ELF file with deflated sections is another ([`elf`]), and so is that of bitcode ([`bitcode`]), which has nothing deflated, so no
+//! parameters; both begin as the content does.
 
+mod bitcode;
 mod elf;
 mod fields;
 mod inflate;
@@ -30,6 +32,8 @@ pub use parameters::{Method, Parameters};
 pub use search::{comes_back, find_parameters, packs_to};
 pub use unpack::Plan;
 
+#[cfg(any(test, fuzzing))]
+pub use bitcode::sample as bitcode_sample;
 #[cfg(test)]
 pub(crate) use elf::with_sections;
 
@@ -63,6 +67,13 @@ pub fn may_open(content: &[u8]) -> bool {
     content.starts_with(&[0x1f, 0x8b, 8])
         || content.starts_with(LOCAL_SIGNATURE)
         || content.starts_with(elf::MAGIC)
+        || bitcode::begins(content)
+}
+
+/// The version of unpacking and packing that opens a content, or packs an opened form, that begins so: 2 for bitcode, else 1.
+#[must_use]
+pub fn version(bytes: &[u8]) -> u32 {
+    if bitcode::begins(bytes) { 2 } else { 1 }
 }
 
 /// The number of bytes of the gzip header that `bytes` begin with.

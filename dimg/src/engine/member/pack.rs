@@ -1,5 +1,6 @@
 //! Making a content from its opened form.
 
+use super::bitcode;
 use super::elf;
 use super::fields::{Direction, Fields};
 use super::inflate::Inflated;
@@ -108,6 +109,11 @@ impl<'a> Packer<'a, '_> {
     fn run(&mut self) -> Result<(), EngineError> {
         if self.opened.starts_with(elf::MAGIC) {
             self.elf()?;
+            return self.reader.finish();
+        }
+        if bitcode::begins(self.opened) {
+            let content = bitcode::close(self.opened, self.out.limit)?;
+            self.put(&[&content])?;
             return self.reader.finish();
         }
         while self.at < self.opened.len() {

@@ -1,5 +1,6 @@
 //! Finding what a content has deflated, and writing the opened form.
 
+use super::bitcode;
 use super::elf;
 use super::fields::{Direction, Fields};
 use super::inflate::{Failure, Inflated, Inflater};
@@ -75,6 +76,10 @@ impl Plan {
         if !may_open(content) {
             return None;
         }
+        if bitcode::begins(content) {
+            let opened_bytes = bitcode::open(content, limit, &mut io::sink()).ok()??;
+            return Self::within(Vec::new(), 0..0, opened_bytes, limit);
+        }
         let mut finder = Finder::new(content, limit, None);
         finder.run();
         finder.finish()
@@ -88,6 +93,10 @@ impl Plan {
     pub fn open(content: &[u8], limit: u64, out: &mut dyn Write) -> Result<Option<Self>, EngineError> {
         if !may_open(content) {
             return Ok(None);
+        }
+        if bitcode::begins(content) {
+            let opened_bytes = bitcode::open(content, limit, out)?;
+            return Ok(opened_bytes.and_then(|bytes| Self::within(Vec::new(), 0..0, bytes, limit)));
         }
         if content.starts_with(elf::MAGIC) {
             // Its streams stand behind all the rest.
@@ -143,6 +152,12 @@ impl Plan {
     pub fn unpack(&self, content: &[u8], out: &mut dyn Write) -> Result<(), EngineError> {
         if self.is_elf() {
             return self.unpack_elf(content, out);
+        }
+        if bitcode::begins(content) {
+            return match bitcode::open(content, self.opened_bytes, out)? {
+                Some(bytes) if bytes == self.opened_bytes => Ok(()),
+                _ => Err(changed()),
+            };
         }
         let (mut form, mut inflater) = (Form::new(out), Inflater::new());
         for member in &self.members {
