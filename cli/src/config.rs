@@ -77,6 +77,13 @@ fn level(level: LogLevel, json: bool) -> LevelFilter {
     }
 }
 
+/// Where it is remembered how registries answer: in the user's cache, where there is one.
+pub(crate) fn remembered_registries() -> Option<PathBuf> {
+    let dir = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|dir| dir.is_absolute());
+    let cache = dir("XDG_CACHE_HOME").or_else(|| dir("HOME").map(|home| home.join(".cache")))?;
+    Some(cache.join("d4c/registries.json"))
+}
+
 /// Unpacked layers are large and live for minutes: `/var/tmp`, because `/tmp` is often memory.
 fn tmpdir(given: Option<PathBuf>) -> Result<PathBuf, Failure> {
     let dir = match given {

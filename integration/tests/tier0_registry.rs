@@ -54,7 +54,7 @@ fn update(source: &Source, expected: &Digest, tag: &Digest) -> Result<End> {
         Err(error) => return failed(error),
     };
     let Some(published) = published.first() else { return Ok(End::NoDelta) };
-    let file: File = match delta::fetch(image.repository(), published, tempfile::tempfile()?, None) {
+    let file: File = match delta::fetch(image.repository(), published, &[], tempfile::tempfile()?, None) {
         Ok(file) => file,
         Err(error) => return failed(error),
     };

@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use super::base::{self, Named, Stored};
 use super::node::Node;
 use super::publish::SCHEME;
-use crate::config::Config;
+use crate::config::{Config, remembered_registries};
 use crate::failure::{Failure, Kind};
 use crate::image::{ImageOptions, Opener};
 use crate::progress::{Progress, Unit};
@@ -65,10 +65,18 @@ pub(crate) fn run(options: &Options, config: &Config) -> Result<(), Failure> {
     };
     let keys = keys.iter().map(|path| TrustedKey::read(path)).collect::<Result<Vec<_>, _>>()?;
     let progress = Progress::new(config.progress);
-    let opener = Opener::new(&options.image, config, &progress)?;
+    let mut opener = Opener::new(&options.image, config, &progress)?;
+    opener.options.registry.memory = remembered_registries();
     let node = Node::connect(config, &options.snapshotter)?;
     progress.stage(format!("find {text}"), Unit::Bytes, 0);
-    let image = RemoteImage::resolve(&reference, &opener.options)?;
+    let resolve = || RemoteImage::resolve(&reference, &opener.options);
+    // What is here is looked at while the registry is waited for.
+    let (image, here) = std::thread::scope(|scope| {
+        let thread = d4c_sys::spawn_scoped(scope, resolve);
+        let here = here(&node, &opener);
+        (thread.and_then(|thread| thread.join().ok()).unwrap_or_else(resolve), here)
+    });
+    let image = image?;
     let name = options.name.clone().unwrap_or_else(|| reference.whole());
     let served = options.serve.clone().map(|server| Server {
         server,
@@ -78,11 +86,31 @@ pub(crate) fn run(options: &Options, config: &Config) -> Result<(), Failure> {
     });
     let (stored, present) = (Vec::new(), Vec::new());
     let mut pull = Pull { image, name, node, stored, present, served, keys, opener: &opener, config };
-    let done = pull.run()?;
+    let done = pull.run(here)?;
     let (value, text) = pull.report(&done);
     drop(pull);
     drop(progress);
     config.output.report(&value, || text)
+}
+
+/// What deltas can start from, and what of that containerd pulled itself.
+type Here = (Vec<Present>, Vec<Stored>);
+
+/// What is on the node.
+///
+/// # Errors
+/// The plugin does not answer.
+fn here(node: &Node<'_>, opener: &Opener<'_>) -> Result<Here, Failure> {
+    let mut present: Vec<Present> = Vec::new();
+    for (manifest, chain_id) in node.images()? {
+        present.push(Present { manifest, chain_id, missing_bytes: 0, packed_bytes: 0 });
+    }
+    let stored = base::stored(node, opener).unwrap_or_else(|failure| {
+        tracing::warn!(%failure, "images that containerd pulled are not looked at");
+        Vec::new()
+    });
+    present.extend(stored.iter().map(Stored::present));
+    Ok((present, stored))
 }
 
 /// A pull on its way.
@@ -130,8 +158,8 @@ enum How {
 }
 
 impl Pull<'_> {
-    fn run(&mut self) -> Result<Done, Failure> {
-        let choice = self.choose();
+    fn run(&mut self, here: Result<Here, Failure>) -> Result<Done, Failure> {
+        let choice = here.and_then(|here| self.choose(here));
         if !choice.as_ref().is_ok_and(Choice::is_at_once)
             && let Some(done) = self.by_server()?
         {
@@ -171,22 +199,13 @@ impl Pull<'_> {
     }
 
     /// How to get the image from what is on the node.
-    fn choose(&mut self) -> Result<Choice, Failure> {
-        let mut present: Vec<Present> = Vec::new();
-        for (manifest, chain_id) in self.node.images()? {
-            present.push(Present { manifest, chain_id, missing_bytes: 0, packed_bytes: 0 });
-        }
-        match base::stored(&self.node, self.opener) {
-            Ok(stored) => self.stored = stored,
-            Err(failure) => tracing::warn!(%failure, "images that containerd pulled are not looked at"),
-        }
-        present.extend(self.stored.iter().map(Stored::present));
-        self.present.clone_from(&present);
+    fn choose(&mut self, here: Here) -> Result<Choice, Failure> {
+        (self.present, self.stored) = here;
         self.opener.progress.stage("look for deltas", Unit::Bytes, 0);
         let repository = self.image.repository();
         let list = |target| delta::list(repository, target);
         let pull_bytes = self.image.pull_bytes();
-        Ok(delta::plan(self.image.digest(), pull_bytes, &present, &Weights::default(), |_| None, list)?)
+        Ok(delta::plan(self.image.digest(), pull_bytes, &self.present, &Weights::default(), |_| None, list)?)
     }
 
     /// Asks the server for a delta, where there is one to ask. Whatever keeps it from helping is remembered, and the pull goes on without.
@@ -269,12 +288,10 @@ impl Pull<'_> {
             let stage = format!("fetch delta {} of {}", number + 1, deltas.len());
             self.opener.progress.stage(stage, Unit::Bytes, published.bytes);
             let named = Named::new(self.config)?;
-            if !self.keys.is_empty() {
-                delta::verify(self.image.repository(), published.manifest, &self.keys)?;
-            }
             let handle = named.file.try_clone().map_err(Failure::io("open file", named.pending.path()))?;
             let repository = self.image.repository();
-            delta::fetch(repository, published, handle, Some(self.opener.progress.on_bytes()))?;
+            let on_bytes = self.opener.progress.on_bytes();
+            delta::fetch(repository, published, &self.keys, handle, Some(on_bytes))?;
             self.opener.progress.stage("make contents", Unit::Bytes, 0);
             let mut made = self.node.import(named.pending.path())?;
             if let Some(before) = last {

@@ -285,7 +285,7 @@ impl Answers {
             Means::Deltas(parts) => match (parts.as_slice(), way.repository.as_deref()) {
                 ([(delta, None)], Some(repository)) => {
                     let file = out.file().try_clone().map_err(Failure::io("open file", path))?;
-                    delta::fetch(repository, delta, file, None)?;
+                    delta::fetch(repository, delta, &[], file, None)?;
                 }
                 _ => {
                     let deltas = parts.iter().map(|part| self.fetch(way, part));
@@ -336,7 +336,7 @@ impl Answers {
         let repository = way.repository.as_deref().ok_or_else(gone)?;
         let tmpdir = &self.config.tmpdir;
         let file = tempfile::tempfile_in(tmpdir).map_err(Failure::io("make temporary file", tmpdir))?;
-        let file = delta::fetch(repository, delta, file, None)?;
+        let file = delta::fetch(repository, delta, &[], file, None)?;
         Delta::of(&file, Path::new("delta"))
     }
 

@@ -120,6 +120,7 @@ fn read(path: &Path) -> Option<Published> {
             target: new.subject.digest,
             source: new.source,
             bytes: delta.bytes,
+            blob: None,
             made_bytes: new.made_bytes,
         }))
     };

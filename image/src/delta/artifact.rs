@@ -30,6 +30,8 @@ pub mod annotation {
     pub const SOURCE_CHAIN_ID: &str = "io.d4c.delta.source.chain-id";
     /// Bytes of the cdimg.
     pub const BYTES: &str = "io.d4c.delta.bytes";
+    /// Digest of the cdimg, so that it can be fetched without reading the manifest; absent in those of earlier versions.
+    pub const BLOB: &str = "io.d4c.delta.blob";
     /// Bytes of the contents that it makes.
     pub const MADE_BYTES: &str = "io.d4c.delta.made-bytes";
 }
@@ -40,6 +42,7 @@ pub(super) struct Told {
     pub(super) version: u16,
     pub(super) source: Option<SourceImage>,
     pub(super) bytes: u64,
+    pub(super) blob: Option<Digest>,
     pub(super) made_bytes: u64,
 }
 
@@ -71,11 +74,12 @@ struct RawDescriptor {
     size: u64,
 }
 
-/// The annotations of `delta`, whose cdimg has `bytes` bytes.
-pub(super) fn annotations(delta: &NewDelta, bytes: u64) -> BTreeMap<String, String> {
+/// The annotations of `delta`, whose cdimg has this digest and so many bytes.
+pub(super) fn annotations(delta: &NewDelta, (digest, bytes): (Digest, u64)) -> BTreeMap<String, String> {
     let mut annotations = BTreeMap::from([
         (annotation::VERSION.to_owned(), VERSION.to_string()),
         (annotation::BYTES.to_owned(), bytes.to_string()),
+        (annotation::BLOB.to_owned(), digest.to_string()),
         (annotation::MADE_BYTES.to_owned(), delta.made_bytes.to_string()),
     ]);
     if let Some(source) = &delta.source {
@@ -99,6 +103,10 @@ pub(super) fn annotated(annotations: &BTreeMap<String, String>) -> Option<Told> 
         version: u16::try_from(number(annotation::VERSION)?).ok()?,
         source,
         bytes: number(annotation::BYTES)?,
+        blob: match annotations.get(annotation::BLOB) {
+            None => None,
+            Some(digest) => Some(digest.parse().ok()?),
+        },
         made_bytes: number(annotation::MADE_BYTES)?,
     })
 }
@@ -130,6 +138,17 @@ pub(super) fn write(
         .map_err(|error| SourceError::corrupt("publish delta", "manifest", error.to_string()))
 }
 
+/// The descriptor of a cdimg.
+pub(super) fn layer(digest: Digest, size: u64) -> Descriptor {
+    Descriptor {
+        media_type: LAYER_TYPE.to_owned(),
+        digest,
+        size,
+        platform: None,
+        annotations: BTreeMap::new(),
+    }
+}
+
 impl Artifact {
     /// Reads a manifest; `None` where it is not that of a delta.
     pub(super) fn parse(bytes: &[u8]) -> Option<Self> {
@@ -138,13 +157,7 @@ impl Artifact {
         if raw.artifact_type != ARTIFACT_TYPE || layer.media_type != LAYER_TYPE {
             return None;
         }
-        let layer = Descriptor {
-            media_type: layer.media_type.clone(),
-            digest: layer.digest.parse().ok()?,
-            size: layer.size,
-            platform: None,
-            annotations: BTreeMap::new(),
-        };
+        let layer = self::layer(layer.digest.parse().ok()?, layer.size);
         let told = annotated(&raw.annotations.unwrap_or_default())?;
         Some(Self { subject: raw.subject.digest.parse().ok()?, layer, told })
     }
@@ -169,19 +182,24 @@ mod tests {
     #[test]
     fn what_is_written_is_read() {
         for delta in [delta(), NewDelta { source: None, ..delta() }] {
-            let annotations = annotations(&delta, 5);
+            let annotations = annotations(&delta, (Digest([4; 32]), 5));
             let bytes = write(&delta, (Digest([4; 32]), 5), &annotations).unwrap();
             let artifact = Artifact::parse(&bytes).unwrap();
             assert_eq!((artifact.subject, artifact.layer.digest), (Digest([1; 32]), Digest([4; 32])));
-            let told = Told { version: VERSION, source: delta.source, bytes: 5, made_bytes: 9 };
+            let blob = Some(Digest([4; 32]));
+            let told = Told { version: VERSION, source: delta.source, bytes: 5, blob, made_bytes: 9 };
             assert_eq!(artifact.told, told);
             assert_eq!(annotated(&annotations), Some(told));
+            // As earlier versions wrote them.
+            let mut without = annotations;
+            without.remove(annotation::BLOB);
+            assert_eq!(annotated(&without).unwrap().blob, None);
         }
     }
 
     #[test]
     fn what_is_no_delta_is_not_read() {
-        let annotations = annotations(&delta(), 5);
+        let annotations = annotations(&delta(), (Digest([4; 32]), 5));
         let text = String::from_utf8(write(&delta(), (Digest([4; 32]), 5), &annotations).unwrap()).unwrap();
         for (from, to) in [
             (ARTIFACT_TYPE, "application/x"),
@@ -190,6 +208,7 @@ mod tests {
             (annotation::BYTES, "x"),
             ("\"io.d4c.delta.version\":\"2\"", "\"io.d4c.delta.version\":\"two\""),
             ("\"sha256:0202", "\"sha256:"),
+            ("io.d4c.delta.blob\":\"sha256:0404", "io.d4c.delta.blob\":\"sha256:"),
         ] {
             let changed = text.replacen(from, to, 1);
             assert_ne!(changed, text, "{from}");

@@ -28,7 +28,7 @@ pub use signature::{TrustedKey, verify};
 use crate::error::SourceError;
 use crate::manifest::{Descriptor, Document};
 use crate::registry::{OnBytes, Repository};
-use artifact::{Artifact, EMPTY, EMPTY_TYPE};
+use artifact::{Artifact, EMPTY, EMPTY_TYPE, Told};
 
 const PUBLISH: &str = "publish delta";
 const FETCH: &str = "fetch delta";
@@ -66,6 +66,8 @@ pub struct Published {
     pub source: Option<SourceImage>,
     /// Bytes of the cdimg.
     pub bytes: u64,
+    /// Its digest, where that is known without the artifact's manifest.
+    pub blob: Option<Digest>,
     /// Bytes of the contents that it makes.
     pub made_bytes: u64,
 }
@@ -137,7 +139,9 @@ pub fn list(repository: &Repository, target: Digest) -> Result<Vec<Published>, S
             None if read < MAX_READ => {
                 read += 1;
                 match repository.manifest(referrer.digest).map(|found| Artifact::parse(&found.bytes)) {
-                    Ok(Some(artifact)) if artifact.subject == target => artifact.told,
+                    Ok(Some(artifact)) if artifact.subject == target => {
+                        Told { blob: Some(artifact.layer.digest), ..artifact.told }
+                    }
                     // Of another kind, or removed meanwhile.
                     Ok(_) | Err(SourceError::NotFound { .. }) => continue,
                     Err(error) => return Err(error),
@@ -151,6 +155,7 @@ pub fn list(repository: &Repository, target: Digest) -> Result<Vec<Published>, S
                 target,
                 source: told.source,
                 bytes: told.bytes,
+                blob: told.blob,
                 made_bytes: told.made_bytes,
             });
         }
@@ -175,10 +180,11 @@ pub fn publish(
     require(repository, target)?;
     repository.put_bytes(EMPTY)?;
     repository.put_blob(file, digest, on_bytes)?;
-    let annotations = artifact::annotations(delta, bytes);
+    let annotations = artifact::annotations(delta, (digest, bytes));
     let manifest = artifact::write(delta, (digest, bytes), &annotations)?;
     let manifest = repository.put_referrer(target, &manifest, ARTIFACT_TYPE, &annotations)?;
-    Ok(Published { manifest, target, source: delta.source, bytes, made_bytes: delta.made_bytes })
+    let (source, made_bytes) = (delta.source, delta.made_bytes);
+    Ok(Published { manifest, target, source, bytes, blob: Some(digest), made_bytes })
 }
 
 /// That the repository has the image: a registry may drop what refers to nothing.
@@ -194,36 +200,34 @@ pub fn require(repository: &Repository, target: Digest) -> Result<(), SourceErro
 }
 
 /// Downloads `delta` into `file`, which is empty, and verifies it: its digest, and that it starts from and leads to what it is listed for.
-/// Whether it makes that is seen when it is applied.
+/// Whether it makes that is seen when it is applied. With `keys`, one of these has to have signed it, which is seen before it is fetched; a
+/// signature is one of the artifact's manifest, which is read then, else only where the list does not say what it names.
 ///
 /// # Errors
-/// It is gone, or not what it should be.
+/// It is gone, not signed, or not what it should be.
 pub fn fetch(
     repository: &Repository,
     delta: &Published,
+    keys: &[TrustedKey],
     file: File,
     on_bytes: Option<OnBytes>,
 ) -> Result<File, SourceError> {
-    let found = repository.manifest(delta.manifest)?;
     let on = || format!("{} delta {}", repository.name(), delta.manifest);
-    let artifact =
-        Artifact::parse(&found.bytes).ok_or_else(|| SourceError::corrupt(FETCH, on(), "is no delta"))?;
-    if artifact.subject != delta.target {
-        let why = format!("it is one of {}, not of {}", artifact.subject, delta.target);
-        return Err(SourceError::corrupt(FETCH, on(), why));
+    if !keys.is_empty() {
+        verify(repository, delta.manifest, keys)?;
     }
-    if artifact.layer.size != delta.bytes {
-        let (expected, actual) = (delta.bytes, artifact.layer.size);
-        return Err(SourceError::Size { what: FETCH, on: on(), expected, actual });
-    }
-    let file = repository.fetch_blob(&artifact.layer, file, on_bytes)?;
+    let layer = match delta.blob {
+        Some(digest) if keys.is_empty() => artifact::layer(digest, delta.bytes),
+        _ => named_layer(repository, delta, on)?,
+    };
+    let file = repository.fetch_blob(&layer, file, on_bytes)?;
     let map = Map::file(&file).map_err(SourceError::io("map file", std::path::Path::new("delta")))?;
     map.advise_sequential();
-    let (expected, actual) = (artifact.layer.digest, Digest::of(&map));
+    let (expected, actual) = (layer.digest, Digest::of(&map));
     if expected != actual {
         return Err(SourceError::Digest {
             what: "verify blob",
-            on: repository.blob_name(&artifact.layer),
+            on: repository.blob_name(&layer),
             expected,
             actual,
         });
@@ -236,6 +240,26 @@ pub fn fetch(
         return Err(SourceError::corrupt(FETCH, on(), "starts from another image than it is listed with"));
     }
     Ok(file)
+}
+
+/// The cdimg that the manifest of `delta` names; `on` is the delta's name.
+fn named_layer(
+    repository: &Repository,
+    delta: &Published,
+    on: impl Fn() -> String,
+) -> Result<Descriptor, SourceError> {
+    let found = repository.manifest(delta.manifest)?;
+    let artifact =
+        Artifact::parse(&found.bytes).ok_or_else(|| SourceError::corrupt(FETCH, on(), "is no delta"))?;
+    if artifact.subject != delta.target {
+        let why = format!("it is one of {}, not of {}", artifact.subject, delta.target);
+        return Err(SourceError::corrupt(FETCH, on(), why));
+    }
+    if artifact.layer.size != delta.bytes {
+        let (expected, actual) = (delta.bytes, artifact.layer.size);
+        return Err(SourceError::Size { what: FETCH, on: on(), expected, actual });
+    }
+    Ok(artifact.layer)
 }
 
 /// The delta in a file that somebody gave for one.

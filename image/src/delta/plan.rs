@@ -211,7 +211,7 @@ mod tests {
         let source =
             source.map(|number| SourceImage { manifest: image(number), chain_id: image(100 + number) });
         let manifest = Digest::of(format!("{source:?} {target} {bytes}").as_bytes());
-        Published { manifest, target: image(target), source, bytes, made_bytes: 0 }
+        Published { manifest, target: image(target), source, bytes, blob: None, made_bytes: 0 }
     }
 
     fn there(number: u8) -> Present {

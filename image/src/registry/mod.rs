@@ -2,7 +2,8 @@
 //!
 //! [`Repository`] blocks; the asynchronous part and its runtime are private to this folder, and a call may be made on any thread, one
 //! of another runtime included. `hosts` says where a registry is reached, `credentials` and `auth` how to log in, `request` sends to one
-//! host and decides on attempts, `failed` knows what failures mean; `manifests`, `download`, `upload` and `referrers` are the protocol.
+//! host and decides on attempts, `failed` knows what failures mean; `manifests`, `download`, `upload` and `referrers` are the protocol;
+//! `memory` is what is known of a registry from earlier pulls.
 //!
 //! Plain HTTP is for registries on this machine, or by flag, and for these too only where they do not speak TLS; a `hosts.toml` may name
 //! `http://` hosts. Proxies come from the environment (`HTTPS_PROXY`, `NO_PROXY`, …). Every answer has a limit that is enforced while it is
@@ -19,6 +20,7 @@ mod download;
 mod failed;
 mod hosts;
 mod manifests;
+mod memory;
 mod referrers;
 mod request;
 mod tls;
@@ -38,6 +40,7 @@ use credentials::{auth_files, find};
 use failed::{Failed, cause, one_line};
 use hosts::Host;
 pub use manifests::Found;
+use memory::Memory;
 pub use referrers::Referrer;
 use request::{Attempts, Endpoint, EndpointParts, Meter, client};
 
@@ -54,13 +57,15 @@ pub struct RegistryOptions {
     /// On whose behalf, when that is not whoever runs this program: then no credential, header or certificate of ours is sent, and no
     /// mirror asked.
     pub behalf: Option<Behalf>,
+    /// File in which is kept how registries answer, so that the next pull asks less; none: it is not kept.
+    pub memory: Option<PathBuf>,
 }
 
 impl Default for RegistryOptions {
     /// containerd's and docker's directories.
     fn default() -> Self {
         let hosts_dirs = vec!["/etc/containerd/certs.d".into(), "/etc/docker/certs.d".into()];
-        Self { insecure: false, auth_file: None, hosts_dirs, behalf: None }
+        Self { insecure: false, auth_file: None, hosts_dirs, behalf: None, memory: None }
     }
 }
 
@@ -91,6 +96,9 @@ struct Inner {
     /// As the user named it.
     name: String,
     meter: Arc<Meter>,
+    memory: Arc<Memory>,
+    /// Plain HTTP is spoken because it was before, and nobody looked whether it still is to be.
+    assumed_plain: bool,
 }
 
 impl std::fmt::Debug for Repository {
@@ -129,14 +137,17 @@ impl Repository {
             .build()
             .map_err(SourceError::io("start runtime for", Path::new(&name)))?;
         let meter = Arc::new(Meter::default());
+        let registry = reference.registry();
         let inner = Inner {
             endpoints: Vec::new(),
             path: reference.repository().to_owned(),
             name,
             meter: Arc::clone(&meter),
+            memory: Arc::new(Memory::open(options.memory.as_deref(), registry)),
+            assumed_plain: false,
         };
         let mut this = Self { runtime: Some(runtime), inner: Arc::new(inner) };
-        let registry = reference.registry();
+        let mut assumed_plain = false;
         let files = auth_files(options.auth_file.as_deref());
         let actions = if access == Access::Push { "pull,push" } else { "pull" };
         let scope = format!("repository:{}:{actions}", reference.repository());
@@ -157,11 +168,12 @@ impl Repository {
                     let base = this.base(&format!("https://{}", address(registry)), false)?;
                     let may_be_plain = options.insecure || is_loopback(registry);
                     let (probe, url) = (client.clone(), base.clone());
-                    if may_be_plain && !this.wait(async move { Endpoint::speaks_tls(&probe, &url).await })? {
-                        this.base(&format!("http://{}", address(registry)), false)?
-                    } else {
-                        base
-                    }
+                    assumed_plain = may_be_plain && this.inner.memory.known().plain;
+                    let is_plain = assumed_plain
+                        || may_be_plain
+                            && !this.wait(async move { Endpoint::speaks_tls(&probe, &url).await })?;
+                    this.inner.memory.learn(|known| known.plain = is_plain);
+                    if is_plain { this.base(&format!("http://{}", address(registry)), false)? } else { base }
                 }
             };
             let server = if is_mirror { authority(&base) } else { registry.to_owned() };
@@ -179,10 +191,18 @@ impl Repository {
                 meter: Arc::clone(&meter),
             }));
         }
-        let Inner { path, name, .. } = &*this.inner;
-        let (path, name) = (path.clone(), name.clone());
-        this.inner = Arc::new(Inner { endpoints, path, name, meter });
+        let Inner { path, name, memory, .. } = &*this.inner;
+        let (path, name, memory) = (path.clone(), name.clone(), Arc::clone(memory));
+        this.inner = Arc::new(Inner { endpoints, path, name, meter, memory, assumed_plain });
         Ok(this)
+    }
+
+    /// Whether a failure may come of going by what was remembered, which is forgotten then: opened anew, the repository looks for itself.
+    pub(crate) fn was_misled(&self) -> bool {
+        if self.inner.assumed_plain {
+            self.inner.memory.learn(|known| known.plain = false);
+        }
+        self.inner.assumed_plain
     }
 
     /// Bytes of bodies received so far, those of attempts that failed included.

@@ -5,6 +5,7 @@
 //! they are, unknown fields included, and after writing it is read again, and written again where another writer was faster.
 
 use std::collections::BTreeMap;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use serde_json::{Value, json};
 
 use super::failed::Failed;
 use super::manifests::write_failed;
+use super::memory::Lists;
 use super::request::{Attempts, Endpoint, random_fraction, read_limited};
 use super::{Inner, Repository};
 use crate::error::SourceError;
@@ -82,13 +84,7 @@ impl Repository {
     pub fn referrers(&self, subject: Digest, artifact_type: &str) -> Result<Vec<Referrer>, SourceError> {
         let (inner, artifact_type) = (Arc::clone(&self.inner), artifact_type.to_owned());
         self.wait(async move {
-            let found = async {
-                match inner.listed(inner.resolves()?, subject, &artifact_type).await? {
-                    Some(list) => Ok(list),
-                    None => inner.tagged_list(subject).await,
-                }
-            };
-            found.await.map_err(|failed: Failed| failed.told(LIST, &inner.name))
+            inner.list(subject, &artifact_type).await.map_err(|failed| failed.told(LIST, &inner.name))
         })?
     }
 
@@ -133,6 +129,51 @@ impl Repository {
 }
 
 impl Inner {
+    /// The list, from where the registry is known to keep lists, else from both places, which are asked at once.
+    async fn list(&self, subject: Digest, artifact_type: &str) -> Result<Vec<Referrer>, Failed> {
+        // Of several hosts each may keep them elsewhere.
+        let remembers = self.endpoints.len() == 1;
+        let known = self.memory.known().lists.filter(|_| remembers);
+        if known == Some(Lists::Tag)
+            && let Some(list) = self.tagged_list(subject).await?
+        {
+            return Ok(list);
+        }
+        let api = async { self.listed(self.resolves()?, subject, artifact_type).await };
+        let (by_api, by_tag) = match known {
+            Some(Lists::Api) => (api.await?, None),
+            // Not there.
+            Some(Lists::Tag) => (api.await?, Some(None)),
+            None => {
+                let (mut api, mut tag) = (pin!(api), pin!(self.tagged_list(subject)));
+                let mut by_tag = None;
+                let by_api = loop {
+                    tokio::select! {
+                        list = &mut api => break list?,
+                        list = &mut tag, if by_tag.is_none() => by_tag = Some(list),
+                    }
+                };
+                match (by_api, by_tag) {
+                    (Some(list), _) => (Some(list), None),
+                    (None, Some(list)) => (None, Some(list?)),
+                    (None, None) => (None, Some(tag.await?)),
+                }
+            }
+        };
+        let found = match by_api {
+            Some(list) => {
+                self.memory.learn(|known| known.lists = remembers.then_some(Lists::Api));
+                return Ok(list);
+            }
+            None => match by_tag {
+                Some(found) => found,
+                None => self.tagged_list(subject).await?,
+            },
+        };
+        self.memory.learn(|known| known.lists = remembers.then_some(Lists::Tag));
+        Ok(found.unwrap_or_default())
+    }
+
     /// The list of the referrers API; `None` where the registry does not have it. What a mirror does not have is asked of the next host:
     /// mirrors know what was pulled through them, few of them lists.
     async fn listed(
@@ -209,16 +250,16 @@ impl Inner {
         Ok(Some((entries.into_iter().filter_map(Entry::referrer).collect(), more)))
     }
 
-    /// The list at the fallback's tag.
-    async fn tagged_list(&self, subject: Digest) -> Result<Vec<Referrer>, Failed> {
+    /// The list at the fallback's tag, where there is one.
+    async fn tagged_list(&self, subject: Digest) -> Result<Option<Vec<Referrer>>, Failed> {
         let bytes = match self.manifest(&tag(subject)).await {
             Ok(found) => found.bytes,
-            Err(failed) if failed.is_missing() => return Ok(Vec::new()),
+            Err(failed) if failed.is_missing() => return Ok(None),
             Err(failed) => return Err(failed),
         };
         let list: List = serde_json::from_slice(&bytes)
             .map_err(|error| Failed::Local(self.no_list(subject, &error.to_string())))?;
-        Ok(list.manifests.unwrap_or_default().into_iter().filter_map(Entry::referrer).collect())
+        Ok(Some(list.manifests.unwrap_or_default().into_iter().filter_map(Entry::referrer).collect()))
     }
 
     fn no_list(&self, subject: Digest, why: &str) -> SourceError {

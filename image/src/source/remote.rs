@@ -13,7 +13,7 @@ use super::open::{OpenImage, choose_image};
 use super::spool::Spool;
 use super::{Backend, Options, Source};
 use crate::error::SourceError;
-use crate::manifest::{Config, Descriptor, MAX_CONFIG_BYTES, Manifest};
+use crate::manifest::{Config, Descriptor, Document, MAX_CONFIG_BYTES, Manifest};
 use crate::registry::{Access, Repository};
 
 /// An image in a registry: its manifest, verified, and the repository that it is in.
@@ -33,9 +33,34 @@ impl RemoteImage {
     /// [`SourceError::NotFound`] where there is none; the registry does not answer.
     pub fn resolve(reference: &Reference, options: &Options) -> Result<Self, SourceError> {
         let name = Source::Registry(reference.clone()).to_string();
-        let repository = Repository::open(reference, Access::Pull, &options.registry, name.clone())?;
+        let open =
+            || Repository::open(reference, Access::Pull, &options.registry, name.clone()).map(Arc::new);
         let tag = reference.digest().or(reference.tag()).unwrap_or("latest");
-        Self::find(Arc::new(repository), tag, options, name)
+        let repository = open()?;
+        match Self::find(Arc::clone(&repository), tag, options, name.clone()) {
+            Err(SourceError::Remote { .. }) if repository.was_misled() => {
+                Self::find(open()?, tag, options, name)
+            }
+            result => result,
+        }
+    }
+
+    /// The image whose manifest is at hand already; the registry is not asked yet.
+    ///
+    /// # Errors
+    /// `bytes` are no manifest of an image; credentials, `hosts.toml` or certificates cannot be read.
+    pub fn with_manifest(
+        reference: &Reference,
+        bytes: Vec<u8>,
+        options: &Options,
+    ) -> Result<Self, SourceError> {
+        let name = Source::Registry(reference.clone()).to_string();
+        let Document::Image(manifest) = Document::parse(&bytes, &name)? else {
+            return Err(SourceError::corrupt("read manifest", name.as_str(), "is an index"));
+        };
+        let repository = Repository::open(reference, Access::Pull, &options.registry, name.clone())?;
+        let digest = Digest::of(&bytes);
+        Ok(Self { repository: Arc::new(repository), name, bytes, manifest: *manifest, digest })
     }
 
     /// The image that a repository has at a tag or a digest.

@@ -59,6 +59,45 @@ fn push_deltas(sandbox: &Sandbox, registry: &Registry) -> Result<Vec<Value>> {
     Ok(pushed)
 }
 
+/// Once it is known how a registry answers, an update by a delta is three requests, and bytes of the delta, a manifest and a list.
+#[test]
+fn an_update_asks_for_nothing_that_it_does_not_need() -> Result<()> {
+    for (kind, list) in [(Kind::WithoutReferrers, "manifests/sha256-"), (Kind::Strict, "referrers/sha256:")] {
+        let sandbox = Sandbox::new()?;
+        let series = Series::named("tiny")?;
+        let registry = Registry::start_as(&sandbox, kind, false)?;
+        let plugin = Snapshotter::start(&sandbox, &[])?;
+        let containerd = Containerd::start(&sandbox, VERSION)?;
+        for tag in ["v1", "v2"] {
+            registry.push(&series, tag, &format!("app:{tag}"))?;
+        }
+        let image = |tag: &str| format!("docker://{}", registry.reference(&format!("app:{tag}")));
+        d4c(with(&registry, &["diff", &image("v1"), &image("v2"), "docker://"]))?.success()?;
+        let proxy = Proxy::start(&registry.address(), Box::new(|_, _| None))?;
+        let pull = |tag: &str| {
+            let name = proxy.reference(&format!("app:{tag}"));
+            json(containerd.d4c(with(&registry, &["pull", &name]))?)
+        };
+        pull("v1")?;
+        let (asked, passed) = (proxy.lines().len(), proxy.bytes());
+        let pulled = pull("v2")?;
+        ensure!(pulled["how"] == "deltas", "{pulled}");
+        let lines = proxy.lines().split_off(asked);
+        let wanted = ["GET /v2/app/manifests/v2", &format!("GET /v2/app/{list}"), "GET /v2/app/blobs/"];
+        let is_so = lines.len() == wanted.len();
+        let is_so = is_so && lines.iter().zip(wanted).all(|(line, start)| line.starts_with(start));
+        ensure!(is_so, "{kind:?}: {lines:?}");
+        let delta = pulled["deltas"][0]["bytes"].as_u64().context("no size")?;
+        let beside = (proxy.bytes() - passed).checked_sub(delta).context("less than the delta")?;
+        ensure!(beside < 4096, "{kind:?}: {beside} bytes beside the delta's {delta}");
+        containerd.stop()?;
+        plugin.terminate()?;
+        registry.stop()?;
+        sandbox.close()?;
+    }
+    Ok(())
+}
+
 /// The image by its layers where nothing else is, by a path of three deltas where it leads, and at once where it is there.
 fn pushes_and_pulls(kind: Kind, secured: bool) -> Result<()> {
     let sandbox = Sandbox::new()?;
@@ -188,7 +227,7 @@ fn faults_pass_or_lead_to_the_layers() -> Result<()> {
     push_deltas(&sandbox, &registry)?;
     let name = |tag: &str| format!("app:{tag}");
     json(containerd.d4c(["pull", "--json", &registry.reference(&name("v1"))])?)?;
-    // Every second request meets the next one of these.
+    // Two of three requests meet the next one of these.
     let faults = [
         Fault::Status(429),
         Fault::Cut(10),
@@ -199,8 +238,8 @@ fn faults_pass_or_lead_to_the_layers() -> Result<()> {
         Fault::Shorter,
     ];
     let plan = move |_: &str, number: u64| {
-        let at = usize::try_from(number / 2).ok()? % faults.len();
-        number.is_multiple_of(2).then(|| faults[at])
+        let at = usize::try_from(number).ok()? % faults.len();
+        (number % 3 < 2).then(|| faults[at])
     };
     let proxy = Proxy::start(&registry.address(), Box::new(plan))?;
     let done = json(containerd.d4c(["pull", "--json", &proxy.reference(&name("v2"))])?)?;

@@ -54,6 +54,13 @@ impl ContentDir {
         small.into_iter().map(|(_, digest)| digest).filter(is_manifest).collect()
     }
 
+    /// A manifest, whose digest is compared; none where it is not there whole.
+    pub(super) fn manifest(&self, digest: &Digest) -> Option<Vec<u8>> {
+        let fits = self.size(digest).is_some_and(|size| size <= MAX_MANIFEST_BYTES);
+        let bytes = if fits { std::fs::read(self.0.join(digest.hex())).ok()? } else { return None };
+        (Digest::of(&bytes) == *digest).then_some(bytes)
+    }
+
     fn failed(&self, what: &'static str, digest: &Digest, source: io::Error) -> SourceError {
         let path = self.0.join(digest.hex());
         match source.kind() {
@@ -112,6 +119,9 @@ mod tests {
         std::fs::write(blobs.join("other"), &manifest).unwrap();
         let manifest = Digest::of(manifest.as_bytes());
         assert_eq!(store.manifests(), [manifest]);
+        assert_eq!(store.manifest(&manifest).map(|bytes| Digest::of(&bytes)), Some(manifest));
+        std::fs::write(blobs.join(layer.hex()), "damaged").unwrap();
+        assert_eq!((store.manifest(&layer), store.manifest(&gone)), (None, None));
         assert_eq!((store.size(&here), store.size(&gone)), (Some(4), None));
         assert_eq!(store.resolve(&here.to_string()).unwrap().size, 4);
         let mut text = String::new();

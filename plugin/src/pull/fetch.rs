@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use d4c_image::base::{self, BaseError, read_layer};
 use d4c_image::delta::{self, Choice, MAX_HAVE, Present, Published, SourceImage, TrustedKey, Wanted, Why};
 use d4c_image::error::SourceError;
+use d4c_image::registry::RegistryOptions;
 use d4c_image::source::{Layer, OpenImage, Options, Reference, RemoteImage, Source};
 use dimg::Digest;
 use dimg::build::Side;
@@ -93,9 +94,11 @@ impl<'a> Fetch<'a> {
         held: &'a mut Vec<Digest>,
     ) -> Self {
         let content = ContentDir::new(&settings.content);
+        // Not below `dir`, which does not outlive this process.
+        let memory = dir.parent().map(|root| root.join("registries.json"));
         let options = Options {
             temp_dir: Some(dir.to_owned()),
-            registry: settings.registry(),
+            registry: RegistryOptions { memory, ..settings.registry() },
             containerd: Some(Arc::new(content.clone())),
             ..Options::default()
         };
@@ -115,7 +118,12 @@ impl<'a> Fetch<'a> {
             let top = self.restore()?;
             return Ok(Got { top, deltas: 0, fetched_bytes: 0, pull_bytes: 0 });
         }
-        let image = RemoteImage::resolve(&self.reference()?, &self.options)?;
+        let reference = self.reference()?;
+        // containerd has fetched it before it asks for layers.
+        let image = match self.content.manifest(&target) {
+            Some(bytes) => RemoteImage::with_manifest(&reference, bytes, &self.options)?,
+            None => RemoteImage::resolve(&reference, &self.options)?,
+        };
         let pull_bytes = self.pull_bytes(&image);
         if pull_bytes == 0 {
             return Err(Failed::None("containerd has the layers"));
@@ -308,12 +316,9 @@ impl<'a> Fetch<'a> {
         let keys = keys.collect::<Result<Vec<_>, _>>()?;
         let mut top = None;
         for (number, published) in deltas.iter().enumerate() {
-            if !keys.is_empty() {
-                delta::verify(image.repository(), published.manifest, &keys)?;
-            }
             let file = self.file()?;
             let handle = file.as_file().try_clone().map_err(Error::io("open file", file.path()))?;
-            delta::fetch(image.repository(), published, handle, None)?;
+            delta::fetch(image.repository(), published, &keys, handle, None)?;
             if number + 1 < deltas.len() {
                 self.import(file.path(), What::Base, false)?;
             } else {
