@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Builds one of the tests' programs in Go into the cache and prints its path: gotool.sh registry (with referrers), cri (its client), nerdctl (as its
-# go.mod pins it, no code of ours). Nothing to do when it is there.
+# Builds one of the tests' programs in Go into the cache and prints its path: gotool.sh registry (with referrers), cri (its client), nerdctl and nerdctl2 (as their
+# go.mod pin them, no code of ours). Nothing to do when it is there.
 . "$(dirname "$0")/lib.sh"
 
 name=$1

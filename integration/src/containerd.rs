@@ -5,6 +5,7 @@ use std::fs;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::mount::{MntFlags, umount2};
@@ -59,6 +60,22 @@ impl Version {
             folder.display()
         );
         Ok(Some(folder))
+    }
+}
+
+/// What a process in a container writes, and where.
+struct Log {
+    path: PathBuf,
+    uri: String,
+}
+
+impl Log {
+    /// What was written when `ctr`, which ran the process, ended so.
+    fn of(&self, ended: Output) -> Result<String> {
+        let wrote = String::from_utf8_lossy(&fs::read(&self.path).unwrap_or_default()).into_owned();
+        drop(fs::remove_file(&self.path));
+        ended.success().with_context(|| format!("it wrote: {wrote}"))?;
+        Ok(wrote)
     }
 }
 
@@ -293,12 +310,12 @@ config_path = {hosts:?}
         self.ctr(["leases", "rm", "--sync", "collect"])?.success().map(drop)
     }
 
-    /// `nerdctl` on this containerd, in a network of no kind.
+    /// The nerdctl of the folder `tool` of `integration/` on this containerd, in a network of no kind.
     ///
     /// # Errors
     /// Fails only when it cannot be built or started.
-    pub fn nerdctl(&self, arguments: &[&str]) -> Result<Output> {
-        let built = Output::of(Command::new(script("gotool.sh")).arg("nerdctl"))?.success()?;
+    pub fn nerdctl(&self, tool: &str, arguments: &[&str]) -> Result<Output> {
+        let built = Output::of(Command::new(script("gotool.sh")).arg(tool))?.success()?;
         let mut command = self.sandbox.command(built.stdout.trim());
         command.env("PATH", self.path_variable()).arg("--address").arg(self.socket());
         command.arg("--data-root").arg(self.sandbox.path("nerdctl"));
@@ -329,6 +346,7 @@ config_path = {hosts:?}
     pub fn d4c<I: IntoIterator<Item: AsRef<std::ffi::OsStr>>>(&self, arguments: I) -> Result<Output> {
         let mut command = self.sandbox.command(built("d4c"));
         command.arg("--address").arg(self.socket()).arg("--control").arg(Snapshotter::control(self.sandbox));
+        command.env("XDG_CACHE_HOME", self.sandbox.path("cache"));
         Output::of(command.args(arguments))
     }
 
@@ -346,7 +364,7 @@ config_path = {hosts:?}
         format!("{}-{name}", self.sandbox.root().file_name().and_then(|base| base.to_str()).unwrap_or("d4c"))
     }
 
-    /// Runs a command in a new container, removed afterwards, and gives what it wrote.
+    /// Runs a command in a new container, removed afterwards, and gives what it wrote, to stderr too.
     ///
     /// # Errors
     /// Fails when it does not succeed.
@@ -367,9 +385,19 @@ config_path = {hosts:?}
     ) -> Result<String> {
         let container = self.container("once");
         let option = format!("--snapshotter={snapshotter}");
-        let run = ["run", "--rm", &option].into_iter().chain(options.iter().copied());
-        let arguments = run.chain([image, &container]).chain(command.iter().copied());
-        Ok(self.ctr(arguments)?.success()?.stdout)
+        let log = self.log("run");
+        let run = ["run", "--rm", &option, "--log-uri", &log.uri].into_iter().chain(options.iter().copied());
+        log.of(self.ctr(run.chain([image, &container]).chain(command.iter().copied()))?)
+    }
+
+    /// A file for what a process in a container writes. containerd's shim writes it: through its own pipes `ctr` 1.6 loses it when it is slow,
+    /// since it closes its end once the process has ended, whatever is still in there.
+    fn log(&self, name: &str) -> Log {
+        // Tests may run several at once.
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let path = self.sandbox.path(&format!("{name}-{number}.out"));
+        Log { uri: format!("file://{}", path.display()), path }
     }
 
     /// Starts a container in the background, and waits until it runs.
@@ -453,16 +481,10 @@ config_path = {hosts:?}
     /// As for [`Containerd::exec`].
     pub fn exec_as(&self, name: &str, user: &str, command: &[&str]) -> Result<String> {
         let container = self.container(name);
-        // containerd's shim writes it: through its own pipes `ctr` 1.6 loses it when it is slow, since it closes its end once the
-        // process has ended, whatever is still in there.
-        let log = self.sandbox.path(&format!("exec-{name}.out"));
-        drop(fs::remove_file(&log));
-        let uri = format!("file://{}", log.display());
-        let arguments = ["tasks", "exec", "--exec-id", "exec", "--user", user, "--log-uri", &uri, &container];
-        let ended = self.ctr(arguments.iter().chain(command))?;
-        let wrote = String::from_utf8_lossy(&fs::read(&log).unwrap_or_default()).into_owned();
-        ended.success().with_context(|| format!("it wrote: {wrote}"))?;
-        Ok(wrote)
+        let log = self.log(&format!("exec-{name}"));
+        let arguments =
+            ["tasks", "exec", "--exec-id", "exec", "--user", user, "--log-uri", &log.uri, &container];
+        log.of(self.ctr(arguments.iter().chain(command))?)
     }
 
     /// Kills a container and removes it with its snapshot.

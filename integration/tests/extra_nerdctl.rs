@@ -9,7 +9,7 @@ use d4c_integration::registry::Registry;
 use d4c_integration::snapshotter::Snapshotter;
 
 /// Pulls and runs two images of which a delta leads from one to the other; how many came by deltas, and how many pulls the plugin was asked for.
-fn pulls(plugin_name: &'static str) -> Result<(usize, usize)> {
+fn pulls(tool: &str, plugin_name: &'static str) -> Result<(usize, usize)> {
     let sandbox = Sandbox::new()?;
     let registry = Registry::start(&sandbox)?;
     let series = Series::named("tiny")?;
@@ -22,14 +22,14 @@ fn pulls(plugin_name: &'static str) -> Result<(usize, usize)> {
     let plugin = Snapshotter::start_pulling(&sandbox, 30, &[])?;
     let containerd = Containerd::start_with_plugin(&sandbox, Version::Two, plugin_name)?;
     for (tag, expected) in [("v1", "v1\nversion 1\n"), ("v2", "v1\nversion 2\n")] {
-        containerd.nerdctl(&["pull", "--quiet", &name(tag)])?.success()?;
+        containerd.nerdctl(tool, &["pull", "--quiet", &name(tag)])?.success()?;
         let read = ["run", "--rm", "--net", "none", &name(tag), "cat", "/etc/release", "/app/release"];
-        let seen = containerd.nerdctl(&read)?.success()?.stdout;
+        let seen = containerd.nerdctl(tool, &read)?.success()?.stdout;
         ensure!(seen == expected, "{tag}: {seen}");
     }
     let log = plugin.log();
     for tag in ["v1", "v2"] {
-        containerd.nerdctl(&["rmi", "--force", &name(tag)])?.success()?;
+        containerd.nerdctl(tool, &["rmi", "--force", &name(tag)])?.success()?;
     }
     containerd.stop()?;
     plugin.terminate()?;
@@ -38,10 +38,18 @@ fn pulls(plugin_name: &'static str) -> Result<(usize, usize)> {
     Ok((log.matches("image made from deltas").count(), log.matches("containerd pulls the layers").count()))
 }
 
+/// nerdctl 2.3 has containerd pull, as `ctr` does: a delta is used under the plugin's own name.
+#[test]
+fn later_ones_use_deltas() -> Result<()> {
+    let counted = pulls("nerdctl2", "di3fs")?;
+    ensure!(counted == (1, 1), "{counted:?}");
+    Ok(())
+}
+
 /// Under its own name the plugin is a snapshotter like others to nerdctl 1.7, which fetches all layers before it asks.
 #[test]
 fn it_pulls_and_runs() -> Result<()> {
-    let counted = pulls("di3fs")?;
+    let counted = pulls("nerdctl", "di3fs")?;
     ensure!(counted == (0, 0), "{counted:?}");
     Ok(())
 }
@@ -49,7 +57,7 @@ fn it_pulls_and_runs() -> Result<()> {
 /// Under the name of a snapshotter that nerdctl knows to fetch by itself, it is asked first, and a delta is used.
 #[test]
 fn it_uses_deltas_under_a_name_that_it_knows() -> Result<()> {
-    let counted = pulls("nydus")?;
+    let counted = pulls("nerdctl", "nydus")?;
     ensure!(counted == (1, 1), "{counted:?}");
     Ok(())
 }
