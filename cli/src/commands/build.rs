@@ -16,7 +16,6 @@ use crate::files::{OutFile, parent};
 use crate::image::{Delta, Image, ImageOptions, Opener};
 use crate::progress::{Progress, Unit};
 use crate::report;
-use crate::units::parse_size;
 
 /// How to make a file.
 #[derive(Debug, clap::Args)]
@@ -24,9 +23,6 @@ pub(super) struct MakeOptions {
     /// How hard to compress
     #[arg(long, value_enum, default_value_t = LevelChoice::Default)]
     level: LevelChoice,
-    /// Memory to use at most, mapped files apart
-    #[arg(long, value_name = "SIZE", default_value = "1GiB", value_parser = parse_size)]
-    memory: u64,
     /// How changed files are patched
     #[arg(long, value_enum, default_value_t = CodecChoice::Auto)]
     codec: CodecChoice,
@@ -99,7 +95,7 @@ impl MakeOptions {
                 CodecChoice::Bsdiff => build::Codec::Bsdiff,
                 CodecChoice::Store => build::Codec::Store,
             },
-            memory_bytes: self.memory,
+            memory_bytes: self.image.memory_bytes(),
             name: match &self.name {
                 Some(name) => name.clone(),
                 None => Source::parse(source).ok().and_then(|source| source.image_name()).unwrap_or_default(),

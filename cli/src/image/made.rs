@@ -70,7 +70,7 @@ pub(super) fn make(
     opener.progress.stage("make contents", Unit::Bytes, bytes);
 
     let next = AtomicUsize::new(0);
-    let count = opener.threads.get();
+    let count = opener.makers.get();
     let left = AtomicU64::new(bytes);
     let failed: Mutex<Option<Failure>> = Mutex::new(None);
     let fail = |failure| {
