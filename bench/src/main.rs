@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+mod apply;
 mod classes;
 mod clock;
 mod memory;
@@ -41,7 +42,7 @@ struct Args {
     /// Leave out xdelta3 and zstd
     #[arg(long)]
     baseline: bool,
-    /// Measure only these: fast, default, best, plain, bsdiff, xdelta3, zstd (default: all)
+    /// Measure only these: fast, default, best, plain, bsdiff, xdelta3, zstd (default: all); or apply: how fast contents are made
     #[arg(long, value_name = "TOOL,…", value_delimiter = ',', conflicts_with = "baseline")]
     only: Vec<String>,
 }
@@ -99,6 +100,15 @@ fn main() -> Result<()> {
         cores.dedup();
     }
 
+    if args.only.iter().any(|tool| tool == "apply") {
+        let mut speeds = Vec::new();
+        for (old, new) in &pairs {
+            let pair = Pair::open(old, new).with_context(|| format!("open pair: {old}, {new}"))?;
+            speeds.push((pair.name.clone(), apply::measure(&pair, std::thread::available_parallelism()?)?));
+        }
+        print!("{}", apply::markdown(&speeds));
+        return Ok(());
+    }
     let mut rows: Vec<Row> = Vec::new();
     let mut classes: BTreeMap<Class, Share> = BTreeMap::new();
     for (old, new) in &pairs {

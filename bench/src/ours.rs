@@ -6,7 +6,7 @@ use anyhow::Result;
 use dimg::Digest;
 use dimg::build::{BuildOptions, Codec, Side, build};
 use dimg::engine::compress::Level;
-use dimg::format::Assembled;
+use dimg::format::{Assembled, DimgError};
 
 use crate::clock;
 use crate::memory;
@@ -31,15 +31,7 @@ pub fn measure(
         if !wanted(name.split(' ').next().unwrap_or(name)) {
             continue;
         }
-        let options = BuildOptions {
-            level,
-            codec,
-            threads,
-            memory_bytes: 1 << 30,
-            name: String::new(),
-            dir: std::env::temp_dir(),
-        };
-        let work = || build(Some(&side(&pair.old)), &side(&pair.new), &options, &mut ());
+        let work = || delta(pair, level, codec, threads);
         let ((made, memory), time, processor) = clock::timed(|| memory::peak(work));
         let made = made?;
         results.push(Measure {
@@ -54,6 +46,19 @@ pub fn measure(
         }
     }
     Ok((results, default))
+}
+
+/// The delta of a pair.
+pub fn delta(pair: &Pair, level: Level, codec: Codec, threads: NonZeroUsize) -> Result<Assembled, DimgError> {
+    let options = BuildOptions {
+        level,
+        codec,
+        threads,
+        memory_bytes: 1 << 30,
+        name: String::new(),
+        dir: std::env::temp_dir(),
+    };
+    build(Some(&side(&pair.old)), &side(&pair.new), &options, &mut ())
 }
 
 const DEFAULT: &str = "default";
