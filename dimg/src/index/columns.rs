@@ -123,12 +123,13 @@ fn assemble<'a>(
     columns: impl Iterator<Item = (Codec, &'a [u8])>,
 ) -> Vec<u8> {
     let (mut count, mut table, mut stored) = (0, Vec::new(), Vec::new());
-    for ((index, raw_bytes), (codec, bytes)) in raw_bytes.enumerate().zip(columns) {
+    // A section has far fewer columns than there are numbers.
+    for ((number, raw_bytes), (codec, bytes)) in (1..=u8::MAX).zip(raw_bytes).zip(columns) {
         if raw_bytes == 0 {
             continue;
         }
         count += 1;
-        table.push(u8::try_from(index + 1).expect("a section has fewer than 255 columns"));
+        table.push(number);
         table.push(codec.tag());
         put_usize(&mut table, raw_bytes);
         put_usize(&mut table, bytes.len());
