@@ -65,6 +65,25 @@ fn the_same_tree_gives_the_same_bytes() {
     assert!(make() == make());
 }
 
+/// Images are kept: whoever changes what is written gives it another version, too.
+#[test]
+fn the_version_goes_with_the_bytes() {
+    let memory = Memory::default();
+    let members = (0..200).fold(Members::default().dir("d"), |members, number| {
+        members.file(&format!("d/{number}"), &memory, &number.to_string())
+    });
+    let members = members
+        .symlink("link", "d/1")
+        .link("hard", "d/2")
+        .add(Kind::CharDevice, b"null", |entry| (entry.dev_major, entry.dev_minor) = (1, 3))
+        .with_xattrs(Kind::Regular, b"f", &[("user.one", b"1"), ("trusted.overlay.x", b"2")], |entry| {
+            (entry.mtime, entry.mtime_nsec, entry.uid) = (-7, 5, 70_000);
+        });
+    let digest = dimg::Digest::of(&image(members).unwrap()).to_string();
+    let known = "sha256:e488862636c814f473d08cb0545bd484d4495d46bd42d7684aad419030ea4fcb";
+    assert_eq!((VERSION, &*digest), (1, known));
+}
+
 #[test]
 fn what_the_format_cannot_say_is_refused() {
     let value = vec![0; 65_536];

@@ -9,14 +9,16 @@
 //! those who ask wait until a successor takes over with [`Served::resume`].
 
 mod error;
+mod kept;
 mod lower;
 mod probe;
 mod resume;
 mod route;
 mod table;
 
+use std::cell::OnceCell;
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io;
 use std::num::NonZeroUsize;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -27,9 +29,9 @@ use nix::mount::{MntFlags, MsFlags};
 use crate::checkout::{self, checkout_root};
 use crate::fuse::{ObjectFs, Session};
 use crate::lazy::Contents;
+use crate::store::{self, ObjectStore};
 use crate::table::Table;
 use crate::tree::Tree;
-use crate::{erofs, store};
 
 pub use crate::fuse::TreeFs;
 pub use error::MountError;
@@ -38,6 +40,9 @@ pub use probe::{Found, find_route};
 pub use resume::{clean, mount_merged, remove};
 pub use route::{ParseRouteError, Route};
 pub use table::{Ended, Mounted};
+
+/// The image of metadata below a state.
+pub const METADATA: &str = "metadata.erofs";
 
 /// An image to be served: what it looks like, and how its contents are made.
 #[derive(Debug, Clone)]
@@ -63,8 +68,9 @@ pub struct Options {
     /// Threads that answer the kernel, each of which may be making a content; the default is twice the number of
     /// processors, but at least 4 and at most 16.
     pub threads: NonZeroUsize,
-    /// Where the image of metadata is kept, or found when it was written before; within the state when none.
-    pub metadata: Option<PathBuf>,
+    /// What the tree is known by, the same for equal trees alone: the route `erofs` takes the image of metadata then that was
+    /// written for it below the state, if it is whole.
+    pub name: Option<String>,
     /// All contents are objects already: on the `erofs` route nothing is in user space then.
     pub complete: bool,
 }
@@ -73,7 +79,7 @@ impl Default for Options {
     fn default() -> Self {
         let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
         let threads = NonZeroUsize::new((2 * cores).clamp(4, 16)).unwrap_or(NonZeroUsize::MIN);
-        Self { route: None, threads, metadata: None, complete: false }
+        Self { route: None, threads, name: None, complete: false }
     }
 }
 
@@ -122,12 +128,14 @@ impl Served {
         make_dir(state)?;
         let state = fs::canonicalize(state).map_err(MountError::io("find directory", state))?;
         let routes = options.route.as_ref().map_or(&Route::ALL[..], std::slice::from_ref);
-        let table = Arc::new(Table::new(Arc::clone(&image.tree)));
+        let once = OnceCell::new();
+        // Where the image of metadata is there nobody needs it.
+        let table = || Arc::clone(once.get_or_init(|| Arc::new(Table::new(Arc::clone(&image.tree)))));
         let mut failed = Vec::new();
         for route in routes {
             match Self::try_route(*route, image, &table, &state, options) {
                 Ok(served) => {
-                    tracing::info!(%route, rows = table.len(), "serving an image");
+                    tracing::info!(%route, names = image.tree.names(), "serving an image");
                     return Ok(served);
                 }
                 Err(error) if options.route.is_some() => return Err(error),
@@ -143,7 +151,7 @@ impl Served {
     fn try_route(
         route: Route,
         image: &Image,
-        table: &Arc<Table>,
+        table: &dyn Fn() -> Arc<Table>,
         state: &Path,
         options: &Options,
     ) -> Result<Self, MountError> {
@@ -152,27 +160,24 @@ impl Served {
                 probe::check(image.contents.store().root(), state)?;
                 Self::erofs(image, table, state, options)
             }
-            Route::FusePassthrough => Self::fuse(image, table, state, options, true),
-            Route::Fuse => Self::fuse(image, table, state, options, false),
+            Route::FusePassthrough => Self::fuse(image, &table(), state, options, true),
+            Route::Fuse => Self::fuse(image, &table(), state, options, false),
             Route::Overlay => Self::overlay(image, state, options),
         }
     }
 
-    fn erofs(image: &Image, table: &Table, state: &Path, options: &Options) -> Result<Self, MountError> {
-        let within = state.join("metadata.erofs");
-        let file = options.metadata.as_deref().unwrap_or(&within);
-        if options.metadata.is_none() || !file.exists() {
-            write_metadata(table, file)?;
+    fn erofs(
+        image: &Image,
+        table: &dyn Fn() -> Arc<Table>,
+        state: &Path,
+        options: &Options,
+    ) -> Result<Self, MountError> {
+        let (file, objects) = (state.join(METADATA), state.join("objects"));
+        if !options.name.as_ref().is_some_and(|name| kept::is_whole(name, &file)) {
+            kept::write(&table(), options.name.as_deref().unwrap_or_default(), &file)?;
         }
-        let (metadata, objects) = (state.join("metadata"), state.join("objects"));
-        make_dir(&metadata)?;
+        let mut served = Self::metadata(image.contents.store(), state)?;
         make_dir(&objects)?;
-        let flags = MsFlags::MS_RDONLY;
-        nix::mount::mount(Some(file), &metadata, Some("erofs"), flags, None::<&str>)
-            .map_err(|errno| MountError::io("mount erofs image", file)(errno.into()))?;
-        let data_only = vec![image.contents.store().objects()];
-        let lower = Lower { layers: vec![metadata.clone()], data_only, merged: None };
-        let mut served = Self { route: Route::Erofs, lower, mounts: vec![metadata], session: None };
         if options.complete {
             return Ok(served);
         }
@@ -181,6 +186,32 @@ impl Served {
         let session = Session::start(fs, &objects, false, options.threads);
         served.session = Some(session.map_err(MountError::io("mount fuse", &objects))?);
         Ok(served)
+    }
+
+    /// Serves an image again of which all contents are objects, and of which an earlier [`Served::start`] with the route `erofs` kept the
+    /// image of metadata for `name` below `state`: nothing of it has to be known. None where that is not there, or damaged.
+    ///
+    /// # Errors
+    /// It cannot be mounted.
+    pub fn again(store: &ObjectStore, state: &Path, name: &str) -> Result<Option<Self>, MountError> {
+        let state = match fs::canonicalize(state) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            found => found.map_err(MountError::io("find directory", state))?,
+        };
+        match kept::is_whole(name, &state.join(METADATA)) {
+            true => Self::metadata(store, &state).map(Some),
+            false => Ok(None),
+        }
+    }
+
+    /// Mounts the image of metadata below `state`.
+    fn metadata(store: &ObjectStore, state: &Path) -> Result<Self, MountError> {
+        let (file, metadata) = (state.join(METADATA), state.join("metadata"));
+        make_dir(&metadata)?;
+        nix::mount::mount(Some(&file), &metadata, Some("erofs"), MsFlags::MS_RDONLY, None::<&str>)
+            .map_err(|errno| MountError::io("mount erofs image", &file)(errno.into()))?;
+        let lower = Lower { layers: vec![metadata.clone()], data_only: vec![store.objects()], merged: None };
+        Ok(Self { route: Route::Erofs, lower, mounts: vec![metadata], session: None })
     }
 
     fn fuse(
@@ -295,21 +326,6 @@ impl Drop for Served {
 fn settle(root: &Path, table: &Table) -> io::Result<()> {
     drop(fs::read_dir(root)?);
     table.first_file().map_or(Ok(()), |file| File::open(root.join(file)).map(drop))
-}
-
-/// Writes the image of metadata beside `path`, then gives it its name.
-fn write_metadata(table: &Table, path: &Path) -> Result<(), MountError> {
-    let aside = path.with_extension("part");
-    let write = || -> Result<(), erofs::ErofsError> {
-        let mut out = io::BufWriter::with_capacity(1 << 18, File::create(&aside)?);
-        erofs::write(table, &mut out)?;
-        out.flush()?;
-        Ok(fs::rename(&aside, path)?)
-    };
-    write().map_err(|error| {
-        drop(fs::remove_file(&aside));
-        error.into()
-    })
 }
 
 fn make_dir(path: &Path) -> Result<(), MountError> {

@@ -123,8 +123,8 @@ fn take(dir: &Path) -> Result<(), MountError> {
     let (root, state) = (dir.join("root"), dir.join("state"));
     super::make_dir(&root)?;
     super::make_dir(&state)?;
-    let table = Table::new(Arc::clone(&image.tree));
-    let served = Served::erofs(&image, &table, &state, &Options::default())?;
+    let table = Arc::new(Table::new(Arc::clone(&image.tree)));
+    let served = Served::erofs(&image, &|| Arc::clone(&table), &state, &Options::default())?;
     let mounted = served.mount(&root, None)?;
     let read =
         fs::read(root.join("file")).map_err(|error| failed(&format!("open of a missing file: {error}")));

@@ -1,8 +1,9 @@
 //! One suite for all routes: mounts need root. Names begin with `root_`.
 
 use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use dimg::content::{Bytes, ContentSource};
@@ -248,4 +249,36 @@ fn root_a_writable_overlay_lies_on_what_is_served() {
         assert!(mounted.unmount().unwrap());
         assert_eq!(fs::read(changes.upper.join("moved")).unwrap(), b"setuid");
     }
+}
+
+#[test]
+fn root_an_image_of_metadata_is_taken_again_and_a_damaged_one_is_not() {
+    let fixture = Fixture::whole();
+    let image = fixture.image("store");
+    image.contents.ensure_all(&image.tree.contents(), NonZeroUsize::MIN).unwrap();
+    let (state, name) = (fixture.dir.path().join("state"), Some("sha256:a".to_owned()));
+    let options = Options { route: Some(Route::Erofs), complete: true, name, ..Options::default() };
+    let (store, file) = (image.contents.store(), state.join(METADATA));
+    let again = |name| Served::again(store, &state, name).unwrap();
+    assert!(again("sha256:a").is_none());
+    let mut trees = Vec::new();
+    let mut see = |served: Served, name: &str| {
+        let at = fixture.dir.path().join(name);
+        fs::create_dir(&at).unwrap();
+        let mounted = served.mount(&at, None).unwrap();
+        trees.push(scan(&at));
+        mounted.unmount().unwrap();
+    };
+    see(Served::start(&image, &state, &options).unwrap(), "first");
+    let written = fs::metadata(&file).unwrap().ino();
+    see(again("sha256:a").unwrap(), "again");
+    see(Served::start(&image, &state, &options).unwrap(), "start");
+    assert_eq!(fs::metadata(&file).unwrap().ino(), written);
+    assert!(again("sha256:b").is_none());
+    fs::OpenOptions::new().write(true).open(&file).unwrap().write_all(b"!").unwrap();
+    assert!(again("sha256:a").is_none());
+    see(Served::start(&image, &state, &options).unwrap(), "anew");
+    assert_ne!(fs::metadata(&file).unwrap().ino(), written);
+    assert!(again("sha256:a").is_some());
+    assert!(trees.iter().all(|tree| *tree == trees[0]));
 }

@@ -139,21 +139,7 @@ impl Importer {
     /// # Errors
     /// It was rejected, or a record cannot be read.
     pub fn served_image(&self, chain_id: &str) -> Result<Option<ServedImage>> {
-        let Some(tree) = self.store.tree(chain_id)? else { return Ok(None) };
-        let mut found = None;
-        for digest in tree.holders.iter().filter_map(|holder| holder.parse::<Digest>().ok()) {
-            let position = self.chain(digest)?.iter().position(|id| id.to_string() == chain_id);
-            let Some(top) = position else { continue };
-            let complete = !self.records.is_pending(digest);
-            found = Some((digest, top));
-            if complete && self.records.rejected(digest).is_none() {
-                break;
-            }
-        }
-        let Some((digest, top)) = found else { return Ok(None) };
-        if let Some(why) = self.records.rejected(digest) {
-            return Err(Error::Corrupt { what: format!("image {digest}: {why}") });
-        }
+        let Some((digest, top)) = self.image_of(chain_id)? else { return Ok(None) };
         let merge = |layers: &[Arc<LayerIndex>]| Tree::merge(layers.get(..=top).unwrap_or(layers));
         let pending = self.pending_and(digest, merge)?;
         let complete = pending.is_none();
@@ -168,6 +154,35 @@ impl Importer {
             tree.map_err(|error| Error::Corrupt { what: format!("lay out image {digest}: {error}") })?;
         let image = di3fs::mount::Image { tree: Arc::new(tree), contents };
         Ok(Some(ServedImage { image, complete }))
+    }
+
+    /// Whether all contents of the image that ends with the layer of `chain_id` are there.
+    ///
+    /// # Errors
+    /// As for [`Importer::served_image`].
+    pub fn is_complete(&self, chain_id: &str) -> Result<bool> {
+        Ok(self.image_of(chain_id)?.is_some_and(|(digest, _)| !self.records.is_pending(digest)))
+    }
+
+    /// An image that has the layer of `chain_id`, a complete one if there is one, and the layer's number.
+    fn image_of(&self, chain_id: &str) -> Result<Option<(Digest, usize)>> {
+        let Some(tree) = self.store.tree(chain_id)? else { return Ok(None) };
+        let mut found = None;
+        for digest in tree.holders.iter().filter_map(|holder| holder.parse::<Digest>().ok()) {
+            let position = self.chain(digest)?.iter().position(|id| id.to_string() == chain_id);
+            let Some(top) = position else { continue };
+            let complete = !self.records.is_pending(digest);
+            found = Some((digest, top));
+            if complete && self.records.rejected(digest).is_none() {
+                break;
+            }
+        }
+        if let Some((digest, _)) = found
+            && let Some(why) = self.records.rejected(digest)
+        {
+            return Err(Error::Corrupt { what: format!("image {digest}: {why}") });
+        }
+        Ok(found)
     }
 
     /// What a pending image is made from; none for one that is complete.
@@ -332,7 +347,11 @@ impl Importer {
                 && self.records.rejected(digest).is_none()
                 && let Err(error) = self.finish_at(digest, NonZeroUsize::MIN, Pace::Background)
             {
-                tracing::error!(%error, "image is not complete");
+                // Removed meanwhile: what was half done goes with it.
+                match self.records.get(digest) {
+                    Ok(None) => tracing::debug!(%digest, %error, "image has gone"),
+                    _ => tracing::error!(%error, "image is not complete"),
+                }
             }
         }
     }

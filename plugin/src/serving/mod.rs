@@ -5,6 +5,9 @@
 //! lies on that. As long as contents are missing, a FUSE session answers; the kernel's end of it is with the
 //! [`Holder`] too, so that the next plugin goes on where this one ended, however that was.
 //!
+//! The image of metadata of the route `erofs` stays there as long as the layer is known, for the next container and the next plugin: up to
+//! [`MOST_KEPT_BYTES`] of those that nothing lies on, the ones written last.
+//!
 //! Once an image is complete (`Importer::finish`), the route `erofs` needs no session any more: it is ended when no
 //! container or view lies on the layer. As long as one does, what it lies on stays mounted where it was: containerd asks
 //! for mounts and mounts them later, and again when it starts a container anew.
@@ -14,12 +17,16 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
-use di3fs::mount::{Lower, Options, Route, Served};
+use di3fs::mount::{Lower, METADATA, Options, Route, Served};
 
 use crate::error::{Error, Result};
 use crate::holder::Holder;
 use crate::import::{Importer, Mounts};
+
+/// Images of metadata that are kept without being used; one takes some 100 bytes for each entry.
+const MOST_KEPT_BYTES: u64 = 256 << 20;
 
 /// What a snapshot that stands on a lazily made layer lies on.
 pub trait LowerProvider: Send + Sync {
@@ -105,10 +112,11 @@ impl Serving {
         }
     }
 
-    /// Removes directories that nothing is served in.
+    /// Removes directories that nothing is served in, and images of metadata when they are many.
     fn tidy(&self) -> Result<()> {
         let used = self.used();
         let served = self.lock();
+        let mut kept = Vec::new();
         for entry in fs::read_dir(&self.dir).map_err(Error::io("read directory", &self.dir))? {
             let path = entry.map_err(Error::io("read directory", &self.dir))?.path();
             if served.keys().any(|chain_id| self.state(chain_id) == path) {
@@ -119,9 +127,16 @@ impl Serving {
             match self.importer.store().tree(&chain_id)? {
                 None => remove(&path),
                 Some(_) if is_used(used.as_ref(), &chain_id) => {}
-                Some(_) => clean(&path),
+                Some(_) => {
+                    clean(&path);
+                    let metadata = path.join(METADATA);
+                    if let Ok(meta) = fs::metadata(&metadata) {
+                        kept.push((meta.modified().ok(), meta.len(), metadata));
+                    }
+                }
             }
         }
+        trim(kept, MOST_KEPT_BYTES);
         Ok(())
     }
 
@@ -147,6 +162,10 @@ impl Serving {
             if !wanted && let Some(one) = served.remove(&chain_id) {
                 self.end(&chain_id, one);
             }
+        }
+        drop(served);
+        if let Err(error) = self.tidy() {
+            tracing::warn!(%error, "what is served no more is not removed");
         }
     }
 
@@ -188,6 +207,20 @@ impl Serving {
         }
     }
 
+    fn start(&self, chain_id: &str, state: &Path) -> Result<Served> {
+        let found = self
+            .importer
+            .served_image(chain_id)?
+            .ok_or_else(|| Error::Unavailable { what: format!("serve layer {chain_id}: no image has it") })?;
+        if !(found.complete && self.route == Route::Erofs) {
+            clean(state);
+        }
+        // Else the same is mounted on what was left there, and who was told of that finds this.
+        let (route, name) = (Some(self.route), Some(chain_id.to_owned()));
+        let options = Options { route, name, complete: found.complete, ..Options::default() };
+        Served::start(&found.image, state, &options).map_err(failed(chain_id))
+    }
+
     /// The directory in which a chain's tree is served.
     fn state(&self, chain_id: &str) -> PathBuf {
         self.dir.join(chain_id.rsplit(':').next().unwrap_or(chain_id))
@@ -205,17 +238,16 @@ impl LowerProvider for Serving {
             return Ok(one.lower().clone());
         }
         let started = std::time::Instant::now();
-        let found = self
-            .importer
-            .served_image(chain_id)?
-            .ok_or_else(|| Error::Unavailable { what: format!("serve layer {chain_id}: no image has it") })?;
         let state = self.state(chain_id);
-        if !(found.complete && self.route == Route::Erofs) {
-            clean(&state);
-        }
-        // Else the same is mounted on what was left there, and who was told of that finds this.
-        let options = Options { route: Some(self.route), complete: found.complete, ..Options::default() };
-        let mut one = Served::start(&found.image, &state, &options).map_err(failed(chain_id))?;
+        let again = match self.route == Route::Erofs && self.importer.is_complete(chain_id)? {
+            true => Served::again(self.importer.objects(), &state, chain_id).map_err(failed(chain_id))?,
+            false => None,
+        };
+        let known = again.is_some();
+        let mut one = match again {
+            Some(one) => one,
+            None => self.start(chain_id, &state)?,
+        };
         one.merge(&state).map_err(failed(chain_id))?;
         if let Some(device) = one.device() {
             let kept = self.holder.keep(&name(one.route(), chain_id), device);
@@ -224,7 +256,7 @@ impl LowerProvider for Serving {
             })?;
         }
         let ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        tracing::info!(chain_id, route = %one.route(), complete = found.complete, ms, "serving");
+        tracing::info!(chain_id, route = %one.route(), complete = one.device().is_none(), known, ms, "serving");
         let lower = one.lower().clone();
         served.insert(chain_id.to_owned(), one);
         Ok(lower)
@@ -239,6 +271,21 @@ impl Mounts for Serving {
         let Some(used) = self.used() else { return };
         for (chain_id, one) in served.extract_if(.., |chain_id, _| !used.contains(chain_id)) {
             self.end(&chain_id, one);
+        }
+    }
+}
+
+/// Removes the oldest of `kept`, each with its time and bytes, until there are no more than `most` bytes.
+fn trim(mut kept: Vec<(Option<SystemTime>, u64, PathBuf)>, most: u64) {
+    kept.sort();
+    let mut bytes: u64 = kept.iter().map(|(_, bytes, _)| bytes).sum();
+    for (_, own, path) in kept {
+        if bytes <= most {
+            break;
+        }
+        match fs::remove_file(&path) {
+            Ok(()) => bytes -= own,
+            Err(error) => tracing::warn!(path = %path.display(), %error, "not removed"),
         }
     }
 }
@@ -274,4 +321,27 @@ fn name(route: Route, chain_id: &str) -> String {
 fn parse_name(name: &str) -> Option<(Route, String)> {
     let (route, chain_id) = name.split_once('/')?;
     Some((Route::from_str(route).ok()?, chain_id.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn the_oldest_go_when_there_are_too_many() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = |number: u64| {
+            let path = dir.path().join(number.to_string());
+            fs::write(&path, [0; 10]).unwrap();
+            (Some(SystemTime::UNIX_EPOCH + Duration::from_secs(number)), 10, path)
+        };
+        trim([3, 1, 2].map(file).to_vec(), 20);
+        assert!(
+            !dir.path().join("1").exists() && dir.path().join("2").exists() && dir.path().join("3").exists()
+        );
+        trim([3, 2].map(file).to_vec(), 0);
+        assert!(!dir.path().join("2").exists() && !dir.path().join("3").exists());
+    }
 }
