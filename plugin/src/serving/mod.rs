@@ -235,7 +235,14 @@ impl LowerProvider for Serving {
     fn lower(&self, chain_id: &str) -> Result<Lower> {
         let mut served = self.lock();
         if let Some(one) = served.get(chain_id) {
-            return Ok(one.lower().clone());
+            // Without a session nothing can be made: the image whose contents were all there has gone, and come again without them.
+            if one.device().is_some() || self.importer.is_complete(chain_id)? {
+                return Ok(one.lower().clone());
+            }
+            tracing::info!(chain_id, "serving anew, the image is another");
+            if let Some(one) = served.remove(chain_id) {
+                self.end(chain_id, one);
+            }
         }
         let started = std::time::Instant::now();
         let state = self.state(chain_id);
