@@ -27,8 +27,8 @@ pub(super) const MAGIC: &[u8; 4] = b"BC\xc0\xde";
 /// Bytes before the bitcode that tell where in the file it is.
 const WRAPPER: &[u8; 4] = b"\xde\xc0\x17\x0b";
 
-/// Contents up to this size are opened: to close one takes memory of its size.
-pub(super) const MAX_CONTENT_BYTES: u64 = if cfg!(fuzzing) { 1 << 20 } else { 64 << 20 };
+/// Contents up to this size are opened: to close one takes memory of twice its size.
+pub(super) const MAX_CONTENT_BYTES: u64 = if cfg!(fuzzing) { 1 << 20 } else { 16 << 20 };
 
 /// Whether a content begins as bitcode, or an opened form of such a content.
 pub(super) fn begins(bytes: &[u8]) -> bool {
