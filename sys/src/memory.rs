@@ -15,6 +15,19 @@ pub fn share_arenas(count: NonZeroUsize) {
     let _ = count;
 }
 
+/// Has the allocator map whatever takes at least `bytes` by itself and unmap it when it is freed, for a process that is to stay within
+/// some memory: of its own accord it takes the largest freed mapping, up to 32 MiB, for a size better kept, and what is kept is in pieces. Costs
+/// new pages for each such allocation. Nothing where the allocator does not know of it.
+pub fn map_from(bytes: NonZeroUsize) {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: takes numbers, and may be called at any time by any thread.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, bytes.get().try_into().unwrap_or(i32::MAX));
+    }
+    #[cfg(not(target_env = "gnu"))]
+    let _ = bytes;
+}
+
 /// Has the allocator give back what is free: many threads that were busy once leave a good deal of it. Nothing where the
 /// allocator cannot.
 pub fn trim_memory() {

@@ -75,7 +75,7 @@ pub(crate) fn run(options: Options, config: &Config) -> Result<(), Failure> {
     if let Some(threads) = options.image.threads {
         serve.threads = threads;
     }
-    serve.threads = options.image.makers(serve.threads);
+    serve.threads = options.image.memory.makers(serve.threads);
     let signal = interrupt::stream()?;
     let changes = options.changes.as_deref().map(Changes::below).transpose()?;
     let served = Served::start(&image, &state.path().join("mount"), &serve)?;

@@ -31,8 +31,9 @@ use dimg::index::LayerIndex;
 use crate::config::Config;
 use crate::failure::{Failure, Kind};
 use crate::files::InFile;
+use crate::memory::MemoryArgs;
 use crate::progress::{Progress, Unit};
-use crate::units::{parse_size, parse_threads};
+use crate::units::parse_threads;
 pub(crate) use layout::{Place, write_kept, write_layout};
 pub(crate) use lazy::LazyImage;
 
@@ -47,28 +48,8 @@ pub(crate) struct ImageOptions {
     /// Worker threads; the result does not depend on it (default: all cores)
     #[arg(long, value_name = "N", value_parser = parse_threads)]
     pub(crate) threads: Option<NonZeroUsize>,
-    /// Memory to use at most, mapped files apart (default: 1GiB); 64MiB at least, and up to 32MiB more
-    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
-    memory: Option<u64>,
-}
-
-/// Memory to use at most when nothing is said.
-const MEMORY_BYTES: u64 = 1 << 30;
-
-/// What one thread that makes contents takes at most: windows of decoders, and a map of addresses with what is known of the file.
-const MAKER_BYTES: u64 = 64 << 20;
-
-impl ImageOptions {
-    /// Memory to use at most, in bytes, mapped files apart.
-    pub(crate) fn memory_bytes(&self) -> u64 {
-        self.memory.unwrap_or(MEMORY_BYTES)
-    }
-
-    /// How many of `threads` may make contents at once.
-    pub(crate) fn makers(&self, threads: NonZeroUsize) -> NonZeroUsize {
-        let most = usize::try_from(self.memory_bytes() / MAKER_BYTES).unwrap_or(usize::MAX);
-        NonZeroUsize::new(most).map_or(NonZeroUsize::MIN, |most| most.min(threads))
-    }
+    #[command(flatten)]
+    pub(crate) memory: MemoryArgs,
 }
 
 /// Options of every command that speaks to registries.
@@ -178,13 +159,14 @@ impl<'a> Opener<'a> {
         config: &'a Config,
         progress: &'a Progress,
     ) -> Result<Self, Failure> {
+        options.memory.apply();
         let platform = options.platform.as_deref().map(str::parse::<Platform>).transpose()?;
         let cores = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
         let threads = options.threads.unwrap_or(cores);
         Ok(Self {
             tmpdir: &config.tmpdir,
             threads,
-            makers: options.makers(threads),
+            makers: options.memory.makers(threads),
             options: Options {
                 platform,
                 temp_dir: Some(config.tmpdir.clone()),
@@ -308,22 +290,5 @@ impl Delta {
         let bytes = file.len() as u64;
         let file = DeltaFile::open(file).map_err(Failure::delta(path))?;
         Ok(Self { path: path.to_owned(), file, bytes })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn memory_bounds_who_makes_contents() {
-        let makers = |memory: Option<u64>, threads| {
-            let options = ImageOptions { memory, ..ImageOptions::default() };
-            options.makers(NonZeroUsize::new(threads).unwrap()).get()
-        };
-        assert_eq!(makers(None, 8), 8);
-        assert_eq!(makers(None, 100), 16);
-        assert_eq!(makers(Some(256 << 20), 8), 4);
-        assert_eq!(makers(Some(1), 8), 1);
     }
 }

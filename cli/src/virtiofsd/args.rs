@@ -124,7 +124,7 @@ impl Args {
             .thread_pool_size
             .map_or_else(default, |threads| NonZeroUsize::new(threads).unwrap_or(NonZeroUsize::MIN));
         // Of a directory no content is made.
-        if self.image.is_empty() { threads } else { self.opening.makers(threads) }
+        if self.image.is_empty() { threads } else { self.opening.memory.makers(threads) }
     }
 }
 
