@@ -64,6 +64,7 @@ async fn serve_all(config: &Config) -> Result<()> {
     let sweep = move || {
         swept.0.sweep_unused();
         swept.1.sweep();
+        swept.0.look_for_room();
     };
     let finisher = Finisher::start(importer.clone(), config.finish_after(), move || finished.sweep())?;
     let puller = match config.pull.clone() {

@@ -174,6 +174,14 @@ impl Importer {
         self.full_lock().no_room_before = Some(Instant::now() + LOOK_AGAIN);
     }
 
+    /// A snapshot has gone, and what it alone has seen may be given back now: has that looked at again if there is too little room.
+    pub fn look_for_room(&self) {
+        let asked = self.full_lock().no_room_before.take();
+        if asked.is_some() && matches!(self.too_much(), Ok(Some(_))) {
+            self.work.ask_room();
+        }
+    }
+
     /// How far contents should be given back now; none when all is well.
     fn too_much(&self) -> Result<Option<Until>> {
         let (free, all) = self.objects.disk_bytes().map_err(unavailable)?;
