@@ -108,9 +108,11 @@ impl Importer {
     }
 
     fn evict_until(&self, until: Until, patience: Duration) -> Result<Evicted> {
-        // Where nothing can be given back, mounts need not end, which will be wanted again.
-        if !self.has_evictable()? {
-            let left_bytes = self.objects.bytes().map_err(unavailable)?;
+        // Where nothing has to be given back or can be, mounts need not end, which will be wanted again.
+        let left_bytes = self.objects.bytes().map_err(unavailable)?;
+        let (free, _) = self.objects.disk_bytes().map_err(unavailable)?;
+        let is_well = left_bytes <= until.keep_bytes && free >= until.free_bytes;
+        if is_well || !self.has_evictable()? {
             return Ok(Evicted { removed: Removed { objects: 0, bytes: 0 }, left_bytes });
         }
         self.end_unused_mounts();
