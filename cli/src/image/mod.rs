@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use d4c_image::base::read_layer;
+use d4c_image::error::SourceError;
 use d4c_image::platform::Platform;
 use d4c_image::registry::RegistryOptions;
 use d4c_image::source::{OpenImage, Options, RemoteImage, Source};
@@ -40,9 +41,10 @@ pub(crate) use lazy::LazyImage;
 /// Options of every command that opens images.
 #[derive(Debug, Default, clap::Args)]
 pub(crate) struct ImageOptions {
-    /// Platform to take from a multi-platform image, as os/arch[/variant] (default: this machine's)
-    #[arg(long, value_name = "PLATFORM")]
-    platform: Option<String>,
+    /// Platform to take from a multi-platform image, as os/arch[/variant] (default: this machine's); publish takes several, with commas,
+    /// and all of them by default
+    #[arg(long, value_name = "PLATFORM", value_delimiter = ',')]
+    platform: Vec<String>,
     #[command(flatten)]
     pub(crate) registry: RegistryArgs,
     /// Worker threads; the result does not depend on it (default: all cores)
@@ -50,6 +52,16 @@ pub(crate) struct ImageOptions {
     pub(crate) threads: Option<NonZeroUsize>,
     #[command(flatten)]
     pub(crate) memory: MemoryArgs,
+}
+
+impl ImageOptions {
+    /// The platforms that were asked for.
+    ///
+    /// # Errors
+    /// One is malformed.
+    pub(crate) fn platforms(&self) -> Result<Vec<Platform>, Failure> {
+        Ok(self.platform.iter().map(|text| text.parse()).collect::<Result<_, SourceError>>()?)
+    }
 }
 
 /// Options of every command that speaks to registries.
@@ -153,17 +165,31 @@ impl<'a> Opener<'a> {
     /// An opener by the command's options.
     ///
     /// # Errors
-    /// The platform is malformed.
+    /// The platform is malformed, or there are several.
     pub(crate) fn new(
         options: &ImageOptions,
         config: &'a Config,
         progress: &'a Progress,
     ) -> Result<Self, Failure> {
+        let mut platforms = options.platforms()?;
+        let platform = platforms.pop();
+        if !platforms.is_empty() {
+            return Err(Failure::usage(options.platform.join(","), "one platform is needed here"));
+        }
+        Ok(Self::with_platform(options, platform, config, progress))
+    }
+
+    /// An opener by the command's options but for the platform.
+    pub(crate) fn with_platform(
+        options: &ImageOptions,
+        platform: Option<Platform>,
+        config: &'a Config,
+        progress: &'a Progress,
+    ) -> Self {
         options.memory.apply();
-        let platform = options.platform.as_deref().map(str::parse::<Platform>).transpose()?;
         let cores = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
         let threads = options.threads.unwrap_or(cores);
-        Ok(Self {
+        Self {
             tmpdir: &config.tmpdir,
             threads,
             makers: options.memory.makers(threads),
@@ -175,7 +201,7 @@ impl<'a> Opener<'a> {
             },
             config,
             progress,
-        })
+        }
     }
 
     /// Opens the image that `text` names: any source, a delta file without a parent included.
