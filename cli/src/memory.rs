@@ -1,6 +1,9 @@
 //! `--memory`: the option, and what follows from it.
 
 use std::num::NonZeroUsize;
+use std::sync::Arc;
+
+use dimg::memory::Memory;
 
 use crate::units::parse_size;
 
@@ -15,9 +18,6 @@ pub(crate) struct MemoryArgs {
 /// Memory to use at most when nothing is said.
 const MEMORY_BYTES: u64 = 1 << 30;
 
-/// What one thread that makes contents takes at most: windows of decoders, and a map of addresses with what is known of the file.
-const MAKER_BYTES: u64 = 64 << 20;
-
 /// What is allocated from this size on is given back when it is freed. `diff --memory 256M` of a library of 600 MB: 283 MiB without, 223
 /// with it. It costs up to 5 % more processor time for images of many small files, so only whoever asks for a bound gets it.
 const GIVEN_BACK_BYTES: NonZeroUsize = NonZeroUsize::new(1 << 20).expect("not 0");
@@ -28,10 +28,9 @@ impl MemoryArgs {
         self.memory.unwrap_or(MEMORY_BYTES)
     }
 
-    /// How many of `threads` may make contents at once.
-    pub(crate) fn makers(&self, threads: NonZeroUsize) -> NonZeroUsize {
-        let most = usize::try_from(self.bytes() / MAKER_BYTES).unwrap_or(usize::MAX);
-        NonZeroUsize::new(most).map_or(NonZeroUsize::MIN, |most| most.min(threads))
+    /// What all that make contents share.
+    pub(crate) fn shared(&self) -> Arc<Memory> {
+        Arc::new(Memory::new(self.bytes()))
     }
 
     /// Has this process keep nothing large that it has freed, if a bound was asked for.
@@ -45,20 +44,4 @@ impl MemoryArgs {
 /// Has this process keep nothing large that it has freed.
 pub(crate) fn give_back() {
     d4c_sys::map_from(GIVEN_BACK_BYTES);
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn memory_bounds_who_makes_contents() {
-        let makers = |memory: Option<u64>, threads| {
-            MemoryArgs { memory }.makers(NonZeroUsize::new(threads).unwrap()).get()
-        };
-        assert_eq!(makers(None, 8), 8);
-        assert_eq!(makers(None, 100), 16);
-        assert_eq!(makers(Some(256 << 20), 8), 4);
-        assert_eq!(makers(Some(1), 8), 1);
-    }
 }

@@ -28,6 +28,7 @@ use dimg::build::{Side, SideLayer};
 use dimg::content::{Bytes, ContentSource};
 use dimg::format::DeltaFile;
 use dimg::index::LayerIndex;
+use dimg::memory::Memory;
 
 use crate::config::Config;
 use crate::failure::{Failure, Kind};
@@ -154,8 +155,8 @@ impl Image {
 pub(crate) struct Opener<'a> {
     pub(crate) tmpdir: &'a Path,
     pub(crate) threads: NonZeroUsize,
-    /// Threads that make contents: as many as memory allows.
-    pub(crate) makers: NonZeroUsize,
+    /// For making contents.
+    pub(crate) memory: Arc<Memory>,
     pub(crate) options: Options,
     config: &'a Config,
     pub(crate) progress: &'a Progress,
@@ -192,7 +193,7 @@ impl<'a> Opener<'a> {
         Self {
             tmpdir: &config.tmpdir,
             threads,
-            makers: options.memory.makers(threads),
+            memory: options.memory.shared(),
             options: Options {
                 platform,
                 temp_dir: Some(config.tmpdir.clone()),
