@@ -12,7 +12,6 @@ mod failure;
 mod files;
 mod image;
 mod interrupt;
-mod memory;
 mod output;
 mod progress;
 mod report;

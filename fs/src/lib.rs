@@ -12,7 +12,6 @@
 #![forbid(unsafe_code)]
 
 pub mod checkout;
-mod crew;
 pub mod erofs;
 mod fuse;
 pub mod lazy;

@@ -12,7 +12,6 @@ pub mod guest;
 pub mod images;
 pub mod leftovers;
 pub mod memory;
-pub mod platforms;
 pub mod program;
 pub mod random;
 pub mod registry;

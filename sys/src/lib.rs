@@ -17,6 +17,7 @@ mod pass;
 mod prefetch;
 mod priority;
 mod threads;
+mod vectors;
 
 pub use attr::{fset_xattr, lget_xattr, llist_xattr, lset_xattr};
 pub use copy::{Copied, clone_file, reflink};
@@ -24,12 +25,13 @@ pub use fuse::{fuse_backing_close, fuse_backing_open};
 pub use huge::prefer_huge_pages;
 pub use idmap::{mount_mapped, user_namespace};
 pub use map::Map;
-pub use memory::{map_from, rest_small, trim_memory};
+pub use memory::{share_arenas, trim_memory};
 pub use node::{FileTime, lutimens, mknod, set_times, statvfs, syncfs};
 pub use pass::{inherited_listener, passed_descriptors, receive_with_fd, send_with_fd};
 pub use prefetch::prefetch;
 pub use priority::lower_priority;
 pub use threads::{on_threads, spawn_scoped};
+pub use vectors::{Wide, with_vectors};
 
 use std::ffi::CString;
 use std::io;

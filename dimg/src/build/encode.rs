@@ -22,6 +22,8 @@ use crate::index::edit::Place;
 pub(super) const SMALL_CONTENT_BYTES: u64 = 512 << 10;
 /// Programs up to this size, their streams together, are kept in groups.
 pub(super) const SMALL_PROGRAM_BYTES: u64 = 96 << 10;
+/// A program of this part of the content, or less, is not compressed to see whether it is small, at the fast level.
+const SURELY_SMALL: u64 = 16;
 /// The same at the fast level, as even that takes as long as all else.
 const CLEARLY_SMALLER_FAST: u64 = 6;
 /// Storing takes at least this part of what the fast level leaves.
@@ -270,6 +272,12 @@ pub(super) fn program(
     level: Level,
     threads: usize,
 ) -> Result<Way, EngineError> {
+    let raw_bytes = program.raw_bytes();
+    if level == Level::Fast && raw_bytes <= SMALL_PROGRAM_BYTES.min(program.out_bytes / SURELY_SMALL) {
+        // Whatever the compressor makes of it.
+        let map_bytes = map.as_ref().map_or(0, |map| 4 * map.segments() as u64);
+        return Ok(Way { bytes: map_bytes + raw_bytes, kept: Kept::Program(place, map, Box::new(program)) });
+    }
     let map_bytes = match &map {
         Some(map) => RelocationFrame::encode(&[map], level)?.len() as u64,
         None => 0,

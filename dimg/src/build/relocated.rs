@@ -21,6 +21,9 @@ const COARSE_PART: (usize, usize) = (2, 3);
 /// Plain programs below this are as good as any.
 const SMALL_RAW_BYTES: u64 = 512;
 
+/// At the fast level, files of which no more bytes differ are not relocated.
+const STAYING_BYTES: usize = 512;
+
 /// The memory that relocating `base` takes.
 pub(super) fn memory(base: &Candidate, options: &BuildOptions) -> u64 {
     match options.codec {
@@ -81,7 +84,7 @@ pub(super) fn smallest(
     Ok(if moved.bytes < plain.bytes { moved } else { plain })
 }
 
-/// As [`smallest`] at the fast level: one pass, and whichever has less that does not compress well.
+/// As [`smallest`] at the fast level: where most stays where it was a plain program, else a relocated patch if addresses moved.
 fn quick(
     place: Place,
     old: &[u8],
@@ -90,16 +93,28 @@ fn quick(
     options: &BuildOptions,
 ) -> Result<Way, EngineError> {
     let (level, threads) = (options.level, matching.threads);
-    let moves = options.codec == Codec::Auto && elf::fits(old, new);
-    let plain = diff(old, new, &MatchOptions { coarse: moves, ..*matching });
-    if moves && plain.raw_bytes() >= SMALL_RAW_BYTES {
-        let relocated = elf::derive(old, new, &plain, 1, matching, &scratch(options))?;
-        if let Some(relocated) = relocated.filter(|relocated| moved_weight(relocated) < weight(&plain)) {
+    if options.codec == Codec::Auto && elf::fits(old, new) && !stays(old, new) {
+        let relocated = elf::derive_quick(old, new, matching, &scratch(options))?;
+        if let Some(relocated) = relocated {
             let map = Some(Box::new(relocated.map));
             return encode::program(place, map, relocated.program, level, threads);
         }
     }
-    encode::program(place, None, plain, level, threads)
+    encode::program(place, None, diff(old, new, matching), level, threads)
+}
+
+/// Whether no more than a few bytes differ, all others being where they were.
+fn stays(old: &[u8], new: &[u8]) -> bool {
+    let mut unequal = old.len().abs_diff(new.len());
+    for (old, new) in old.chunks(256).zip(new.chunks(256)) {
+        if old != new {
+            unequal += old.iter().zip(new).filter(|(old, new)| old != new).count();
+            if unequal > STAYING_BYTES {
+                return false;
+            }
+        }
+    }
+    unequal <= STAYING_BYTES
 }
 
 /// Gives files without a name.

@@ -69,19 +69,20 @@ impl Sketch {
     fn add(&mut self, bytes: &[u8]) {
         const WINDOW: usize = 32;
         let mut hash = 0u64;
+        // What is not below says nothing.
+        let limit = |features: &[u64]| features.get(FEATURES - 1).copied().unwrap_or(u64::MAX);
+        let mut below = limit(&self.features);
         for (index, &byte) in bytes.iter().enumerate() {
             // Two bits a byte: what is 32 bytes back has left the hash.
             hash = (hash << 2).wrapping_add(GEAR[usize::from(byte)]);
             let feature = (hash ^ (hash >> 29)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-            let full = self.features.len() == FEATURES;
-            if (full && feature >= self.features[FEATURES - 1]) || index + 1 < WINDOW {
+            if feature > below || index + 1 < WINDOW {
                 continue;
             }
             if let Err(place) = self.features.binary_search(&feature) {
-                if full {
-                    self.features.pop();
-                }
-                self.features.insert(place, feature);
+                self.features.truncate(FEATURES - 1);
+                self.features.insert(place.min(FEATURES - 1), feature);
+                below = limit(&self.features);
             }
         }
     }

@@ -13,7 +13,6 @@ mod header;
 mod image;
 mod joint;
 mod make;
-mod memory;
 mod meta;
 mod output;
 mod reader;

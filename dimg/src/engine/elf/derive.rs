@@ -2,11 +2,12 @@
 
 use super::image::Image;
 use super::relocate::relocate_scanned;
+use super::rough;
 use super::scan::Scan;
 use super::vote::{self, vote};
 use super::{AddressMap, Version};
 use crate::engine::EngineError;
-use crate::engine::matcher::{MatchOptions, diff};
+use crate::engine::matcher::{MatchOptions, diff, diff_hinted};
 use crate::engine::program::{Program, StreamKind};
 use d4c_sys::Map;
 use std::fs::File;
@@ -70,7 +71,7 @@ pub fn derive(
     let mut best: Option<Relocated> = None;
     for pass in 1..=passes {
         let program = best.as_ref().map_or(plain, |best| &best.program);
-        let map = vote(&scan, &after, program, threads)?;
+        let map = vote(&scan, &after, vote::copies(program)?, threads);
         if map.segments() == 0 {
             break;
         }
@@ -88,4 +89,29 @@ pub fn derive(
         }
     }
     Ok(best)
+}
+
+/// As [`derive`] in one pass, where addresses went being seen at a glance: no plain program is needed.
+///
+/// # Errors
+/// As those of [`derive`].
+pub fn derive_quick(
+    old: &[u8],
+    new: &[u8],
+    options: &MatchOptions,
+    scratch: &dyn Fn() -> io::Result<File>,
+) -> Result<Option<Relocated>, EngineError> {
+    let (Some(before), Some(after)) = (Image::parse(old), Image::parse(new)) else { return Ok(None) };
+    let threads = options.threads;
+    let copies = rough::copies(&before, &after, options.index_bytes, threads);
+    let scan = Scan::new(&before, Version::LAST, threads);
+    let map = vote(&scan, &after, copies.clone(), threads);
+    if map.segments() == 0 {
+        return Ok(None);
+    }
+    let mut file = scratch().map_err(EngineError::Output)?;
+    relocate_scanned(&scan, &map, threads, &mut file).map_err(EngineError::Output)?;
+    let moved = Map::file(&file).map_err(EngineError::Output)?;
+    let program = diff_hinted(&moved, new, &copies, options);
+    Ok(Some(Relocated { map, program }))
 }

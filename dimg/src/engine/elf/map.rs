@@ -158,13 +158,15 @@ struct Buckets {
     before: Vec<u32>,
 }
 
+/// Logarithm of the most buckets; there are about eight to a start.
 const BUCKETS_LOG: u32 = 16;
 
 impl Buckets {
     /// Of ascending `starts`; what lies beyond `high` shares the last bucket.
-    fn new(starts: impl Iterator<Item = u64>, low: u64, high: u64) -> Self {
+    fn new(starts: impl ExactSizeIterator<Item = u64>, low: u64, high: u64) -> Self {
         let span = 64 - high.saturating_sub(low).leading_zeros();
-        let log = span.saturating_sub(BUCKETS_LOG);
+        let wanted = (64 - (starts.len() as u64).leading_zeros() + 3).min(BUCKETS_LOG);
+        let log = span.saturating_sub(wanted);
         let count = usize::try_from((high.saturating_sub(low) >> log) + 1).unwrap_or(1);
         let mut buckets = Self { low, log, before: vec![0; count + 2] };
         for start in starts {

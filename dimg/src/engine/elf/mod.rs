@@ -20,6 +20,7 @@ mod golang;
 mod image;
 mod map;
 mod relocate;
+mod rough;
 #[cfg(any(test, fuzzing))]
 pub mod sample;
 mod scan;
@@ -29,7 +30,7 @@ mod tests;
 mod vote;
 mod x86;
 
-pub use derive::{Relocated, derive, fits, memory};
+pub use derive::{Relocated, derive, derive_quick, fits, memory};
 pub use map::{AddressMap, MAX_MAP_BYTES, MAX_SEGMENTS, MapError};
 pub use relocate::relocate;
 pub(crate) use relocate::relocate_on;

@@ -5,6 +5,7 @@ use super::map::{Location, Override, Shifts};
 use super::sample::Sample;
 use super::scan::{Field, Scan};
 use super::*;
+use crate::engine::compress::Level;
 use crate::engine::matcher::{MatchOptions, diff};
 use crate::engine::program::{Program, StreamKind, apply};
 use proptest::prelude::*;
@@ -63,7 +64,9 @@ fn a_patch_is_the_same_for_any_number_of_threads() {
         let options = MatchOptions { threads, ..MatchOptions::default() };
         let plain = diff(&old, &new, &options);
         let relocated = derive(&old, &new, &plain, 2, &options, &|| tempfile::tempfile()).unwrap().unwrap();
-        (relocated.map, relocated.program)
+        let quick = MatchOptions { level: Level::Fast, ..options };
+        let quick = derive_quick(&old, &new, &quick, &tempfile::tempfile).unwrap().unwrap();
+        (relocated.map, relocated.program, quick.map, quick.program)
     };
     let one = made(1);
     assert!(one == made(2) && one == made(5));
@@ -108,6 +111,11 @@ fn a_rebuild_leaves_next_to_nothing() {
         let (before, after) = (nonzero(&plain), nonzero(&relocated.program));
         assert!(before > 1500 && after * 6 < before, "{old:?}: {before} differences, then {after}");
         assert!(relocated.map.segments() < 60, "{old:?}: {} segments", relocated.map.segments());
+        let quick = derived_quickly(&old.build(), &new.build()).map(|quick| nonzero(&quick.program));
+        assert!(
+            quick.is_some_and(|after| after * 4 < before),
+            "{old:?}: {before} differences, then {quick:?}"
+        );
     }
 }
 
@@ -258,7 +266,19 @@ proptest! {
     }
 }
 
+/// A patch of the fast level, which makes `new`.
+fn derived_quickly(old: &[u8], new: &[u8]) -> Option<Relocated> {
+    let options = MatchOptions { level: Level::Fast, ..MatchOptions::default() };
+    let relocated = derive_quick(old, new, &options, &tempfile::tempfile).unwrap()?;
+    let base = moved(old, &relocated.map);
+    let (program, mut made) = (&relocated.program, Vec::new());
+    apply(&mut program.readers(), program.ops, &base, program.out_bytes, &mut made).unwrap();
+    assert!(made == new);
+    Some(relocated)
+}
+
 fn derived_or_not(old: &[u8], new: &[u8]) {
+    derived_quickly(old, new);
     let options = MatchOptions::default();
     let plain = diff(old, new, &options);
     let _ = derive(old, new, &plain, 1, &options, &tempfile::tempfile).unwrap();

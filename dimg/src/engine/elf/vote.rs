@@ -3,15 +3,17 @@
 //! Locations come from the program's copies, the longest first. Each field that was copied says where its target went; where most
 //! fields of a target disagree with the locations, and so do those of the targets around it, an override is worth its bytes.
 
-use super::image::{Image, UNLOADED};
+use super::image::{Image, Segment, UNLOADED};
 use super::map::{Location, Override, Shifts};
 use super::relocate::value_at;
 use super::scan::{Field, Form, Scan};
 use super::{AddressMap, MAX_SEGMENTS};
 use crate::engine::EngineError;
+use crate::engine::matcher::Copied;
 use crate::engine::parallel::in_order;
 use crate::engine::program::{Program, StreamKind, read_number};
 use crate::engine::varint;
+use d4c_sys::prefetch;
 use std::collections::BTreeMap;
 
 /// Votes against the locations beyond so many are not counted.
@@ -20,16 +22,10 @@ const MAX_VOTES: usize = 6 << 20;
 const MIN_GAIN: i64 = 3;
 /// A location has to put right at least so many fields: it costs about as many bytes as one that is wrong.
 const MIN_SUPPORT: i32 = 2;
+/// Votes that are fetched ahead.
+const SOON: usize = 16;
 /// Nothing moves further.
 const MAX_SHIFT: u64 = 1 << 31;
-
-/// Bytes of the new file that are copied from the old one, differences added.
-#[derive(Clone, Copy, Debug)]
-struct Copied {
-    old: usize,
-    new: usize,
-    bytes: usize,
-}
 
 /// The memory of [`vote`] for files of these lengths.
 pub(super) fn memory(old_bytes: u64) -> u64 {
@@ -42,16 +38,10 @@ fn counters(old_bytes: u64) -> usize {
     usize::try_from((old_bytes / 8).next_power_of_two()).unwrap_or(usize::MAX).clamp(1 << 12, 1 << 24)
 }
 
-/// The map by which the fields of the old file become those of `new`, as far as `program`, which makes `new` from bytes that stand where
-/// those of the old one do, tells.
-pub(super) fn vote(
-    scan: &Scan<'_>,
-    new: &Image<'_>,
-    program: &Program,
-    threads: usize,
-) -> Result<AddressMap, EngineError> {
+/// The map by which the fields of the old file become those of `new`, as far as `copies` tell, of bytes that stand where
+/// those of the old one do.
+pub(super) fn vote(scan: &Scan<'_>, new: &Image<'_>, mut copies: Vec<Copied>, threads: usize) -> AddressMap {
     let old = scan.image;
-    let mut copies = copies(program)?;
     let mut map = AddressMap { locations: locations(old, new, &copies), overrides: Vec::new() };
     map.locations.truncate(MAX_SEGMENTS / 2);
     copies.sort_unstable_by_key(|copied| (copied.old, copied.new));
@@ -60,16 +50,22 @@ pub(super) fn vote(
     let opened = opened(scan, &copies);
     let observed = |unit: usize| observe(scan, unit, new, (&copies, &opened[unit]), &shifts);
     in_order(threads, scan.units(), observed, |votes| {
-        votes.into_iter().for_each(|vote| ballot.cast(vote));
+        for (number, vote) in votes.iter().enumerate() {
+            if let Some(soon) = votes.get(number + SOON) {
+                ballot.fetch(soon.target);
+            }
+            ballot.cast(*vote);
+        }
         true
     });
     map.locations = ballot.supported(&map.locations);
     map.overrides = ballot.overrides(&Shifts::new(&map, old.low, old.high));
     map.overrides.truncate(MAX_SEGMENTS / 2);
-    Ok(map)
+    map
 }
 
-fn copies(program: &Program) -> Result<Vec<Copied>, EngineError> {
+/// What a program copies.
+pub(super) fn copies(program: &Program) -> Result<Vec<Copied>, EngineError> {
     let mut streams = program.readers();
     let (mut old, mut new) = (0u64, 0u64);
     let mut copies = Vec::new();
@@ -182,6 +178,7 @@ fn observe(
     let start = scan.start(unit);
     let mut next = copies.partition_point(|copied| copied.old < start);
     let mut active = opened.to_vec();
+    let (mut old_places, mut new_places) = (Places::new(old), Places::new(new));
     scan.unit(unit, &mut |field| {
         let end = field.offset + field.form.bytes();
         active.retain(|copied| copied.old + copied.bytes >= end);
@@ -193,7 +190,7 @@ fn observe(
         }
         for copied in &active {
             let at = field.offset - copied.old + copied.new;
-            if let Some(shift) = shift_of(old, new, field, at, copied, shifts)
+            if let Some(shift) = shift_of((&mut old_places, &mut new_places), field, at, copied, shifts)
                 && shift.unsigned_abs() < MAX_SHIFT
             {
                 let (target, target_in) = (field.target, shifts.location(field.target));
@@ -205,22 +202,44 @@ fn observe(
     votes
 }
 
+/// Addresses of places, most of which lie in the segment of the one before.
+struct Places<'i> {
+    image: &'i Image<'i>,
+    segment: Segment,
+}
+
+impl<'i> Places<'i> {
+    fn new(image: &'i Image<'i>) -> Self {
+        Self { image, segment: Segment { address: 0, end: 0, offset: 0, bytes: 0, code: false } }
+    }
+
+    fn address_of(&mut self, offset: usize) -> u64 {
+        if offset.wrapping_sub(self.segment.offset) >= self.segment.bytes {
+            match self.image.segment_of(offset) {
+                Some(segment) => self.segment = *segment,
+                None => return self.image.address_of(offset),
+            }
+        }
+        self.segment.address + (offset - self.segment.offset) as u64
+    }
+}
+
 /// By how much the target of a field moved, given that it stands at `at` of the new file.
 fn shift_of(
-    old: &Image<'_>,
-    new: &Image<'_>,
+    (old_places, new_places): (&mut Places<'_>, &mut Places<'_>),
     field: &Field,
     at: usize,
     copied: &Copied,
     shifts: &Shifts<'_>,
 ) -> Option<i64> {
+    let (old, new) = (old_places.image, new_places.image);
     let was = value_at(old.bytes, field.offset, field.form);
     let is = value_at(new.bytes, at, field.form);
-    let own = old.address_of(field.offset);
+    let own = old_places.address_of(field.offset);
     let base = match field.base {
         None => 0,
         // Its own place is known; others are as the map says.
-        Some(base) if base == own => new.address_of(at).wrapping_sub(own).cast_signed(),
+        Some(base) if base == own => new_places.address_of(at).wrapping_sub(own).cast_signed(),
         Some(base) => shifts.of_location(base),
     };
     let difference = is.wrapping_sub(was);
@@ -251,7 +270,7 @@ fn shift_of(
                 return None;
             }
             let pages = sign(21, (page >> 5 & 0x7_ffff) << 2 | page >> 29 & 3);
-            let place = (new.address_of(at - back) >> 12).wrapping_add_signed(pages) << 12;
+            let place = (new_places.address_of(at - back) >> 12).wrapping_add_signed(pages) << 12;
             place.wrapping_add((is >> 10 & 0xfff) << scale).wrapping_sub(field.target).cast_signed()
         }
     })
@@ -302,6 +321,12 @@ impl Ballot {
     fn counter(&self, target: u64) -> usize {
         let hash = target.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 20;
         usize::try_from(hash).unwrap_or(0) & (self.counts.len() - 1)
+    }
+
+    /// Has what [`Ballot::cast`] looks at of a target on its way to the cache.
+    fn fetch(&self, target: u64) {
+        prefetch(&self.agreed, self.bit(target) / 64);
+        prefetch(&self.counts, self.counter(target));
     }
 
     fn cast(&mut self, Vote { target, shift, location, target_in, base_in }: Vote) {

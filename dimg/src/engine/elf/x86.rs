@@ -287,7 +287,11 @@ pub(super) fn scan(image: &Image<'_>, region: &Region, slice: &Slice, to: usize,
         return;
     };
     let bytes = &image.bytes[..region.end];
-    marks.each(|at| {
+    marks.each(|at, layout| {
+        if let Some((place, length)) = layout.relative() {
+            relative(image, skew, at, (place, length, layout.is_near()), sink);
+            return;
+        }
         let mut last = [0u8; WINDOW];
         if let Some(found) = decode(window(bytes, at, &mut last)) {
             fields(image, skew, at, &found, sink);
@@ -307,12 +311,46 @@ pub(super) struct Slice {
 /// Bytes of all marks of a file, at most: slices beyond are decoded from their start whenever their fields are wanted.
 pub(super) const MAX_MARK_BYTES: usize = 16 << 20;
 
-/// Places of instructions, ascending: about a byte each.
+/// Where an instruction has its only field, a distance: the place in the lowest four bits, above them the bytes behind it. Zero when
+/// it is another one, which has to be decoded again.
+#[derive(Clone, Copy, Debug)]
+struct Layout(u8);
+
+impl Layout {
+    /// What stands for no bytes behind a distance to code.
+    const NEAR: u8 = 15;
+
+    #[inline]
+    fn of(image: &Image<'_>, found: &Instruction) -> Self {
+        let place = found.near.max(found.relative);
+        if place == 0 || image.fixed && found.absolute | found.number != 0 {
+            return Self(0);
+        }
+        // Instructions have at most 15 bytes.
+        let behind = if found.near != 0 { usize::from(Self::NEAR) } else { found.length - place - 4 };
+        Self(u8::try_from(behind << 4 | place).unwrap_or(0))
+    }
+
+    #[inline]
+    fn is_near(self) -> bool {
+        self.0 >> 4 == Self::NEAR
+    }
+
+    /// The place of the distance, and the length of the instruction.
+    #[inline]
+    fn relative(self) -> Option<(usize, usize)> {
+        let place = usize::from(self.0 & 15);
+        let behind = if self.is_near() { 0 } else { usize::from(self.0 >> 4) };
+        (place > 0).then_some((place, place + 4 + behind))
+    }
+}
+
+/// Places and layouts of instructions, ascending: about two bytes each.
 #[derive(Clone, Debug)]
 struct Marks {
     start: usize,
     last: usize,
-    /// Distances from the start or the place before; after 255 it goes on.
+    /// Distances from the start or the place before; after 255 it goes on, else the layout follows.
     steps: Vec<u8>,
 }
 
@@ -322,23 +360,25 @@ impl Marks {
     }
 
     #[inline]
-    fn put(&mut self, at: usize) {
+    fn put(&mut self, at: usize, layout: Layout) {
         let mut step = at - self.last;
         self.last = at;
         while step >= 255 {
             self.steps.push(255);
             step -= 255;
         }
-        self.steps.push(u8::try_from(step).unwrap_or(0));
+        self.steps.extend([u8::try_from(step).unwrap_or(0), layout.0]);
     }
 
     #[inline]
-    fn each(&self, mut each: impl FnMut(usize)) {
-        let mut at = self.start;
-        for &step in &self.steps {
+    fn each(&self, mut each: impl FnMut(usize, Layout)) {
+        let (mut at, mut steps) = (self.start, self.steps.iter());
+        while let Some(&step) = steps.next() {
             at += usize::from(step);
-            if step < 255 {
-                each(at);
+            if step < 255
+                && let Some(&layout) = steps.next()
+            {
+                each(at, Layout(layout));
             }
         }
     }
@@ -353,14 +393,10 @@ fn has_fields(image: &Image<'_>, found: &Instruction) -> bool {
 #[inline]
 fn fields(image: &Image<'_>, skew: u64, at: usize, found: &Instruction, sink: &mut Sink<'_>) {
     let distance = |place: usize| distance_at(image.bytes, at + place);
-    let next = skew.wrapping_add((at + found.length) as u64);
     if found.near != 0 || found.relative != 0 {
         let place = found.near.max(found.relative);
-        let Some(target) = distance(place).map(|distance| next.wrapping_add(distance)) else { return };
-        let plausible = if found.near != 0 { image.in_code(target) } else { image.contains(target) };
-        if plausible {
-            let base = skew.wrapping_add((at + place) as u64);
-            sink.put(&Field { offset: at + place, form: Form::Add32, target, base: Some(base) });
+        if !relative(image, skew, at, (place, found.length, found.near != 0), sink) {
+            return;
         }
     }
     if image.fixed {
@@ -372,6 +408,24 @@ fn fields(image: &Image<'_>, skew: u64, at: usize, found: &Instruction, sink: &m
             }
         }
     }
+}
+
+/// The field of a distance, given its place in an instruction, the length of that and whether it is one to code; false when it is cut off.
+#[inline]
+fn relative(
+    image: &Image<'_>,
+    skew: u64,
+    at: usize,
+    (place, length, near): (usize, usize, bool),
+    sink: &mut Sink<'_>,
+) -> bool {
+    let Some(distance) = distance_at(image.bytes, at + place) else { return false };
+    let target = skew.wrapping_add((at + length) as u64).wrapping_add(distance);
+    if if near { image.in_code(target) } else { image.contains(target) } {
+        let base = skew.wrapping_add((at + place) as u64);
+        sink.put(&Field { offset: at + place, form: Form::Add32, target, base: Some(base) });
+    }
+    true
 }
 
 /// The jump table that an instruction loads the address of: distances from the table's start to code, four bytes each.
@@ -430,7 +484,7 @@ pub(super) fn find_tables(
                 starts.push(at);
             }
             if has_fields(image, found) {
-                marks.put(at);
+                marks.put(at, Layout::of(image, found));
                 tables.extend(table(image, skew, at, found).map(|table| (at, table)));
             }
             true
@@ -447,15 +501,15 @@ pub(super) fn find_tables(
             let met = walk(image, region, start, to, |at, found| {
                 in_step = guess.starts.binary_search(&at).is_ok();
                 if !in_step && has_fields(image, found) {
-                    own.put(at);
+                    own.put(at, Layout::of(image, found));
                     tables.extend(table(image, skew, at, found));
                 }
                 !in_step
             });
             if in_step {
-                marks.each(|at| {
+                marks.each(|at, layout| {
                     if at >= met {
-                        own.put(at);
+                        own.put(at, layout);
                     }
                 });
                 tables.extend(guess.tables.iter().filter(|(at, _)| *at >= met).map(|(_, table)| *table));

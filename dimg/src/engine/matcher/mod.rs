@@ -5,6 +5,7 @@
 //! gives the same program. The work per position is bounded, whatever the contents.
 
 mod compare;
+mod hinted;
 mod index;
 mod quick;
 mod scan;
@@ -14,8 +15,10 @@ pub use compare::equal_prefix;
 use super::compress::Level;
 use super::parallel::map;
 use super::program::{Builder, Program};
+use hinted::Hinted;
 use index::{Index, Sampling};
 use quick::{Quick, Sparse};
+pub(crate) use scan::borders;
 use scan::{Find, scan};
 
 /// The new content is scanned in segments of this length.
@@ -86,6 +89,22 @@ pub fn diff(old: &[u8], new: &[u8], options: &MatchOptions) -> Program {
         Some(sparse) => make(&Quick::new(old, sparse, options.threads), new, options.threads),
         None => make(&Index::new(old, options.sampling(old_bytes), options.threads), new, options.threads),
     }
+}
+
+/// A part of a new content that goes on as an old one does from a place, more or less.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Copied {
+    pub(crate) old: usize,
+    pub(crate) new: usize,
+    pub(crate) bytes: usize,
+}
+
+/// As [`diff`], where it is known of most of `new` where it goes on in `old`: by `hints`, which ascend in `new` and do not overlap there.
+pub(crate) fn diff_hinted(old: &[u8], new: &[u8], hints: &[Copied], options: &MatchOptions) -> Program {
+    if !Sparse::holds(old.len() as u64) {
+        return diff(old, new, options);
+    }
+    make(&Hinted::new(old, new, hints, options.index_bytes, options.threads), new, options.threads)
 }
 
 fn make<I: Find + Sync>(index: &I, new: &[u8], threads: usize) -> Program {

@@ -9,6 +9,7 @@ use super::index::{Candidate, better, hash};
 use super::scan::{Find, Scan};
 use crate::engine::parallel::map;
 use d4c_sys::{prefer_huge_pages, prefetch};
+use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
 /// Keys of a bucket, at most: the last ones.
@@ -18,9 +19,11 @@ const LOAD: u64 = 2;
 /// Bytes of the new content between two looks at whether the alignment goes on.
 const LOOK: usize = 32;
 /// Places that are looked at together.
-const BLOCK: usize = 256;
+pub(super) const BLOCK: usize = 256;
 /// Bytes by which a key is chosen.
 const CHOICE: usize = 6;
+/// Keys that are entered together.
+const WAITING: usize = 64;
 /// A thread is worth its start for so many bytes.
 const THREAD_BYTES: usize = 4 << 20;
 
@@ -120,10 +123,19 @@ pub(super) struct Quick<'o> {
     skip: usize,
 }
 
+/// Puts entries into their buckets, before those that are there.
+fn enter(share: &mut [u64], entries: &[(usize, u64)]) {
+    for &(bucket, entry) in entries {
+        let bucket = &mut share[bucket * WAYS..][..WAYS];
+        bucket.copy_within(..WAYS - 1, 1);
+        bucket[0] = entry;
+    }
+}
+
 /// A key of the new content.
 #[derive(Clone, Copy, Default)]
-struct Key {
-    at: usize,
+pub(super) struct Key {
+    pub(super) at: usize,
     bucket: usize,
     tag: u64,
 }
@@ -131,6 +143,11 @@ struct Key {
 impl<'o> Quick<'o> {
     /// Indexes `old` with so many threads; the index is the same.
     pub(super) fn new(old: &'o [u8], sparse: Sparse, threads: usize) -> Self {
+        Self::of_parts(old, std::slice::from_ref(&(0..old.len())), sparse, threads)
+    }
+
+    /// As [`Quick::new`], of keys that start in these parts of `old` alone, which ascend.
+    pub(super) fn of_parts(old: &'o [u8], parts: &[Range<usize>], sparse: Sparse, threads: usize) -> Self {
         let buckets = usize::try_from(sparse.buckets).unwrap_or(usize::MAX);
         let mut entries = vec![0u64; (buckets + 2) * WAYS];
         prefer_huge_pages(&mut entries);
@@ -146,7 +163,7 @@ impl<'o> Quick<'o> {
             let share = shares.get_mut(number).and_then(Option::take);
             drop(shares);
             if let Some(share) = share {
-                quick.fill(number * per_thread, share);
+                quick.fill(parts, number * per_thread, share);
             }
         });
         drop(shares);
@@ -155,27 +172,32 @@ impl<'o> Quick<'o> {
     }
 
     /// Puts the keys whose buckets are those from `first` on into `share`, which has these buckets.
-    fn fill(&self, first: usize, share: &mut [u64]) {
+    fn fill(&self, parts: &[Range<usize>], first: usize, share: &mut [u64]) {
         let buckets = share.len() / WAYS;
         let Some(last) = (self.old.len() + 1).checked_sub(self.sparse.key) else { return };
         let mut places = [0; BLOCK];
-        let mut found = [(0usize, 0u64); BLOCK];
-        for from in (0..last).step_by(BLOCK) {
-            let count = self.sparse.choose(self.old, from, last.min(from + BLOCK), &mut places);
-            let mut kept = 0;
+        // Their buckets are on their way to the cache meanwhile.
+        let mut waiting: Vec<(usize, u64)> = Vec::with_capacity(WAITING + BLOCK);
+        let blocks = parts.iter().flat_map(|part| {
+            let to = part.end.min(last);
+            (part.start..to).step_by(BLOCK).map(move |from| (from, to.min(from + BLOCK)))
+        });
+        for (from, to) in blocks {
+            let count = self.sparse.choose(self.old, from, to, &mut places);
             for &at in &places[..count] {
                 let (bucket, tag) = self.place(hash(self.old, at, self.sparse.key));
                 let bucket = bucket.wrapping_sub(first);
-                prefetch(share, bucket.wrapping_mul(WAYS));
-                found[kept] = (bucket, tag << 32 | (at as u64 + 1));
-                kept += usize::from(bucket < buckets);
+                if bucket < buckets {
+                    prefetch(share, bucket * WAYS);
+                    waiting.push((bucket, tag << 32 | (at as u64 + 1)));
+                }
             }
-            for &(bucket, entry) in &found[..kept] {
-                let bucket = &mut share[bucket * WAYS..][..WAYS];
-                bucket.copy_within(..WAYS - 1, 1);
-                bucket[0] = entry;
+            if waiting.len() >= WAITING {
+                enter(share, &waiting);
+                waiting.clear();
             }
         }
+        enter(share, &waiting);
     }
 
     /// Bucket and tag of a key with this hash.
@@ -195,7 +217,7 @@ impl<'o> Quick<'o> {
     }
 
     /// The candidate that goes on best with `new`, which begins with `key`; of equally good ones the nearest to `expected`.
-    fn best(&self, key: Key, new: &[u8], expected: usize) -> Option<Candidate> {
+    pub(super) fn best(&self, key: Key, new: &[u8], expected: usize) -> Option<Candidate> {
         let mut best: Option<Candidate> = None;
         for position in self.positions(key) {
             if position.saturating_add(8) > self.old.len() || word(self.old, position) != word(new, 0) {
@@ -214,7 +236,7 @@ impl<'o> Quick<'o> {
     }
 
     /// The keys of `new` that are taken from `from` to before `to`, at most [`BLOCK`] bytes on, on their way to the cache.
-    fn keys(&self, new: &[u8], from: usize, to: usize, keys: &mut [Key; BLOCK]) -> usize {
+    pub(super) fn keys(&self, new: &[u8], from: usize, to: usize, keys: &mut [Key; BLOCK]) -> usize {
         let Some(last) = (new.len() + 1).checked_sub(self.sparse.key) else { return 0 };
         let mut places = [0; BLOCK];
         let count = if from < last { self.sparse.choose(new, from, to.min(last), &mut places) } else { 0 };

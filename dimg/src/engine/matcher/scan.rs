@@ -153,7 +153,7 @@ impl<I: Find> Scan<'_, I> {
 
 /// How many bytes from the front of `new` go on with what is at `open` of the old content, and how many from its end go before what
 /// is at `next`, if anything follows: so that most bytes agree.
-fn borders(old: &[u8], open: usize, next: Option<usize>, new: &[u8]) -> (usize, usize) {
+pub(crate) fn borders(old: &[u8], open: usize, next: Option<usize>, new: &[u8]) -> (usize, usize) {
     let open_old = &old[open..];
     let mut forward = best_forward(open_old, new);
     let mut backward = next.map_or(0, |next| best_backward(&old[..next], new));

@@ -106,3 +106,46 @@ fn repetitive_contents_take_no_time() {
     check(&tables, &shifted, &MatchOptions::default());
     assert!(start.elapsed().as_secs() < 60);
 }
+
+proptest! {
+    #[test]
+    fn hints_change_nothing_that_is_made(
+        (old, new) in edited(),
+        places in prop::collection::vec((any::<prop::sample::Index>(), any::<prop::sample::Index>(), 1usize..900), 0..6),
+        good in any::<bool>(),
+    ) {
+        let mut hints: Vec<Copied> = Vec::new();
+        if good && !old.is_empty() && !new.is_empty() {
+            hints.push(Copied { old: 0, new: 0, bytes: old.len().min(new.len()) / 2 });
+        }
+        let mut at = hints.last().map_or(0, |hint| hint.bytes);
+        for (from, to, bytes) in places {
+            let (from, to) = (from.index(old.len() + 1), at + to.index(new.len() - at + 1));
+            let bytes = bytes.min(old.len() - from).min(new.len() - to);
+            if bytes > 0 {
+                hints.push(Copied { old: from, new: to, bytes });
+                at = to + bytes;
+            }
+        }
+        hints.retain(|hint| hint.bytes > 0);
+        let options = MatchOptions { level: Level::Fast, ..MatchOptions::default() };
+        let program = diff_hinted(&old, &new, &hints, &options);
+        let mut out = Vec::new();
+        apply(&mut program.readers(), program.ops, &old, program.out_bytes, &mut out).unwrap();
+        prop_assert!(out == new);
+        let more = MatchOptions { threads: 3, ..options };
+        prop_assert!(program == diff_hinted(&old, &new, &hints, &more));
+    }
+}
+
+#[test]
+fn hints_are_enough_where_nothing_else_is_the_same() {
+    let old = noise(200_000, 3);
+    let new = [&old[150_000..], &old[..100_000]].concat();
+    let hints =
+        [Copied { old: 150_000, new: 0, bytes: 50_000 }, Copied { old: 0, new: 50_000, bytes: 100_000 }];
+    let program =
+        diff_hinted(&old, &new, &hints, &MatchOptions { level: Level::Fast, ..MatchOptions::default() });
+    assert_eq!(program.ops, 2);
+    assert!(program.raw_bytes() < 40);
+}
