@@ -12,6 +12,7 @@ mod failure;
 mod files;
 mod image;
 mod interrupt;
+mod memory;
 mod output;
 mod progress;
 mod report;

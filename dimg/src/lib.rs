@@ -6,6 +6,7 @@
 //! - [`engine`]: how contents are made from others: matcher, programs, codecs, frames.
 //! - [`format`](mod@format): the files, written and read.
 //! - [`index`]: a layer's tar without its contents, in columns; whole or as an edit of a parent's layers.
+//! - [`memory`]: what makers of contents share.
 //! - [`merge`](mod@merge): deltas that follow each other as one.
 //! - [`path`]: the cheapest way through deltas from what a node has to an image.
 //!
@@ -21,6 +22,7 @@ pub mod engine;
 pub mod format;
 pub mod index;
 pub mod limits;
+pub mod memory;
 pub mod merge;
 pub mod path;
 pub mod wire;

@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 pub mod checkout;
+mod crew;
 pub mod erofs;
 mod fuse;
 pub mod lazy;

@@ -94,8 +94,16 @@ impl Members {
         self.add(Kind::Symlink, path.as_bytes(), |entry| entry.link = to.as_bytes().into())
     }
 
+    /// One more name, described as the first member of the file is, but for extended attributes: as GNU tar writes it.
     pub(crate) fn link(self, path: &str, to: &str) -> Self {
-        self.add(Kind::HardLink, path.as_bytes(), |entry| entry.link = to.as_bytes().into())
+        let first = self.0.entries.iter().find(|entry| *entry.path == *to.as_bytes()).cloned();
+        self.add(Kind::HardLink, path.as_bytes(), |entry| {
+            if let Some(first) = first {
+                (entry.mode, entry.uid, entry.gid) = (first.mode, first.uid, first.gid);
+                (entry.mtime, entry.mtime_nsec) = (first.mtime, first.mtime_nsec);
+            }
+            entry.link = to.as_bytes().into();
+        })
     }
 
     pub(crate) fn index(self) -> Arc<LayerIndex> {

@@ -306,13 +306,7 @@ pub(crate) fn choose<'a>(
         }
     }
     best.map(|(_, entry)| entry).ok_or_else(|| {
-        let mut present: Vec<_> = entries
-            .iter()
-            .filter_map(|entry| entry.platform.as_ref())
-            .filter(|platform| platform.os != "unknown")
-            .map(Platform::to_string)
-            .collect();
-        present.dedup();
+        let present: Vec<_> = platforms(entries).iter().map(Platform::to_string).collect();
         let present = if present.is_empty() { "none".to_owned() } else { present.join(", ") };
         SourceError::NotFound {
             what: "choose platform",
@@ -320,6 +314,17 @@ pub(crate) fn choose<'a>(
             why: format!("no image for {wanted}; present: {present}"),
         }
     })
+}
+
+/// The platforms of an index's entries, each once, in their order. Attestations have `unknown` for theirs.
+pub(crate) fn platforms(entries: &[Descriptor]) -> Vec<Platform> {
+    let mut found: Vec<Platform> = Vec::new();
+    for platform in entries.iter().filter_map(|entry| entry.platform.as_ref()) {
+        if platform.os != "unknown" && !found.contains(platform) {
+            found.push(platform.clone());
+        }
+    }
+    found
 }
 
 #[cfg(test)]

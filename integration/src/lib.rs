@@ -12,6 +12,7 @@ pub mod guest;
 pub mod images;
 pub mod leftovers;
 pub mod memory;
+pub mod platforms;
 pub mod program;
 pub mod random;
 pub mod registry;

@@ -13,6 +13,7 @@ use d4c_image::source::{Options, RemoteImage, Source};
 use d4c_integration::Sandbox;
 use d4c_integration::faults::{Proxy, random_fault};
 use d4c_integration::images::Series;
+use d4c_integration::platforms;
 use d4c_integration::program::d4c;
 use d4c_integration::registry::{Kind, Registry};
 use dimg::Digest;
@@ -166,4 +167,84 @@ fn publishes_without_referrers() -> Result<()> {
 #[test]
 fn publishes_with_referrers() -> Result<()> {
     publishes_from_the_last_tags(Kind::Strict)
+}
+
+/// Of images for several platforms the deltas for all are made by one command, each from what was tagged before for the same platform.
+fn publishes_for_all_platforms(kind: Kind) -> Result<()> {
+    let sandbox = Sandbox::new()?;
+    let series = Series::named("tiny")?;
+    let registry = Registry::start_as(&sandbox, kind, false)?;
+    let push =
+        |name: &str, images: &[(&str, &str)]| platforms::push(&registry, &series, name, images, &sandbox);
+    let (amd, arm, old_arm) = ("linux/amd64", "linux/arm64", "linux/arm/v6");
+    registry.push(&series, "v1", "app:1")?;
+    let first = series.image("v1")?.digest;
+    let second = push("2", &[(amd, "v2"), (arm, "v1")])?;
+    let third = push("3", &[(amd, "v3"), (arm, "v2"), (old_arm, "v3")])?;
+    let run = |words: &[&str]| {
+        let all = ["publish".to_owned(), registry.reference("app:3")].into_iter();
+        d4c(all.chain(words.iter().map(|&word| word.to_owned())))
+    };
+    let publish = |words: &[&str]| -> Result<Value> {
+        Ok(serde_json::from_str(&run(&[words, &["--json"]].concat())?.success()?.stdout)?)
+    };
+    type Pairs = Vec<(String, String, String, bool)>;
+    let told = |said: &Value| -> Pairs {
+        let text = |delta: &Value, name: &str| delta[name].as_str().unwrap_or_default().to_owned();
+        let deltas = said["deltas"].as_array().into_iter().flatten();
+        let pair = |one: &Value| {
+            (text(one, "platform"), text(one, "source"), text(one, "target"), one["pushed"] == true)
+        };
+        deltas.map(pair).collect()
+    };
+    let pair = |platform: &str, source: &str, target: &str, pushed| {
+        (platform.to_owned(), source.to_owned(), target.to_owned(), pushed)
+    };
+    let one = publish(&["--platform", arm])?;
+    ensure!(told(&one) == [pair(arm, &second[1], &third[1], true)], "{one}");
+    ensure!(one["target"] == third[1] && one["images"].as_array().map(Vec::len) == Some(1), "{one}");
+    let all = publish(&["--from-last", "2"])?;
+    let expected = [
+        pair(amd, &second[0], &third[0], true),
+        pair(amd, &first, &third[0], true),
+        pair(arm, &second[1], &third[1], false),
+    ];
+    ensure!(told(&all) == expected, "{all}");
+    let images: Vec<_> = all["images"].as_array().into_iter().flatten().map(|one| &one["target"]).collect();
+    ensure!(images == third.iter().collect::<Vec<_>>(), "{all}");
+    // The first is for one platform only, the second lacks one.
+    let skipped = all["skipped"].as_array().into_iter().flatten();
+    let skipped: Vec<_> = skipped.map(|one| (one["tag"].clone(), one["platform"].clone())).collect();
+    let expected = [("1", arm), ("1", old_arm), ("2", old_arm)].map(|(tag, it)| (json!(tag), json!(it)));
+    ensure!(skipped == expected, "{all}");
+    let named = publish(&["--from", "2", "--platform", &format!("{arm},{amd}")])?;
+    let expected = [pair(arm, &second[1], &third[1], false), pair(amd, &second[0], &third[0], false)];
+    ensure!(told(&named) == expected, "{named}");
+    ensure!(told(&publish(&["--from", "1"])?) == [pair(amd, &first, &third[0], false)], "not from the first");
+    let refused = |words: &[&str], code, about| run(words)?.refused(code, about);
+    refused(&["--platform", "linux/s390x"], 3, "linux/s390x")?;
+    refused(&["--from", "1", "--platform", arm], 3, "linux/arm64")?;
+    refused(&["--platform", "linux"], 2, "os/arch")?;
+    // Nodes find them by the manifests of their platform.
+    let reference = format!("docker://{}", registry.reference("app:3"));
+    let Source::Registry(reference) = Source::parse(&reference)? else { bail!("no reference") };
+    for (platform, target, deltas) in [(amd, &third[0], 2), (arm, &third[1], 1), (old_arm, &third[2], 0)] {
+        let options = Options { platform: Some(platform.parse()?), ..Options::default() };
+        let image = RemoteImage::resolve(&reference, &options)?;
+        ensure!(image.digest().to_string() == *target, "{platform}: {}", image.digest());
+        let found = delta::list(image.repository(), image.digest())?.len();
+        ensure!(found == deltas, "{platform}: {found} deltas");
+    }
+    registry.stop()?;
+    sandbox.close()
+}
+
+#[test]
+fn publishes_for_all_platforms_without_referrers() -> Result<()> {
+    publishes_for_all_platforms(Kind::WithoutReferrers)
+}
+
+#[test]
+fn publishes_for_all_platforms_with_referrers() -> Result<()> {
+    publishes_for_all_platforms(Kind::Strict)
 }

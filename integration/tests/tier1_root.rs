@@ -1,18 +1,24 @@
 //! Tier 1: the file commands on real images, as root (owners, devices, privileged attributes).
 
-use std::path::Path;
+use std::fs;
+use std::num::NonZeroUsize;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use d4c_integration::Sandbox;
 use d4c_integration::deltas::deltas;
 use d4c_integration::images::{Series, TAGS, script};
 use d4c_integration::memory::measure;
 use d4c_integration::program::{Output, built, d4c};
 use d4c_integration::tree::{Tree, sha256};
+use di3fs::mount::Route;
 use di3fs_snapshotter::Error;
+use di3fs_snapshotter::holder::Holder;
 use di3fs_snapshotter::import::{Importer, What};
 use di3fs_snapshotter::mounts::OverlayOptions;
+use di3fs_snapshotter::serving::{LowerProvider, Serving};
 use di3fs_snapshotter::snapshot::{LABEL_SNAPSHOT_REF, Labels};
 use di3fs_snapshotter::snapshotter::Snapshotter;
 use di3fs_snapshotter::store::Store;
@@ -130,6 +136,39 @@ fn an_image_being_loaded_stays() -> Result<()> {
     sandbox.close()
 }
 
+/// An image all of whose contents were there is removed with them and comes again as a delta before anyone looks at what is served: who asks
+/// for it then does not get the mount that makes nothing.
+#[test]
+fn an_image_that_comes_again_at_once_is_served_anew() -> Result<()> {
+    let sandbox = Sandbox::new()?;
+    let file = PathBuf::from(&deltas("tiny")?[0]);
+    let store = Arc::new(Store::open(&sandbox.path("root"))?);
+    let importer = Arc::new(Importer::open_lazy(store.clone())?);
+    // The sandbox ends it should the test fail.
+    let holder = sandbox.path("holder");
+    let program = built("di3fs-snapshotter");
+    let mark =
+        format!("#!/bin/sh\nD4C_SANDBOX={} exec {} \"$@\"\n", sandbox.root().display(), program.display());
+    fs::write(&holder, mark)?;
+    fs::set_permissions(&holder, fs::Permissions::from_mode(0o755))?;
+    let serving = Serving::open(importer.clone(), Holder::new(holder, store.root()), Route::Erofs)?;
+    // Another file each time: the first stays open within the kernel's overlay.
+    for (is_whole, name, expected) in [(true, "app/release", "version 1"), (false, "etc/release", "v1")] {
+        let image = importer.import(&file, What::Image)?;
+        let (digest, top) = (image.image.digest, image.chain_ids.last().context("no layer")?.to_string());
+        ensure!(!is_whole || importer.finish(digest, NonZeroUsize::MIN)?, "not complete");
+        ensure!(importer.is_complete(&top)? == is_whole, "complete: {}", !is_whole);
+        let lower = serving.lower(&top)?.as_directories();
+        let seen = fs::read_to_string(lower.layers[0].join(name)).with_context(|| format!("read {name}"))?;
+        ensure!(seen.trim() == expected, "{name}: {seen}");
+        importer.unhold(digest);
+        let (forgotten, removed) = importer.sweep(true)?;
+        ensure!(forgotten == 1 && removed.objects > 0, "{forgotten} images, {removed:?}");
+    }
+    serving.close();
+    sandbox.close()
+}
+
 /// On a disk that is too small every command says so, with status 5, and leaves it as it was.
 #[test]
 fn a_full_disk_is_told_and_left_clean() -> Result<()> {
@@ -148,7 +187,7 @@ fn a_full_disk_is_told_and_left_clean() -> Result<()> {
     ] {
         let ended = d4c(&arguments)?;
         ended.refused(5, "no space left")?;
-        let left: Vec<_> = std::fs::read_dir(&disk)?.collect();
+        let left: Vec<_> = fs::read_dir(&disk)?.collect();
         ensure!(left.is_empty(), "{arguments:?} left {left:?}");
     }
     sandbox.close()

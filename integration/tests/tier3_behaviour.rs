@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use d4c_integration::Sandbox;
 use d4c_integration::behaviour::behaviour;
 use d4c_integration::containerd::{Containerd, Version};
@@ -11,6 +11,7 @@ use d4c_integration::deltas::deltas;
 use d4c_integration::images::Series;
 use d4c_integration::sandbox::wait_for;
 use d4c_integration::snapshotter::Snapshotter;
+use d4c_integration::tree::Tree;
 
 const NAME: &str = "example.com/tiny:latest";
 
@@ -59,6 +60,32 @@ fn by_route(route: &str, options: &[&str]) -> Result<Vec<String>> {
     plugin.terminate()?;
     sandbox.close()?;
     Ok(seen)
+}
+
+/// Every attribute of an image that containerd mounts is the same by every route, the times of the root and of directories that no layer
+/// describes among them.
+#[test]
+fn every_route_shows_the_same_tree() -> Result<()> {
+    let mut first: Option<Tree> = None;
+    for route in ["overlay", "erofs", "fuse"] {
+        let sandbox = Sandbox::new()?;
+        let plugin = Snapshotter::start(&sandbox, &["--route", route, "--finish-after", "1000"])?;
+        let containerd = Containerd::start(&sandbox, Version::Two)?;
+        for file in &deltas("tiny")? {
+            containerd.d4c(["load", file, "--name", NAME])?.success()?;
+        }
+        let seen = containerd.with_mounted("di3fs", NAME, &sandbox.path("mounted"), Tree::of)?;
+        containerd.ctr(["images", "rm", "--sync", NAME])?.success()?;
+        wait_for("the snapshots to be collected", || Ok(containerd.snapshots("di3fs")?.is_empty()))?;
+        containerd.stop()?;
+        plugin.terminate()?;
+        sandbox.close()?;
+        match &first {
+            Some(first) => first.must_equal(&seen).with_context(|| format!("route {route}"))?,
+            None => first = Some(seen),
+        }
+    }
+    Ok(())
 }
 
 fn every_route_behaves_as_overlayfs(options: &[&str]) -> Result<()> {

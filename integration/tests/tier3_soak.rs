@@ -10,13 +10,14 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread::{scope, sleep};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use d4c_integration::Sandbox;
 use d4c_integration::containerd::{Containerd, Version};
+use d4c_integration::memory::anonymous;
 use d4c_integration::program::{built, d4c};
 use d4c_integration::random::Random;
 use d4c_integration::sandbox::wait_for;
@@ -355,35 +356,62 @@ fn a_service_manager_keeps_what_is_served() -> Result<()> {
     sandbox.close()
 }
 
-/// 64 readers at once of files that are not made yet, the plugin and the container each within little memory: each
-/// content is made once, and nobody waits for ever.
+/// 64 readers at once of files that are not made yet, the plugin and the container within little memory together: each
+/// content is made once, within the memory that the plugin is told to, and nobody waits for ever. Of the readers of the one half of the files the
+/// container's own init is the parent, and one.
 fn many_readers_in_little_memory(route: &str) -> Result<()> {
     // All of it is more than the limit.
     let (count, most_bytes, limit) =
-        if kills() > 100 { (48, 12 << 20, 256 << 20) } else { (24, 4 << 20, 48 << 20) };
+        if kills() > 100 { (48, 12 << 20, 256 << 20) } else { (24, 4 << 20, 96 << 20) };
+    let (plugins, containers, makers) = (limit / 8 * 5, limit / 8 * 3, limit / 4);
     let sandbox = Sandbox::new()?;
     let content = Files { count, most_bytes };
     let files = content.deltas(&sandbox)?;
-    let plugin = plugin(&sandbox, route)?;
+    let flags = ["--route", route, "--finish-after", "100000", "--memory", &makers.to_string()];
+    let plugin = Snapshotter::start(&sandbox, &flags)?;
     let containerd = Containerd::start(&sandbox, Version::Two)?;
-    let limited = Limited::new(&sandbox, limit)?;
-    let options = ["--memory-limit", &limit.to_string()];
+    let limited = Limited::new(&sandbox, plugins)?;
+    let options = ["--memory-limit", &containers.to_string()];
     for file in &files {
         containerd.d4c(["load", file, "--name", NAME])?.success()?;
     }
-    containerd.run_detached_with("di3fs", NAME, "reader", &options, &["/bin/sleep", "1000"])?;
-    limited.add(plugin.pid())?;
     let made = || -> Result<u64> {
         let status: serde_json::Value =
             serde_json::from_str(&containerd.d4c(["--json", "status"])?.success()?.stdout)?;
         status["contents_made"].as_u64().with_context(|| format!("no contents_made in {status}"))
     };
+    limited.add(plugin.pid())?;
     let before = made()?;
-    let read = "for reader in $(seq 64); do cat /data/*/* > /dev/null && echo read & done; wait";
-    let read = containerd.exec("reader", &["/bin/sh", "-c", read])?;
-    ensure!(read.lines().count() == 64, "{} of 64 readers read all", read.lines().count());
+    let idle = anonymous(plugin.pid());
+    let (ended, peak) = (AtomicBool::new(false), AtomicU64::new(idle));
+    let all = |which: &str| {
+        let read = format!("cat /data/*/*[{which}] > /dev/null && echo read");
+        format!("for reader in $(seq 63); do {read} & done; {read}; wait")
+    };
+    scope(|scope| -> Result<()> {
+        scope.spawn(|| {
+            while !ended.load(Ordering::Relaxed) {
+                peak.fetch_max(anonymous(plugin.pid()), Ordering::Relaxed);
+                sleep(Duration::from_millis(2));
+            }
+        });
+        let read = || -> Result<()> {
+            let by_init = containerd.run_with("di3fs", NAME, &options, &["/bin/sh", "-c", &all("02468")])?;
+            containerd.run_detached_with("di3fs", NAME, "reader", &options, &["/bin/sleep", "1000"])?;
+            for read in [by_init, containerd.exec("reader", &["/bin/sh", "-c", &all("0-9")])?] {
+                ensure!(read.lines().count() == 64, "{} of 64 readers read all", read.lines().count());
+            }
+            Ok(())
+        };
+        let read = read();
+        ended.store(true, Ordering::Relaxed);
+        read
+    })?;
     let made = made()? - before;
-    ensure!(made == count as u64, "{made} contents were made for {count} files");
+    // The shell, too, is a content.
+    ensure!(made <= count as u64 + 1 && made >= count as u64, "{made} contents were made for {count} files");
+    let peak = peak.into_inner();
+    ensure!(peak <= idle + makers + (16 << 20), "{peak} bytes, idle {idle}, of which makers have {makers}");
     let root = seen(&containerd)?;
     (0..count).try_for_each(|number| content.check(&root, number))?;
     end(containerd, plugin)?;

@@ -17,6 +17,9 @@ pub use crate::space::{Reserve, Space};
 const DEFAULT_CONFIG: &str = "/etc/di3fs/config.toml";
 const DEFAULT_CONTENT: &str = "/var/lib/containerd/io.containerd.content.v1.content";
 
+/// For making contents, when nothing is said.
+const MEMORY_BYTES: u64 = 256 << 20;
+
 /// containerd snapshotter of delta images
 #[derive(Clone, Debug, Default, Parser)]
 #[command(name = "di3fs-snapshotter", version)]
@@ -51,6 +54,9 @@ pub struct Flags {
     /// And when less than this is free on the disk, a size or a part of the disk [default: 5%]
     #[arg(long, value_name = "SIZE|N%")]
     pub store_reserve: Option<Reserve>,
+    /// Memory for making contents, all that are being made together [default: 256MiB]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub memory: Option<u64>,
     /// Start without root as well, for tests: what is to be mounted or owned by others fails then
     #[arg(long, hide = true)]
     pub unprivileged: bool,
@@ -122,6 +128,7 @@ struct File {
     prefetch: Option<bool>,
     store_limit: Option<String>,
     store_reserve: Option<String>,
+    memory: Option<String>,
     containerd: Option<PathBuf>,
     log_level: Option<String>,
     trusted_keys: Vec<PathBuf>,
@@ -217,6 +224,8 @@ pub struct Config {
     pub prefetch: bool,
     /// How much room contents may take.
     pub space: Space,
+    /// Memory for making contents.
+    pub memory_bytes: u64,
     /// containerd's socket.
     pub containerd: PathBuf,
     /// What to log.
@@ -252,6 +261,10 @@ impl Config {
                     .or(parsed("store_reserve", file.store_reserve.as_deref(), str::parse)?)
                     .unwrap_or_default(),
             },
+            memory_bytes: flags
+                .memory
+                .or(parsed("memory", file.memory.as_deref(), parse_size)?)
+                .unwrap_or(MEMORY_BYTES),
             containerd: or(flags.containerd, file.containerd, "/run/containerd/containerd.sock"),
             log_level: flags.log_level.or(file.log_level).unwrap_or_else(|| "info".to_owned()),
             redirect_dir: file.overlay.redirect_dir,
@@ -336,6 +349,10 @@ mod tests {
         let text = "store_limit = \"20GiB\"\nstore_reserve = \"1GiB\"";
         let reserve = Reserve::Bytes(1 << 30);
         assert_eq!(load(text, Flags::default()).unwrap().space, Space { limit: Some(20 << 30), reserve });
+        assert_eq!(load("", Flags::default()).unwrap().memory_bytes, MEMORY_BYTES);
+        let memory = |flag| Flags { memory: flag, ..Flags::default() };
+        let of = |flag| load("memory = \"96MiB\"", memory(flag)).unwrap().memory_bytes;
+        assert_eq!((of(None), of(Some(5))), (96 << 20, 5));
         assert_eq!(load("route = \"erofs\"\nfinish_after = 9", flags).unwrap().route, Route::FusePassthrough);
     }
 

@@ -1,7 +1,6 @@
 //! Puts the plugin together and runs it until a signal ends it.
 
 use std::io::IsTerminal;
-use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::{Arc, Weak};
 
@@ -34,8 +33,7 @@ pub fn run(flags: Flags) -> Result<()> {
     if !flags.unprivileged {
         capabilities::require()?;
     }
-    // As many as can be used at once.
-    d4c_sys::share_arenas(std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN));
+    d4c_sys::rest_small();
     let config = Config::load(flags)?;
     log_to_stderr(&config.log_level)?;
     let kept = capabilities::drop_all_but_needed()?;
@@ -56,7 +54,8 @@ async fn serve_all(config: &Config) -> Result<()> {
     let (Found { route, directly }, holder) = choose_route(config, store.root())?;
     tracing::info!(root = %store.root().display(), %route, directly, "store open");
     let open = if route == Route::Overlay { Importer::open } else { Importer::open_lazy };
-    let importer = Arc::new(open(store.clone())?.with_diff_ids(config.diff_ids).with_space(config.space));
+    let importer = open(store.clone())?.with_diff_ids(config.diff_ids).with_space(config.space);
+    let importer = Arc::new(importer.with_memory(config.memory_bytes));
     let serving = Arc::new(Serving::open(importer.clone(), holder, route)?);
     let mounts = Arc::downgrade(&serving);
     importer.watch_room(mounts as Weak<dyn Mounts>);
@@ -64,6 +63,7 @@ async fn serve_all(config: &Config) -> Result<()> {
     let sweep = move || {
         swept.0.sweep_unused();
         swept.1.sweep();
+        swept.0.look_for_room();
     };
     let finisher = Finisher::start(importer.clone(), config.finish_after(), move || finished.sweep())?;
     let puller = match config.pull.clone() {

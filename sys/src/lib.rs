@@ -25,7 +25,7 @@ pub use fuse::{fuse_backing_close, fuse_backing_open};
 pub use huge::prefer_huge_pages;
 pub use idmap::{mount_mapped, user_namespace};
 pub use map::Map;
-pub use memory::{share_arenas, trim_memory};
+pub use memory::{map_from, rest_small, trim_memory};
 pub use node::{FileTime, lutimens, mknod, set_times, statvfs, syncfs};
 pub use pass::{inherited_listener, passed_descriptors, receive_with_fd, send_with_fd};
 pub use prefetch::prefetch;

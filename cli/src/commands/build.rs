@@ -95,7 +95,7 @@ impl MakeOptions {
                 CodecChoice::Bsdiff => build::Codec::Bsdiff,
                 CodecChoice::Store => build::Codec::Store,
             },
-            memory_bytes: self.image.memory_bytes(),
+            memory_bytes: self.image.memory.bytes(),
             name: match &self.name {
                 Some(name) => name.clone(),
                 None => Source::parse(source).ok().and_then(|source| source.image_name()).unwrap_or_default(),

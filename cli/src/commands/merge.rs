@@ -12,8 +12,9 @@ use crate::config::Config;
 use crate::failure::{Failure, Kind};
 use crate::files::{OutFile, parent};
 use crate::image::Delta;
+use crate::memory::MemoryArgs;
 use crate::progress::{Progress, Unit};
-use crate::units::{parse_size, parse_threads};
+use crate::units::parse_threads;
 
 /// Options of `merge`.
 #[derive(Debug, clap::Args)]
@@ -24,9 +25,8 @@ pub(crate) struct Options {
     /// How hard to compress what is not copied
     #[arg(long, value_enum, default_value_t = LevelChoice::Default)]
     level: LevelChoice,
-    /// Memory to use at most, mapped files apart
-    #[arg(long, value_name = "SIZE", default_value = "1GiB", value_parser = parse_size)]
-    memory: u64,
+    #[command(flatten)]
+    memory: MemoryArgs,
     /// Worker threads; the result does not depend on it (default: all cores)
     #[arg(long, value_name = "N", value_parser = parse_threads)]
     threads: Option<NonZeroUsize>,
@@ -37,6 +37,7 @@ pub(crate) struct Options {
 /// # Errors
 /// The deltas do not follow each other or are damaged, or the file cannot be written; nothing is left then.
 pub(crate) fn run(mut options: Options, config: &Config) -> Result<(), Failure> {
+    options.memory.apply();
     let out = options.deltas_and_out.pop().unwrap_or_default();
     let open = |path: &PathBuf| Delta::open(path, &config.tmpdir);
     let deltas = options.deltas_and_out.iter().map(open).collect::<Result<Vec<_>, _>>()?;
@@ -48,7 +49,7 @@ pub(crate) fn run(mut options: Options, config: &Config) -> Result<(), Failure> 
         threads: options
             .threads
             .unwrap_or_else(|| std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)),
-        memory_bytes: options.memory,
+        memory_bytes: options.memory.bytes(),
         dir: if file.is_file() { parent(&out).to_owned() } else { config.tmpdir.clone() },
     };
     let mut made = merge(&files, &merge_options, &mut Told(&progress))

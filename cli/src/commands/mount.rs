@@ -56,6 +56,7 @@ fn parse_route(text: &str) -> Result<Choice, di3fs::mount::ParseRouteError> {
 /// # Errors
 /// A file is damaged or does not follow the one before it, or no route works; nothing stays mounted.
 pub(crate) fn run(options: Options, config: &Config) -> Result<(), Failure> {
+    d4c_sys::rest_small();
     let started = Instant::now();
     let mut files = options.files_and_dir;
     let dir = PathBuf::from(files.pop().unwrap_or_default());
@@ -70,12 +71,11 @@ pub(crate) fn run(options: Options, config: &Config) -> Result<(), Failure> {
     abandoned::sweep(&config.tmpdir);
     // Locked until the end: what is not may be swept.
     let LazyImage { image, manifest, config: config_digest, state, lock: _lock } =
-        LazyImage::open(base, deltas, options.store.as_deref(), abandoned::NAME, config)?;
+        LazyImage::open(base, deltas, options.store.as_deref(), abandoned::NAME, (opener.memory, config))?;
     let mut serve = ServeOptions { route: options.route.0, ..ServeOptions::default() };
     if let Some(threads) = options.image.threads {
         serve.threads = threads;
     }
-    serve.threads = options.image.makers(serve.threads);
     let signal = interrupt::stream()?;
     let changes = options.changes.as_deref().map(Changes::below).transpose()?;
     let served = Served::start(&image, &state.path().join("mount"), &serve)?;

@@ -10,6 +10,7 @@ use di3fs::mount;
 use di3fs::store::ObjectStore;
 use di3fs::tree::Tree;
 use dimg::Digest;
+use dimg::memory::Memory;
 
 use super::{Delta, Image, chain};
 use crate::config::Config;
@@ -33,7 +34,7 @@ pub(crate) struct LazyImage {
 
 impl LazyImage {
     /// The image that `deltas` make from `base`, or from nothing. Contents are made into `store`, which stays, or into the state,
-    /// which is a directory named after `command`.
+    /// which is a directory named after `command`; within `memory`.
     ///
     /// # Errors
     /// A delta is damaged, or made against another image than the one before it; the store is in use, or cannot be made.
@@ -42,7 +43,7 @@ impl LazyImage {
         deltas: Vec<Delta>,
         store: Option<&Path>,
         command: &str,
-        config: &Config,
+        (memory, config): (Arc<Memory>, &Config),
     ) -> Result<Self, Failure> {
         let (images, checks) = chain::resolve_meanwhile(base.as_ref(), &deltas)?;
         let (name, manifest, config_digest) = match (deltas.last(), &base) {
@@ -76,6 +77,7 @@ impl LazyImage {
             Some(dir) => ObjectStore::open(dir)?,
             None => ObjectStore::open_volatile(&state.path().join("store"))?,
         };
+        store.share_memory(memory);
         let sources = base.map(|base| base.contents).unwrap_or_default();
         let contents = Contents::new(Arc::new(store), steps, sources);
         let image = mount::Image { tree: Arc::new(tree), contents: Arc::new(contents) };

@@ -7,9 +7,8 @@ use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
-use std::sync::Mutex;
-use std::sync::PoisonError;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use d4c_sys::{Map, on_threads};
 use dimg::Digest;
@@ -69,8 +68,9 @@ pub(super) fn make(
     let bytes: u64 = chosen.iter().map(|recipe| recipe.content.size).sum();
     opener.progress.stage("make contents", Unit::Bytes, bytes);
 
+    delta.file.dimg().share_memory(Arc::clone(&opener.memory));
     let next = AtomicUsize::new(0);
-    let count = opener.makers.get();
+    let count = opener.threads.get();
     let left = AtomicU64::new(bytes);
     let failed: Mutex<Option<Failure>> = Mutex::new(None);
     let fail = |failure| {

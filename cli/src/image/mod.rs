@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use d4c_image::base::read_layer;
+use d4c_image::error::SourceError;
 use d4c_image::platform::Platform;
 use d4c_image::registry::RegistryOptions;
 use d4c_image::source::{OpenImage, Options, RemoteImage, Source};
@@ -27,47 +28,40 @@ use dimg::build::{Side, SideLayer};
 use dimg::content::{Bytes, ContentSource};
 use dimg::format::DeltaFile;
 use dimg::index::LayerIndex;
+use dimg::memory::Memory;
 
 use crate::config::Config;
 use crate::failure::{Failure, Kind};
 use crate::files::InFile;
+use crate::memory::MemoryArgs;
 use crate::progress::{Progress, Unit};
-use crate::units::{parse_size, parse_threads};
+use crate::units::parse_threads;
 pub(crate) use layout::{Place, write_kept, write_layout};
 pub(crate) use lazy::LazyImage;
 
 /// Options of every command that opens images.
 #[derive(Debug, Default, clap::Args)]
 pub(crate) struct ImageOptions {
-    /// Platform to take from a multi-platform image, as os/arch[/variant] (default: this machine's)
-    #[arg(long, value_name = "PLATFORM")]
-    platform: Option<String>,
+    /// Platform to take from a multi-platform image, as os/arch[/variant] (default: this machine's); publish takes several, with commas,
+    /// and all of them by default
+    #[arg(long, value_name = "PLATFORM", value_delimiter = ',')]
+    platform: Vec<String>,
     #[command(flatten)]
     pub(crate) registry: RegistryArgs,
     /// Worker threads; the result does not depend on it (default: all cores)
     #[arg(long, value_name = "N", value_parser = parse_threads)]
     pub(crate) threads: Option<NonZeroUsize>,
-    /// Memory to use at most, mapped files apart (default: 1GiB); 64MiB at least, and up to 32MiB more
-    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
-    memory: Option<u64>,
+    #[command(flatten)]
+    pub(crate) memory: MemoryArgs,
 }
 
-/// Memory to use at most when nothing is said.
-const MEMORY_BYTES: u64 = 1 << 30;
-
-/// What one thread that makes contents takes at most: windows of decoders, and a map of addresses with what is known of the file.
-const MAKER_BYTES: u64 = 64 << 20;
-
 impl ImageOptions {
-    /// Memory to use at most, in bytes, mapped files apart.
-    pub(crate) fn memory_bytes(&self) -> u64 {
-        self.memory.unwrap_or(MEMORY_BYTES)
-    }
-
-    /// How many of `threads` may make contents at once.
-    pub(crate) fn makers(&self, threads: NonZeroUsize) -> NonZeroUsize {
-        let most = usize::try_from(self.memory_bytes() / MAKER_BYTES).unwrap_or(usize::MAX);
-        NonZeroUsize::new(most).map_or(NonZeroUsize::MIN, |most| most.min(threads))
+    /// The platforms that were asked for.
+    ///
+    /// # Errors
+    /// One is malformed.
+    pub(crate) fn platforms(&self) -> Result<Vec<Platform>, Failure> {
+        Ok(self.platform.iter().map(|text| text.parse()).collect::<Result<_, SourceError>>()?)
     }
 }
 
@@ -161,8 +155,8 @@ impl Image {
 pub(crate) struct Opener<'a> {
     pub(crate) tmpdir: &'a Path,
     pub(crate) threads: NonZeroUsize,
-    /// Threads that make contents: as many as memory allows.
-    pub(crate) makers: NonZeroUsize,
+    /// For making contents.
+    pub(crate) memory: Arc<Memory>,
     pub(crate) options: Options,
     config: &'a Config,
     pub(crate) progress: &'a Progress,
@@ -172,19 +166,34 @@ impl<'a> Opener<'a> {
     /// An opener by the command's options.
     ///
     /// # Errors
-    /// The platform is malformed.
+    /// The platform is malformed, or there are several.
     pub(crate) fn new(
         options: &ImageOptions,
         config: &'a Config,
         progress: &'a Progress,
     ) -> Result<Self, Failure> {
-        let platform = options.platform.as_deref().map(str::parse::<Platform>).transpose()?;
+        let mut platforms = options.platforms()?;
+        let platform = platforms.pop();
+        if !platforms.is_empty() {
+            return Err(Failure::usage(options.platform.join(","), "one platform is needed here"));
+        }
+        Ok(Self::with_platform(options, platform, config, progress))
+    }
+
+    /// An opener by the command's options but for the platform.
+    pub(crate) fn with_platform(
+        options: &ImageOptions,
+        platform: Option<Platform>,
+        config: &'a Config,
+        progress: &'a Progress,
+    ) -> Self {
+        options.memory.apply();
         let cores = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
         let threads = options.threads.unwrap_or(cores);
-        Ok(Self {
+        Self {
             tmpdir: &config.tmpdir,
             threads,
-            makers: options.makers(threads),
+            memory: options.memory.shared(),
             options: Options {
                 platform,
                 temp_dir: Some(config.tmpdir.clone()),
@@ -193,7 +202,7 @@ impl<'a> Opener<'a> {
             },
             config,
             progress,
-        })
+        }
     }
 
     /// Opens the image that `text` names: any source, a delta file without a parent included.
@@ -308,22 +317,5 @@ impl Delta {
         let bytes = file.len() as u64;
         let file = DeltaFile::open(file).map_err(Failure::delta(path))?;
         Ok(Self { path: path.to_owned(), file, bytes })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn memory_bounds_who_makes_contents() {
-        let makers = |memory: Option<u64>, threads| {
-            let options = ImageOptions { memory, ..ImageOptions::default() };
-            options.makers(NonZeroUsize::new(threads).unwrap()).get()
-        };
-        assert_eq!(makers(None, 8), 8);
-        assert_eq!(makers(None, 100), 16);
-        assert_eq!(makers(Some(256 << 20), 8), 4);
-        assert_eq!(makers(Some(1), 8), 1);
     }
 }

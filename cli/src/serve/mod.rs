@@ -22,6 +22,7 @@ use store::Store;
 
 use crate::config::Config;
 use crate::failure::{Failure, Kind};
+use crate::memory::give_back;
 
 /// How to serve, decided.
 #[derive(Debug)]
@@ -47,6 +48,8 @@ pub(crate) struct ServeOptions {
 /// # Errors
 /// The address is taken, or the directory cannot be used.
 pub(crate) fn serve(options: ServeOptions, config: &Config) -> Result<(), Failure> {
+    // It stays, and jobs come and go.
+    give_back();
     let listen = options.listen;
     let failed = |error: std::io::Error| Failure::new(Kind::Failed, "listen", listen, error);
     let listener = TcpListener::bind(listen).map_err(failed)?;

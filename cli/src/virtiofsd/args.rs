@@ -120,11 +120,8 @@ impl Args {
     /// Threads for each machine.
     pub(crate) fn threads(&self) -> NonZeroUsize {
         let default = || di3fs::mount::Options::default().threads;
-        let threads = self
-            .thread_pool_size
-            .map_or_else(default, |threads| NonZeroUsize::new(threads).unwrap_or(NonZeroUsize::MIN));
-        // Of a directory no content is made.
-        if self.image.is_empty() { threads } else { self.opening.makers(threads) }
+        self.thread_pool_size
+            .map_or_else(default, |threads| NonZeroUsize::new(threads).unwrap_or(NonZeroUsize::MIN))
     }
 }
 

@@ -48,6 +48,7 @@ const SETTLED: Duration = Duration::from_secs(5);
 /// # Errors
 /// The command line is wrong, the image or the directory cannot be opened, or a monitor does not keep to the protocol.
 pub(crate) fn run(arguments: Vec<OsString>) -> Result<(), Failure> {
+    d4c_sys::rest_small();
     let args = match Args::try_parse_from(arguments) {
         Ok(args) => args.with_options()?,
         Err(error) if error.use_stderr() => return Err(usage::failure(&error)),
@@ -106,7 +107,7 @@ fn serve_image(sockets: Vec<Socket>, args: &Args, config: &Config) -> Result<(),
         }
     }
     let LazyImage { image, manifest, state, lock: _lock, .. } =
-        LazyImage::open(base, deltas, args.store.as_deref(), STATE, config)?;
+        LazyImage::open(base, deltas, args.store.as_deref(), STATE, (opener.memory, config))?;
     drop(progress);
     let signal = interrupt::stream()?;
     let entries = image.tree.walk().count();

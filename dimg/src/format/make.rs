@@ -8,19 +8,20 @@ use crate::engine::frame::{
     STORED_CHUNK_BYTES, StoredFrame,
 };
 use crate::engine::member::{self, Plan};
+use crate::memory::{self, Memory};
 use d4c_sys::Map;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::num::NonZeroUsize;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 /// Decoded groups kept unless asked otherwise: making the contents of a group one after the other decodes it once.
 const KEPT_GROUPS: usize = 4;
 
 /// What a stage but the last makes is held in memory up to this size.
-const SMALL_STAGE_BYTES: u64 = 4 << 20;
+pub(super) const SMALL_STAGE_BYTES: u64 = 4 << 20;
 
 /// Gives files without a name for what stages but the last make: they are mapped, not held in memory.
 pub type Scratch<'a> = &'a (dyn Fn() -> io::Result<File> + Sync);
@@ -32,16 +33,21 @@ pub(super) struct Groups {
     /// Those of stored contents that are kept in files, and how.
     in_files: Kept,
     files: OnceLock<(usize, NewFile)>,
+    /// Whose memory it is; none: nobody counts it.
+    memory: OnceLock<Arc<Memory>>,
 }
 
 /// Frames and what they hold, the one used last at the end.
-type Kept = Mutex<Vec<(u32, Arc<Mutex<Option<Group>>>)>>;
+type Kept = Mutex<Vec<(u32, Place)>>;
+/// A group, once it is decoded, and the memory that it has.
+type Place = Arc<Mutex<Option<(Group, Option<memory::Kept>)>>>;
 type NewFile = Box<dyn Fn() -> io::Result<File> + Send + Sync>;
 
 impl Default for Groups {
     fn default() -> Self {
         let limit = AtomicUsize::new(KEPT_GROUPS);
-        Self { kept: Mutex::default(), limit, in_files: Mutex::default(), files: OnceLock::new() }
+        let (files, memory) = (OnceLock::new(), OnceLock::new());
+        Self { kept: Mutex::default(), limit, in_files: Mutex::default(), files, memory }
     }
 }
 
@@ -53,6 +59,18 @@ enum Group {
     Programs(Arc<ProgramGroup>),
     Maps(Arc<Vec<AddressMap>>),
     Parameters(Arc<ParameterGroup>),
+}
+
+impl Group {
+    fn memory(&self) -> u64 {
+        match self {
+            Self::Stored(bytes) => bytes.capacity() as u64,
+            Self::InFile(..) => 0,
+            Self::Programs(group) => group.memory(),
+            Self::Maps(maps) => maps.iter().map(AddressMap::memory).sum(),
+            Self::Parameters(group) => group.memory(),
+        }
+    }
 }
 
 /// What a stage but the last made.
@@ -74,11 +92,34 @@ impl Groups {
     /// The group of `frame`; made by `decode` when it is not kept. Of threads that want the same one at once, one decodes it.
     fn get(&self, frame: u32, decode: impl FnOnce() -> Result<Group, DimgError>) -> Result<Group, DimgError> {
         let place = place(&self.kept, self.limit.load(Ordering::Relaxed), frame);
-        let mut group = place.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*group {
-            Some(group) => Ok(group.clone()),
-            None => Ok(group.insert(decode()?).clone()),
+        let mut group = lock(&place);
+        if let Some((group, _)) = &*group {
+            return Ok(group.clone());
         }
+        let decoded = decode()?;
+        let Some(memory) = self.memory.get() else {
+            return Ok(group.insert((decoded, None)).0.clone());
+        };
+        loop {
+            if let Some(kept) = memory.keep(decoded.memory()) {
+                return Ok(group.insert((decoded, Some(kept))).0.clone());
+            }
+            // In the place of one that was used earlier, or not at all.
+            let mut all = lock(&self.kept);
+            let Some(oldest) = all.iter().position(|(_, other)| !Arc::ptr_eq(other, &place)) else {
+                return Ok(decoded);
+            };
+            drop(all.remove(oldest));
+        }
+    }
+
+    /// Whether the group of `frame` is there, decoded.
+    pub(super) fn has(&self, frame: u32) -> bool {
+        [&self.kept, &self.in_files].into_iter().any(|kept| {
+            let found =
+                lock(kept).iter().find(|(number, _)| *number == frame).map(|(_, place)| Arc::clone(place));
+            found.is_some_and(|place| place.try_lock().is_ok_and(|group| group.is_some()))
+        })
     }
 
     /// As [`Groups::get`], of stored contents.
@@ -91,8 +132,8 @@ impl Groups {
             return self.get(frame, || Ok(Group::Stored(Arc::new(decode()?))));
         };
         let place = place(&self.in_files, *limit, frame);
-        let mut group = place.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(group) = &*group {
+        let mut group = lock(&place);
+        if let Some((group, _)) = &*group {
             return Ok(group.clone());
         }
         let bytes = decode()?;
@@ -101,7 +142,7 @@ impl Groups {
             Ok(Group::InFile(Arc::new(file), bytes.len()))
         });
         match written {
-            Ok(written) => Ok(group.insert(written).clone()),
+            Ok(written) => Ok(group.insert((written, None)).0.clone()),
             // The disk is full: it is decoded again for the next one.
             Err(_) => Ok(Group::Stored(Arc::new(bytes))),
         }
@@ -109,14 +150,19 @@ impl Groups {
 
     fn clear(&self) {
         for kept in [&self.kept, &self.in_files] {
-            kept.lock().unwrap_or_else(PoisonError::into_inner).clear();
+            lock(kept).clear();
         }
     }
 }
 
+/// No code that could panic runs under these locks.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// The place of a frame among those kept, of which there are at most `limit`.
-fn place(kept: &Kept, limit: usize, frame: u32) -> Arc<Mutex<Option<Group>>> {
-    let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+fn place(kept: &Kept, limit: usize, frame: u32) -> Place {
+    let mut kept = lock(kept);
     match kept.iter().position(|(number, _)| *number == frame) {
         Some(at) => kept[at..].rotate_left(1),
         None => {
@@ -143,6 +189,12 @@ impl Dimg {
         new_file: impl Fn() -> io::Result<File> + Send + Sync + 'static,
     ) {
         drop(self.groups.files.set((count.get(), Box::new(new_file))));
+    }
+
+    /// Has everything that is made from now on share `memory` with others: whoever makes a content waits until there is enough for it, and
+    /// groups are kept as far as there is. Only the first call counts.
+    pub fn share_memory(&self, memory: Arc<Memory>) {
+        drop(self.groups.memory.set(memory));
     }
 
     /// Forgets all decoded groups.
@@ -186,7 +238,8 @@ impl Dimg {
         }
     }
 
-    /// As [`Dimg::make_on`], for an `out` that verifies what it gets by itself, so that no byte is hashed twice.
+    /// As [`Dimg::make_on`], for an `out` that verifies what it gets by itself, so that no byte is hashed twice. `out` must not wait for
+    /// another content of a file that shares memory with this one ([`Dimg::share_memory`]).
     ///
     /// # Errors
     /// As for [`Dimg::make`], but a wrong digest is not noticed.
@@ -210,6 +263,10 @@ impl Dimg {
         let Some((last, stages)) = recipe.stages.split_last() else {
             return Err(cannot("its recipe has no stages".to_owned()));
         };
+        let memory = self.groups.memory.get();
+        let threads = memory.map_or(threads, |memory| memory.threads(threads));
+        // The base is there: nobody is waited for while this is taken.
+        let _taken = memory.map(|memory| memory.take(self.making_bytes(recipe, threads)));
         let mut between: Option<Between> = None;
         for stage in stages {
             let old = between.as_ref().map_or(base, AsRef::as_ref);

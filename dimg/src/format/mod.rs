@@ -13,6 +13,7 @@ mod header;
 mod image;
 mod joint;
 mod make;
+mod memory;
 mod meta;
 mod output;
 mod reader;

@@ -6,7 +6,6 @@ use std::num::NonZeroUsize;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::thread::JoinHandle;
 
 use fuse_backend_rs::api::filesystem::FileSystem;
 use fuse_backend_rs::api::server::Server;
@@ -15,6 +14,8 @@ use nix::errno::Errno;
 use nix::libc;
 use nix::mount::{MntFlags, MsFlags};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+
+use crate::crew::{Crew, Duty};
 
 /// Requests by number (`include/uapi/linux/fuse.h`).
 const INIT: u32 = 26;
@@ -68,7 +69,7 @@ pub(crate) trait Passthrough {
 pub(crate) struct Session {
     mountpoint: PathBuf,
     device: Arc<File>,
-    threads: Vec<JoinHandle<()>>,
+    crew: Option<Arc<Crew>>,
     mounted: bool,
     resends: bool,
 }
@@ -123,7 +124,7 @@ impl Session {
     }
 
     fn of(device: Arc<File>, mountpoint: &Path) -> Self {
-        Self { mountpoint: mountpoint.to_owned(), device, threads: Vec::new(), mounted: true, resends: false }
+        Self { mountpoint: mountpoint.to_owned(), device, crew: None, mounted: true, resends: false }
     }
 
     /// Starts the threads.
@@ -138,14 +139,13 @@ impl Session {
             let served = fs.passthrough().ok_or_else(|| io::Error::from(Errno::EOPNOTSUPP))?;
             served.enable(Arc::clone(&self.device));
         }
-        for number in 0..threads.get() {
-            let (fs, server, device) = (Arc::clone(fs), Arc::clone(server), Arc::clone(&self.device));
-            let name = format!("fuse-{number}");
-            let thread = std::thread::Builder::new()
-                .name(name)
-                .spawn(move || answer(&*fs, &server, &device, passthrough))?;
-            self.threads.push(thread);
-        }
+        let duty = Requests {
+            fs: Arc::clone(fs),
+            server: Arc::clone(server),
+            device: Arc::clone(&self.device),
+            passthrough,
+        };
+        self.crew = Some(Crew::start(duty, threads)?);
         Ok(())
     }
 
@@ -174,8 +174,8 @@ impl Session {
 
     /// Waits until nothing uses the mount any more.
     pub(crate) fn join(mut self) {
-        for thread in std::mem::take(&mut self.threads) {
-            drop(thread.join());
+        if let Some(crew) = self.crew.take() {
+            crew.join();
         }
     }
 
@@ -255,33 +255,60 @@ fn protocol(error: impl std::fmt::Display) -> io::Error {
     io::Error::other(format!("talk to the kernel: {error}"))
 }
 
-/// Answers requests until the mount is gone.
-fn answer<F: Serve>(fs: &F, server: &Server<Arc<F>>, device: &File, passthrough: bool) {
-    let (mut request, mut buffer) = (vec![0; REQUEST_BYTES], vec![0; F::REPLY_BYTES]);
-    loop {
-        let bytes = match nix::unistd::read(device, &mut request) {
-            Ok(bytes) => bytes,
-            // Interrupted: the request, or we.
-            Err(Errno::ENOENT | Errno::EINTR | Errno::EAGAIN) => continue,
-            Err(Errno::ENODEV) => return,
-            Err(error) => {
-                tracing::error!(%error, "fuse: no more requests");
-                return;
+/// The requests of a mount.
+struct Requests<F: Serve> {
+    fs: Arc<F>,
+    server: Arc<Server<Arc<F>>>,
+    device: Arc<File>,
+    passthrough: bool,
+}
+
+/// Room for a request, of which there are so many bytes, and for what is answered.
+struct Buffers {
+    request: Vec<u8>,
+    bytes: usize,
+    reply: Vec<u8>,
+}
+
+impl<F: Serve> Duty for Requests<F> {
+    type Own = Buffers;
+
+    fn begin(&self) -> Buffers {
+        Buffers { request: vec![0; REQUEST_BYTES], bytes: 0, reply: vec![0; F::REPLY_BYTES] }
+    }
+
+    fn wait(&self, own: &mut Buffers) -> bool {
+        loop {
+            match nix::unistd::read(&*self.device, &mut own.request) {
+                Ok(bytes) => {
+                    own.bytes = bytes;
+                    return true;
+                }
+                // Interrupted: the request, or we.
+                Err(Errno::ENOENT | Errno::EINTR | Errno::EAGAIN) => {}
+                Err(Errno::ENODEV) => return false,
+                Err(error) => {
+                    tracing::error!(%error, "fuse: no more requests");
+                    return false;
+                }
             }
-        };
-        let request = &mut request[..bytes];
-        if passthrough && word(request, 4) == Some(OPEN) {
-            if let Err(error) = answer_open(fs, device, request) {
+        }
+    }
+
+    fn answer(&self, own: &mut Buffers) {
+        let request = &mut own.request[..own.bytes];
+        if self.passthrough && word(request, 4) == Some(OPEN) {
+            if let Err(error) = answer_open(&*self.fs, &self.device, request) {
                 tracing::debug!(%error, "fuse: an open was not answered");
             }
-            continue;
+            return;
         }
-        let handled = FuseDevWriter::<()>::new(device.as_raw_fd(), &mut buffer)
+        let handled = FuseDevWriter::<()>::new(self.device.as_raw_fd(), &mut own.reply)
             .map_err(|error| error.to_string())
             .and_then(|writer| {
                 let reader =
                     Reader::from_fuse_buffer(FuseBuf::new(request)).map_err(|error| error.to_string())?;
-                server
+                self.server
                     .handle_message(reader, Writer::from(writer), None, None)
                     .map_err(|error| error.to_string())
             });

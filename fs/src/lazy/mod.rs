@@ -90,11 +90,12 @@ enum Way<'a> {
 }
 
 impl Contents {
-    /// The contents that `steps`, a chain of deltas, make into `store`. Contents that no step makes are those of the image
+    /// The contents that `steps`, a chain of deltas, make into `store`, within its memory. Contents that no step makes are those of the image
     /// that the chain starts from: `sources` have them, or the store has.
     pub fn new(store: Arc<ObjectStore>, steps: Vec<Step>, sources: Vec<Arc<dyn ContentSource>>) -> Self {
         for step in &steps {
             let (dimg, dir) = (step.file.dimg(), store.root().to_owned());
+            dimg.share_memory(Arc::clone(store.memory()));
             dimg.keep_groups(KEPT_GROUPS);
             dimg.keep_groups_in_files(KEPT_IN_FILES, move || tempfile::tempfile_in(&dir));
         }
@@ -188,6 +189,7 @@ impl Contents {
 
     fn try_make(&self, content: &Content) -> Result<(), StoreError> {
         let _first = self.store.reading();
+        crate::crew::long_work();
         // The way down: from the content to a base that is there or needs none.
         let mut chain = vec![*content];
         let (mut below, mut at) = (self.steps.len(), *content);

@@ -32,6 +32,7 @@ use std::time::Duration;
 
 use dimg::content::{Bytes, ContentSource};
 use dimg::index::Content;
+use dimg::memory::Memory;
 use nix::fcntl::{Flock, FlockArg};
 
 pub use batch::{Job, Output};
@@ -57,6 +58,8 @@ pub struct ObjectStore {
     unflushed: flush::Unflushed,
     /// Whether objects are flushed before they get their names.
     durable: bool,
+    /// For making contents.
+    memory: OnceLock<Arc<Memory>>,
     _lock: Flock<File>,
 }
 
@@ -138,10 +141,21 @@ impl ObjectStore {
             measured: Mutex::default(),
             unflushed: flush::Unflushed::at(root),
             durable,
+            memory: OnceLock::new(),
             _lock: lock,
         };
         store.check_unflushed()?;
         Ok(store)
+    }
+
+    /// Has contents made within `memory`. Only the first call counts, and none after the first content.
+    pub fn share_memory(&self, memory: Arc<Memory>) {
+        drop(self.memory.set(memory));
+    }
+
+    /// What those who make contents for this store share ([`dimg::format::Dimg::share_memory`]).
+    pub fn memory(&self) -> &Arc<Memory> {
+        self.memory.get_or_init(Arc::default)
     }
 
     /// The store's directory.

@@ -62,7 +62,7 @@ impl Layer {
             return self.hide(parent, hidden, attributes(index, entry)?);
         }
         match kind {
-            Kind::HardLink => self.link(parent, name, &entry.link),
+            Kind::HardLink => self.link(parent, name, &entry.link, attributes(index, entry)?),
             Kind::Directory => self.make_directory(parent, name, attributes(index, entry)?),
             _ => {
                 let node = Node { attributes: attributes(index, entry)?, body: body(kind, entry)? };
@@ -106,9 +106,9 @@ impl Layer {
         Ok(id)
     }
 
-    /// Gives a directory the attributes of a member; extended ones of earlier members stay.
-    fn describe(&mut self, directory: NodeId, attributes: Attributes) {
-        let node = self.tree.node_mut(directory);
+    /// Gives a directory, or a file by one more name of it, the attributes of a member; extended ones of earlier members stay.
+    fn describe(&mut self, id: NodeId, attributes: Attributes) {
+        let node = self.tree.node_mut(id);
         let before = std::mem::replace(&mut node.attributes, attributes);
         for (name, value) in before.xattrs {
             node.attributes.xattrs.entry(name).or_insert(value);
@@ -158,8 +158,15 @@ impl Layer {
     }
 
     /// A second name. The target's last component is taken as it is: a link to a symbolic link is one more name of that.
-    /// The file keeps the attributes that its first member gave it.
-    fn link(&mut self, parent: NodeId, name: &[u8], target: &[u8]) -> Result<(), Why> {
+    /// The last of a file's members gives its attributes, as where containerd unpacks; but extended ones stay that the members of further names
+    /// lack (GNU tar writes none for those).
+    fn link(
+        &mut self,
+        parent: NodeId,
+        name: &[u8],
+        target: &[u8],
+        attributes: Attributes,
+    ) -> Result<(), Why> {
         let parts = clean(target)?;
         let (last, parents) = parts.split_last().ok_or(Why::NoLinkTarget)?;
         let place = resolve(&self.tree, parents)?;
@@ -174,7 +181,10 @@ impl Layer {
                 let body = Body::Below(path.join(&b'/').into());
                 self.tree.add(Node { attributes: Attributes::default(), body })
             }
-            Some((id, _)) => id,
+            Some((id, _)) => {
+                self.describe(id, attributes);
+                id
+            }
         };
         self.parent(parent)?.entries.insert(name.into(), node);
         Ok(())

@@ -136,6 +136,23 @@ fn hard_links_within_a_layer_and_to_lower_ones() {
 }
 
 #[test]
+fn the_last_name_gives_the_attributes() {
+    let layer = Members::default()
+        .with_xattrs(Kind::Regular, b"a", &[("security.capability", b"c"), ("user.x", b"1")], |entry| {
+            (entry.mode, entry.uid) = (0o4755, 5);
+        })
+        .with_xattrs(Kind::HardLink, b"b", &[("user.x", b"2")], |entry| {
+            (entry.link, entry.mode, entry.uid, entry.mtime) = ((*b"a").into(), 0o600, 7, 9);
+        });
+    let tree = Tree::merge(&[layer.index()]).unwrap();
+    let of = |path: &[u8]| &tree.node(tree.find(path).unwrap()).attributes;
+    let xattrs: Vec<_> = of(b"a").xattrs.iter().map(|(name, value)| (&**name, &**value)).collect();
+    assert_eq!((of(b"a").mode, of(b"a").uid, of(b"a").mtime), (0o600, 7, 9));
+    assert_eq!(xattrs, [(&b"security.capability"[..], &b"c"[..]), (b"user.x", b"2")]);
+    assert_eq!(of(b"a"), of(b"b"));
+}
+
+#[test]
 fn replacing_one_name_leaves_the_others() {
     let memory = Memory::default();
     let lower = Members::default().file("a", &memory, "1").link("b", "a").index();

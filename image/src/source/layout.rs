@@ -50,9 +50,9 @@ fn open<F: Files + 'static>(
     name: String,
 ) -> Result<OpenImage, SourceError> {
     let index_name = layout.files.name("index.json");
-    let index = layout.files.get("index.json")?.ok_or_else(|| {
-        SourceError::corrupt(WHAT, layout.files.name(""), "not an OCI image layout: no index.json")
-    })?;
+    let index = layout.files.get("index.json")?;
+    let index =
+        index.ok_or_else(|| SourceError::corrupt(WHAT, &*name, "not an OCI image layout: no index.json"))?;
     if index.len() as u64 > MAX_MANIFEST_BYTES {
         let limit_bytes = MAX_MANIFEST_BYTES;
         return Err(SourceError::Limit { what: "read index", on: index_name, limit_bytes });

@@ -30,7 +30,7 @@ pub use blob::MappedBytes;
 pub use oci_spec::distribution::Reference;
 pub use open::{Layer, LayerFile, OpenImage};
 pub use parse::Source;
-pub use remote::RemoteImage;
+pub use remote::{RemoteImage, RemoteRoot};
 pub use store::BlobStore;
 
 use crate::error::SourceError;

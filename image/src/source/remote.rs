@@ -13,7 +13,8 @@ use super::open::{OpenImage, choose_image};
 use super::spool::Spool;
 use super::{Backend, Options, Source};
 use crate::error::SourceError;
-use crate::manifest::{Config, Descriptor, Document, MAX_CONFIG_BYTES, Manifest};
+use crate::manifest::{Config, Descriptor, Document, MAX_CONFIG_BYTES, Manifest, platforms};
+use crate::platform::Platform;
 use crate::registry::{Access, Repository};
 
 /// An image in a registry: its manifest, verified, and the repository that it is in.
@@ -24,6 +25,68 @@ pub struct RemoteImage {
     bytes: Vec<u8>,
     manifest: Manifest,
     digest: Digest,
+}
+
+/// What a tag or digest of a repository leads to: an image, or an index of several.
+#[derive(Debug)]
+pub struct RemoteRoot {
+    repository: Arc<Repository>,
+    name: String,
+    bytes: Vec<u8>,
+}
+
+impl RemoteRoot {
+    /// What a repository has at a tag or a digest.
+    ///
+    /// # Errors
+    /// As for [`RemoteImage::resolve`].
+    pub fn within(repository: &Arc<Repository>, tag: &str) -> Result<Self, SourceError> {
+        let between = if tag.contains(':') { '@' } else { ':' };
+        let name = format!("{}{between}{tag}", repository.name());
+        Self::find(Arc::clone(repository), tag, name)
+    }
+
+    fn find(repository: Arc<Repository>, tag: &str, name: String) -> Result<Self, SourceError> {
+        // No tag has a colon.
+        let root = if tag.contains(':') {
+            let digest: Digest =
+                tag.parse().map_err(|error| SourceError::usage(name.clone(), format!("{error}")))?;
+            repository.manifest(digest)?
+        } else {
+            repository.tagged(tag)?
+        };
+        Ok(Self { repository, name, bytes: root.bytes })
+    }
+
+    /// Its name, as a source.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The platforms that an index names, each once, in its order, without attestations; none where this is an image, or an index of one
+    /// entry that does not say its platform.
+    ///
+    /// # Errors
+    /// It is neither, or damaged.
+    pub fn platforms(&self) -> Result<Option<Vec<Platform>>, SourceError> {
+        match Document::parse(&self.bytes, &self.name)? {
+            Document::Image(_) => Ok(None),
+            Document::Index(entries) if matches!(&entries[..], [only] if only.platform.is_none()) => Ok(None),
+            Document::Index(entries) => Ok(Some(platforms(&entries))),
+        }
+    }
+
+    /// The image itself, or of an index the one for the platform.
+    ///
+    /// # Errors
+    /// There is none for the platform, or it is damaged.
+    pub fn image(&self, options: &Options) -> Result<RemoteImage, SourceError> {
+        let (repository, name) = (Arc::clone(&self.repository), self.name.clone());
+        let backend = Registry { repository, spool: options.spool() };
+        let (bytes, manifest) = choose_image(&backend, self.bytes.clone(), options, &name)?;
+        let digest = Digest::of(&bytes);
+        Ok(RemoteImage { repository: backend.repository, name, bytes, manifest, digest })
+    }
 }
 
 impl RemoteImage {
@@ -37,10 +100,9 @@ impl RemoteImage {
             || Repository::open(reference, Access::Pull, &options.registry, name.clone()).map(Arc::new);
         let tag = reference.digest().or(reference.tag()).unwrap_or("latest");
         let repository = open()?;
-        match Self::find(Arc::clone(&repository), tag, options, name.clone()) {
-            Err(SourceError::Remote { .. }) if repository.was_misled() => {
-                Self::find(open()?, tag, options, name)
-            }
+        let find = |repository| RemoteRoot::find(repository, tag, name.clone())?.image(options);
+        match find(Arc::clone(&repository)) {
+            Err(SourceError::Remote { .. }) if repository.was_misled() => find(open()?),
             result => result,
         }
     }
@@ -61,36 +123,6 @@ impl RemoteImage {
         let repository = Repository::open(reference, Access::Pull, &options.registry, name.clone())?;
         let digest = Digest::of(&bytes);
         Ok(Self { repository: Arc::new(repository), name, bytes, manifest: *manifest, digest })
-    }
-
-    /// The image that a repository has at a tag or a digest.
-    ///
-    /// # Errors
-    /// As for [`RemoteImage::resolve`].
-    pub fn within(repository: &Arc<Repository>, tag: &str, options: &Options) -> Result<Self, SourceError> {
-        let between = if tag.contains(':') { '@' } else { ':' };
-        let name = format!("{}{between}{tag}", repository.name());
-        Self::find(Arc::clone(repository), tag, options, name)
-    }
-
-    fn find(
-        repository: Arc<Repository>,
-        tag: &str,
-        options: &Options,
-        name: String,
-    ) -> Result<Self, SourceError> {
-        // No tag has a colon.
-        let root = if tag.contains(':') {
-            let digest: Digest =
-                tag.parse().map_err(|error| SourceError::usage(name.clone(), format!("{error}")))?;
-            repository.manifest(digest)?
-        } else {
-            repository.tagged(tag)?
-        };
-        let backend = Registry { repository, spool: options.spool() };
-        let (bytes, manifest) = choose_image(&backend, root.bytes, options, &name)?;
-        let digest = Digest::of(&bytes);
-        Ok(Self { repository: backend.repository, name, bytes, manifest, digest })
     }
 
     /// The repository.

@@ -21,7 +21,9 @@ fn overlayfs_runs_what_umoci_unpacks() -> Result<()> {
         containerd.import(&archive, "overlayfs")?;
         let greeting = containerd.run("overlayfs", &name, &["sh", "-c", "cat /etc/release; ls -d /odd"])?;
         ensure!(greeting.starts_with('v'), "{greeting}");
-        let mounted = containerd.with_mounted("overlayfs", &name, &sandbox.path("mounted"), Tree::of)?;
+        // containerd keeps the name of a mount until it collects.
+        let target = sandbox.path(&format!("mounted-{tag}"));
+        let mounted = containerd.with_mounted("overlayfs", &name, &target, Tree::of)?;
         // containerd sets neither the time of the root nor one before 1970; a folder without an entry has the time of unpacking.
         let other_times = ["", "app/no-entry-for-this", "odd/before-1970"];
         let reference = Tree::of(&series.unpack(tag, &sandbox)?)?.without_mtime_of(&other_times);

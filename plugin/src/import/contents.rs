@@ -20,6 +20,7 @@ pub(super) fn make(
     image: &Image,
     workers: NonZeroUsize,
 ) -> Result<(), StoreError> {
+    file.dimg().share_memory(Arc::clone(objects.memory()));
     let mut recipes: Vec<&Recipe> = image.recipes.values().collect();
     // Along the file, so that a group of small ones is decoded once.
     recipes.sort_unstable_by_key(|recipe| (recipe.place(), recipe.content.digest));

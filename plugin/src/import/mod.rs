@@ -34,6 +34,7 @@ use dimg::Digest;
 use dimg::content::Bytes;
 use dimg::format::{Cdimg, DimgError, Image};
 use dimg::index::LayerIndex;
+use dimg::memory::Memory;
 
 pub use error::ImportError;
 pub use finisher::Finisher;
@@ -176,6 +177,13 @@ impl Importer {
     #[must_use]
     pub fn with_space(self, space: Space) -> Self {
         Self { space, ..self }
+    }
+
+    /// The same importer, whose contents are made within so much memory.
+    #[must_use]
+    pub fn with_memory(self, bytes: u64) -> Self {
+        self.objects.share_memory(Arc::new(Memory::new(bytes)));
+        self
     }
 
     /// Where objects and what is being made of them are.

@@ -108,9 +108,11 @@ impl Importer {
     }
 
     fn evict_until(&self, until: Until, patience: Duration) -> Result<Evicted> {
-        // Where nothing can be given back, mounts need not end, which will be wanted again.
-        if !self.has_evictable()? {
-            let left_bytes = self.objects.bytes().map_err(unavailable)?;
+        // Where nothing has to be given back or can be, mounts need not end, which will be wanted again.
+        let left_bytes = self.objects.bytes().map_err(unavailable)?;
+        let (free, _) = self.objects.disk_bytes().map_err(unavailable)?;
+        let is_well = left_bytes <= until.keep_bytes && free >= until.free_bytes;
+        if is_well || !self.has_evictable()? {
             return Ok(Evicted { removed: Removed { objects: 0, bytes: 0 }, left_bytes });
         }
         self.end_unused_mounts();
@@ -172,6 +174,14 @@ impl Importer {
         }
         // What can be made again is used, or not there: looking at it all again soon helps nobody.
         self.full_lock().no_room_before = Some(Instant::now() + LOOK_AGAIN);
+    }
+
+    /// A snapshot has gone, and what it alone has seen may be given back now: has that looked at again if there is too little room.
+    pub fn look_for_room(&self) {
+        let asked = self.full_lock().no_room_before.take();
+        if asked.is_some() && matches!(self.too_much(), Ok(Some(_))) {
+            self.work.ask_room();
+        }
     }
 
     /// How far contents should be given back now; none when all is well.

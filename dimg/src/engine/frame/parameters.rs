@@ -93,6 +93,12 @@ pub struct ParameterGroup {
 }
 
 impl ParameterGroup {
+    /// The memory it takes.
+    #[must_use]
+    pub fn memory(&self) -> u64 {
+        (self.ends.capacity() * size_of::<usize>() + self.bytes.capacity()) as u64
+    }
+
     /// The parameters of a slot.
     ///
     /// # Errors

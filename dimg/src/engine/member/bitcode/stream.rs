@@ -23,6 +23,8 @@ const MAX_DEPTH: usize = 32;
 const MAX_ABBREVS: usize = 256;
 /// Operands of an abbreviation, at most.
 pub(super) const MAX_OPERANDS: u64 = 64;
+/// Of those that take no bits, at most: else three bits of a content would be a record of 64 numbers, and 16 MiB minutes of work. LLVM has up to 4.
+const MAX_LITERALS: usize = 8;
 /// Numbers of a record, at most.
 const MAX_NUMBERS: u64 = 1 << 20;
 /// Bits of a number of an abbreviation, at most.
@@ -132,7 +134,10 @@ impl Abbrev {
             [] => return Err(Fault("an abbreviation of nothing")),
             ref scalars => (scalars, Tail::None),
         };
-        let scalars = scalars.iter().map(|operand| operand.scalar()).collect::<Result<_, _>>()?;
+        let scalars = scalars.iter().map(|operand| operand.scalar()).collect::<Result<Vec<_>, _>>()?;
+        if scalars.iter().filter(|scalar| matches!(scalar, Scalar::Literal(_))).count() > MAX_LITERALS {
+            return Err(Fault("an abbreviation says too many numbers"));
+        }
         Ok(Self { scalars, tail, defined })
     }
 }

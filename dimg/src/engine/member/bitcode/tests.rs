@@ -131,6 +131,15 @@ fn forms_that_nobody_writes_are_refused() {
     refused(&|form| (0..40).for_each(|_| form.enter(12, 3)));
     refused(&|form| form.enter(12, 1));
     refused(&|form| (0..257).for_each(|_| form.0.extend_from_slice(&[2, 1, 4])));
+    // Records of many numbers that take no bits.
+    let literals = |count: u8| [&[2, count][..], &[0, 16].repeat(count.into())].concat();
+    refused(&|form| form.0.extend_from_slice(&literals(9)));
+    let mut form = Form::default();
+    form.enter(12, 3);
+    form.0.extend_from_slice(&[&literals(8)[..], &[4; 5]].concat());
+    form.leave();
+    form.0.push(0);
+    assert!(there_and_back(&form.content()) == form.0);
     assert!(close(b"BC\xc0\xde", 100).is_err());
     assert!(close(b"BC\xc0", 100).is_err());
 }

@@ -1,0 +1,47 @@
+//! `--memory`: the option, and what follows from it.
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+
+use dimg::memory::Memory;
+
+use crate::units::parse_size;
+
+/// The option of every command that works on contents.
+#[derive(Debug, Default, Clone, clap::Args)]
+pub(crate) struct MemoryArgs {
+    /// Memory to use at most, mapped files apart (default: 1GiB); 64MiB at least, and a third of the largest executable
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    memory: Option<u64>,
+}
+
+/// Memory to use at most when nothing is said.
+const MEMORY_BYTES: u64 = 1 << 30;
+
+/// What is allocated from this size on is given back when it is freed. `diff --memory 256M` of a library of 600 MB: 283 MiB without, 223
+/// with it. It costs up to 5 % more processor time for images of many small files, so only whoever asks for a bound gets it.
+const GIVEN_BACK_BYTES: NonZeroUsize = NonZeroUsize::new(1 << 20).expect("not 0");
+
+impl MemoryArgs {
+    /// Memory to use at most, in bytes, mapped files apart.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.memory.unwrap_or(MEMORY_BYTES)
+    }
+
+    /// What all that make contents share.
+    pub(crate) fn shared(&self) -> Arc<Memory> {
+        Arc::new(Memory::new(self.bytes()))
+    }
+
+    /// Has this process keep nothing large that it has freed, if a bound was asked for.
+    pub(crate) fn apply(&self) {
+        if self.memory.is_some() {
+            give_back();
+        }
+    }
+}
+
+/// Has this process keep nothing large that it has freed.
+pub(crate) fn give_back() {
+    d4c_sys::map_from(GIVEN_BACK_BYTES);
+}

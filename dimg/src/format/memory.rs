@@ -1,0 +1,71 @@
+//! What making a content takes, estimated from above by its recipe alone.
+//!
+//! Bases, and what stages but the last make of more than a few MiB, are mapped and do not count.
+
+use super::make::SMALL_STAGE_BYTES;
+use super::{Dimg, FrameKind, Recipe, Stage, StageCodec};
+use crate::engine::compress::MAX_WINDOW_LOG;
+use crate::engine::frame::{
+    BSDIFF_WINDOW_LOG, MAX_REFERENCE_BYTES, PROGRAM_GROUP_BYTES, STORED_GROUP_BYTES, STORED_WINDOW_LOG,
+    stream_window_log,
+};
+use crate::engine::member::MAX_ZIP_MEMBER_BYTES;
+use crate::engine::program::StreamKind;
+
+/// Of a decoder beside its window, of what reads and writes.
+const REST_BYTES: u64 = 1 << 20;
+/// Of an encoder that packs a member again.
+const ENCODER_BYTES: u64 = 4 << 20;
+/// Tables and places of an ELF file that is relocated, at most.
+const SCAN_BYTES: u64 = 32 << 20;
+/// Of each thread more that relocates one file: fields of parts of it.
+const THREAD_BYTES: u64 = 16 << 20;
+/// Bitcode that is taken apart: 13 times its bytes were measured.
+const BITCODE_FACTOR: u64 = 14;
+
+impl Dimg {
+    /// The memory that making the content of `recipe` takes on so many threads.
+    pub(super) fn making_bytes(&self, recipe: &Recipe, threads: usize) -> u64 {
+        let (mut old, mut most) = (recipe.base.map_or(0, |base| base.size), 0u64);
+        let last = recipe.stages.len().saturating_sub(1);
+        let in_memory = |bytes: u64| if bytes <= SMALL_STAGE_BYTES { bytes } else { 0 };
+        for (number, stage) in recipe.stages.iter().enumerate() {
+            let given = if number > 0 { in_memory(old) } else { 0 };
+            // It grows.
+            let made = if number < last { 2 * in_memory(stage.out_bytes) } else { 0 };
+            most = most.max(self.stage_bytes(stage, old).saturating_add(given + made));
+            old = stage.out_bytes;
+        }
+        most.saturating_add(REST_BYTES + (threads as u64).saturating_sub(1) * THREAD_BYTES)
+    }
+
+    /// What one stage takes that makes its bytes from `old` ones.
+    fn stage_bytes(&self, stage: &Stage, old: u64) -> u64 {
+        let out = stage.out_bytes;
+        let group = |decoded: u64| if self.groups.has(stage.frame) { 0 } else { decoded };
+        // The smallest power of two that holds what is decoded, but for the largest.
+        let window =
+            |bytes: u64, log: u32| bytes.min(1 << log).next_power_of_two().min(1 << log) + REST_BYTES / 4;
+        match (stage.codec, stage.kind) {
+            (StageCodec::Stored, FrameKind::Chunk) => window(out, STORED_WINDOW_LOG),
+            // Its bytes as they grow, and a window.
+            (StageCodec::Stored, _) => out.min(STORED_GROUP_BYTES) + group(2 * STORED_GROUP_BYTES),
+            (StageCodec::Program, FrameKind::ProgramGroup) => group(2 * PROGRAM_GROUP_BYTES),
+            (StageCodec::Program, _) => {
+                StreamKind::ALL.into_iter().map(|kind| window(out, stream_window_log(kind))).sum()
+            }
+            (StageCodec::Pack | StageCodec::Unpack, _) if stage.version >= 2 => {
+                out.max(old).saturating_mul(BITCODE_FACTOR)
+            }
+            // Of a zip file one member at a time is held.
+            (StageCodec::Pack | StageCodec::Unpack, _) => {
+                out.max(old).saturating_mul(2).min(2 * MAX_ZIP_MEMBER_BYTES) + ENCODER_BYTES
+            }
+            (StageCodec::Elf, _) => old.saturating_mul(3).min(SCAN_BYTES) + group(2 * PROGRAM_GROUP_BYTES),
+            (StageCodec::Reference, _) => {
+                window(old.saturating_add(out), MAX_WINDOW_LOG) + out.min(MAX_REFERENCE_BYTES)
+            }
+            (StageCodec::Bsdiff, _) => window(old.saturating_add(out), BSDIFF_WINDOW_LOG),
+        }
+    }
+}
