@@ -33,7 +33,7 @@ pub struct MatchOptions {
     pub index_bytes: u64,
     /// The threads that scan. Not a part of the result.
     pub threads: usize,
-    /// Whether long matches suffice: to see what moved where, in half the time.
+    /// Whether few keys suffice: to see what moved where, in a fraction of the time.
     pub coarse: bool,
 }
 
@@ -46,7 +46,6 @@ impl Default for MatchOptions {
 impl MatchOptions {
     fn sampling(&self, old_bytes: u64) -> Sampling {
         let sampling = match (self.level, old_bytes) {
-            (Level::Default, 0..0x4000_0000) if self.coarse => coarse(old_bytes),
             (Level::Best, 0..0x0100_0000) => Sampling { key: 8, step: 1, depth: 64 },
             (Level::Best, _) => Sampling { key: 16, step: 1, depth: 64 },
             (_, 0..0x0010_0000) => Sampling { key: 8, step: 1, depth: 16 },
@@ -68,17 +67,15 @@ impl MatchOptions {
         }
     }
 
-    /// How the fast level samples.
+    /// How the fast level and a coarse look sample.
     fn sparse(&self, old_bytes: u64) -> Option<Sparse> {
-        let quick = self.level == Level::Fast && Sparse::holds(old_bytes);
-        quick.then(|| Sparse::fit(old_bytes, self.index_bytes))
+        let quick = match self.level {
+            Level::Fast => true,
+            Level::Default => self.coarse,
+            Level::Best => false,
+        };
+        (quick && Sparse::holds(old_bytes)).then(|| Sparse::fit(old_bytes, self.index_bytes))
     }
-}
-
-/// As the full look takes of the next larger contents, about.
-fn coarse(old_bytes: u64) -> Sampling {
-    let (step, depth) = if old_bytes < 0x0010_0000 { (5, 16) } else { (7, 32) };
-    Sampling { key: 16, step, depth }
 }
 
 /// The program that makes `new` from `old`.
