@@ -3,6 +3,9 @@
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
+
+use crate::Sparse;
 
 /// The way by which [`clone_file`] made its copy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,7 +35,7 @@ pub fn reflink(src: &File, dst: &File) -> io::Result<()> {
 /// own copy, else reads and writes.
 ///
 /// The whole of `src` is copied whatever its offset; `dst` must be open for writing, and is cut or
-/// grown to the length of `src`. Holes are not kept. Offsets of both files are undefined afterwards.
+/// grown to the length of `src`. Large holes are kept. Offsets of both files are undefined afterwards.
 ///
 /// # Errors
 /// Those of the calls made; `dst` may then hold a part of the copy.
@@ -46,6 +49,16 @@ pub fn clone_file(src: &File, dst: &File) -> io::Result<Copied> {
     }
     let (mut src, mut dst) = (src, dst);
     dst.set_len(0)?;
+    let meta = src.metadata()?;
+    if meta.blocks().saturating_mul(512) < meta.len() {
+        // Some of it takes no space: holes, or a file system that compresses.
+        dst.seek(SeekFrom::Start(0))?;
+        src.seek(SeekFrom::Start(0))?;
+        let mut holes = Sparse::new(dst);
+        copy_bytes(&mut src, &mut holes)?;
+        holes.finish()?;
+        return Ok(Copied::Bytes);
+    }
     let copied = match copy_range(src, dst)? {
         true => Copied::Range,
         false => {

@@ -1,6 +1,6 @@
 //! Safe wrappers of system calls: the only crate of d4c with unsafe code.
 //!
-//! One file per duty: [`Map`] (read-only file mappings), copying between files, times and nodes, extended
+//! One file per duty: [`Map`] (read-only file mappings), copying between files, holes in them, times and nodes, extended
 //! attributes, the control calls of `/dev/fuse`, descriptors sent to other processes, a thread's priority, threads that may be refused, [`prefetch`], huge pages, mounts
 //! with other owners. Every function returns the bare [`std::io::Error`] of the call, errno kept; the caller knows
 //! the path's role and adds it.
@@ -16,6 +16,7 @@ mod node;
 mod pass;
 mod prefetch;
 mod priority;
+mod sparse;
 mod threads;
 mod vectors;
 
@@ -30,6 +31,7 @@ pub use node::{FileTime, lutimens, mknod, set_times, statvfs, syncfs};
 pub use pass::{inherited_listener, passed_descriptors, receive_with_fd, send_with_fd};
 pub use prefetch::prefetch;
 pub use priority::lower_priority;
+pub use sparse::Sparse;
 pub use threads::{on_threads, spawn_scoped};
 pub use vectors::{Wide, with_vectors};
 

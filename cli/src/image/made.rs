@@ -5,12 +5,12 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use d4c_sys::{Map, on_threads};
+use d4c_sys::{Map, Sparse, on_threads};
 use dimg::Digest;
 use dimg::content::{Bytes, ContentSource, open_exact};
 use dimg::format::{Dimg, Recipe};
@@ -125,7 +125,7 @@ struct Worker<'a> {
     dimg: &'a Dimg,
     base: &'a dyn ContentSource,
     tmpdir: &'a Path,
-    out: BufWriter<File>,
+    out: BufWriter<Sparse<File>>,
     offset: u64,
     places: Vec<Written>,
 }
@@ -133,7 +133,7 @@ struct Worker<'a> {
 impl<'a> Worker<'a> {
     fn new(delta: &'a Delta, base: &'a dyn ContentSource, tmpdir: &'a Path) -> Result<Self, Failure> {
         let file = tempfile::tempfile_in(tmpdir).map_err(Failure::io("make temporary file", tmpdir))?;
-        let out = BufWriter::with_capacity(BUFFER_BYTES, file);
+        let out = BufWriter::with_capacity(BUFFER_BYTES, Sparse::new(file));
         let dimg = delta.file.dimg();
         Ok(Self { delta, dimg, base, tmpdir, out, offset: 0, places: Vec::new() })
     }
@@ -170,10 +170,10 @@ impl<'a> Worker<'a> {
         }
     }
 
-    fn finish(mut self) -> Result<(Map, Vec<Written>), Failure> {
+    fn finish(self) -> Result<(Map, Vec<Written>), Failure> {
         let failed = |error| Failure::io("write temporary file in", self.tmpdir)(error);
-        self.out.flush().map_err(failed)?;
-        let map = Map::file(self.out.get_ref()).map_err(failed)?;
+        let out = self.out.into_inner().map_err(|error| failed(error.into_error()))?;
+        let map = Map::file(&out.finish().map_err(failed)?).map_err(failed)?;
         Ok((map, self.places))
     }
 }

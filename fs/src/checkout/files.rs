@@ -97,7 +97,8 @@ impl<'a> Maker<'a> {
             return Err(CheckoutError::MissingContent { path: shown(path), digest: content.digest });
         };
         check(bytes.len() as u64)?;
-        (&mut &*file).write_all(&bytes).map_err(unwritten)
+        let mut sparse = d4c_sys::Sparse::new(file);
+        sparse.write_all(&bytes).and_then(|()| sparse.finish()).map(drop).map_err(unwritten)
     }
 
     /// Copies `from` to `to`, empty, unless its size is wrong; gives its size.

@@ -220,6 +220,20 @@ fn root_a_mount_is_filled_in_place() {
 }
 
 #[test]
+fn root_long_runs_of_zeros_take_no_space() {
+    need_root();
+    let (memory, dir) = (Memory::default(), disk());
+    let mut bytes = vec![0; 4 << 20];
+    bytes[2 << 20] = 1;
+    let content = memory.put(&bytes);
+    let layer = Members::default().add(Kind::Regular, b"sparse", |e| e.content = Some(content)).index();
+    let tree = Tree::merge(&[layer]).unwrap();
+    let file = dir.path().join("root/sparse");
+    checkout_root(&tree, &memory, &dir.path().join("root"), &Options::default()).unwrap();
+    assert!(fs::read(&file).unwrap() == bytes && file.metadata().unwrap().blocks() < 1024);
+}
+
+#[test]
 fn any_number_of_workers_writes_the_same() {
     let (memory, dir) = (Memory::default(), disk());
     let mut layer = Members::default();

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use d4c_sys::on_threads;
+use d4c_sys::{Sparse, on_threads};
 use dimg::index::Content;
 use dimg::{Digest, Hasher};
 
@@ -46,7 +46,7 @@ pub struct Output<'a> {
 struct Writing {
     content: Content,
     path: PathBuf,
-    file: File,
+    file: Sparse<File>,
     hasher: Hasher,
     written: u64,
 }
@@ -67,7 +67,7 @@ impl Output<'_> {
         let file = fs::OpenOptions::new().write(true).create_new(true).mode(0o444).open(&path);
         match file {
             Ok(file) => {
-                let (content, hasher) = (*content, Hasher::new());
+                let (content, file, hasher) = (*content, Sparse::new(file), Hasher::new());
                 self.current = Some(Writing { content, path, file, hasher, written: 0 });
                 Ok(true)
             }
@@ -87,6 +87,9 @@ impl Output<'_> {
                 actual,
                 actual_bytes: writing.written,
             }));
+        }
+        if let Err(error) = writing.file.finish() {
+            return Err(self.fail(StoreError::io("write object", &writing.path, error)));
         }
         self.staged.push((writing.content, writing.path));
         Ok(())
