@@ -23,7 +23,7 @@ const MAX_DEPTH: usize = 32;
 const MAX_ABBREVS: usize = 256;
 /// Operands of an abbreviation, at most.
 pub(super) const MAX_OPERANDS: u64 = 64;
-/// Of those that take no bits, at most: else three bits of a content would be a record of 64 numbers, and 16 MiB minutes of work. LLVM has up to 4.
+/// Of those that take no bits, at most: else three bits of a content would be a record of 64 numbers, and 16 MiB minutes of work. All of PostgreSQL's still open.
 const MAX_LITERALS: usize = 8;
 /// Numbers of a record, at most.
 const MAX_NUMBERS: u64 = 1 << 20;
