@@ -4,45 +4,20 @@
 //! and renamed. What is not a regular file (`-`, a pipe, a device) is written from an unnamed temporary file, at
 //! once and after everything else has succeeded.
 
-use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
-use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{self, Seek, SeekFrom};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use d4c_sys::Map;
 
+use crate::beside::{new_file, parent};
 use crate::failure::{Failure, Kind};
 use crate::interrupt::Pending;
 use crate::output::closed_or;
 
 /// The name that stands for standard input or output.
 pub(crate) const STANDARD: &str = "-";
-
-/// Bytes of a name in a directory, on every file system of Linux.
-const MAX_NAME_BYTES: usize = 255;
-
-/// A path beside `target` that nobody else has: for what is about to become `target`. Of a long name it has the front.
-pub(crate) fn aside(target: &Path) -> PathBuf {
-    let random = RandomState::new().build_hasher().finish();
-    let end = format!(".{random:016x}.d4c");
-    let mut name = vec![b'.'];
-    name.extend(target.file_name().unwrap_or_default().as_bytes());
-    name.truncate(MAX_NAME_BYTES - end.len());
-    name.extend(end.bytes());
-    parent(target).join(OsString::from_vec(name))
-}
-
-/// The directory of `path`.
-pub(crate) fn parent(path: &Path) -> &Path {
-    match path.parent() {
-        Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
-        Some(parent) => parent,
-        None => Path::new("/"),
-    }
-}
 
 /// Makes a new name in `dir` durable.
 ///
@@ -97,15 +72,9 @@ impl OutFile {
             Err(_) if path.file_name().is_none() => {
                 return Err(Failure::usage(path.display(), "names no file"));
             }
-            Err(_) => path.to_owned(),
+            Err(_) => pointed_at(path),
         };
-        let pending = Pending::new(aside(&target));
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .open(pending.path())
-            .map_err(Failure::io(WHAT, path))?;
+        let (pending, file) = new_file(&target, 0o666).map_err(Failure::io(WHAT, path))?;
         Ok(Self { file, shown, to: To::Rename(pending, target) })
     }
 
@@ -150,6 +119,17 @@ impl OutFile {
         }
         Ok(bytes)
     }
+}
+
+/// Where a file that is not there would be made: at the end of symbolic links, if `path` is one.
+fn pointed_at(path: &Path) -> PathBuf {
+    let mut path = path.to_owned();
+    // As many as the kernel follows.
+    for _ in 0..40 {
+        let Ok(to) = fs::read_link(&path) else { break };
+        path = parent(&path).join(to);
+    }
+    path
 }
 
 /// Whether standard output is the file with this metadata.
@@ -204,6 +184,7 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     use super::*;
+    use crate::beside::MAX_NAME_BYTES;
 
     fn names(dir: &Path) -> Vec<String> {
         let mut names: Vec<_> = fs::read_dir(dir)
@@ -251,6 +232,12 @@ mod tests {
         out.finish().unwrap();
         assert!(link.is_symlink());
         assert_eq!(fs::read(&path).unwrap(), b"new");
+        fs::remove_file(&path).unwrap();
+        let mut out = OutFile::create(&link, dir.path()).unwrap();
+        out.file().write_all(b"newer").unwrap();
+        out.finish().unwrap();
+        assert!(link.is_symlink(), "one to what is not there yet stays, too");
+        assert_eq!(fs::read(&path).unwrap(), b"newer");
         let mut out = OutFile::create(Path::new("/dev/null"), dir.path()).unwrap();
         out.file().write_all(b"new").unwrap();
         out.finish().unwrap();

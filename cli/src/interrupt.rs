@@ -70,7 +70,7 @@ pub(crate) fn stream() -> Result<UnixStream, Failure> {
 }
 
 /// Removes a file or a directory with all that is in it, also while another thread still adds to it.
-fn remove(path: &Path) {
+pub(crate) fn remove(path: &Path) {
     for _ in 0..10 {
         let removed = match fs::symlink_metadata(path) {
             Ok(meta) if meta.is_dir() => fs::remove_dir_all(path),

@@ -4,9 +4,7 @@
 //! containerd's API, verified and unpacked as from any other source; containerd's own blobs and snapshots are left as they are. What a delta
 //! needs of its base beside contents, the layer indexes, is only in the layers' tars: unpacked snapshots without blobs do not serve.
 
-use std::fs::{File, OpenOptions};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
+use std::fs::File;
 use std::sync::Arc;
 
 use d4c_image::delta::{Present, chain_id};
@@ -18,9 +16,9 @@ use dimg::format::Parent;
 
 use super::build;
 use super::node::Node;
+use crate::beside::new_file;
 use crate::config::Config;
 use crate::failure::Failure;
-use crate::files::aside;
 use crate::image::Opener;
 use crate::interrupt::Pending;
 use crate::progress::Unit;
@@ -37,15 +35,9 @@ impl Named {
     /// # Errors
     /// It cannot be made.
     pub(super) fn new(config: &Config) -> Result<Self, Failure> {
-        let path: PathBuf = aside(&config.tmpdir.join("pull.cdimg"));
-        let pending = Pending::new(path);
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(pending.path())
-            .map_err(Failure::io("make temporary file", pending.path()))?;
+        let target = config.tmpdir.join("pull.cdimg");
+        let (pending, file) =
+            new_file(&target, 0o600).map_err(Failure::io("make temporary file", &target))?;
         Ok(Self { file, pending })
     }
 }

@@ -10,9 +10,10 @@ use dimg::build::{self, BuildOptions};
 use dimg::engine::compress::Level;
 use dimg::format::write_cdimg;
 
+use crate::beside::parent;
 use crate::config::Config;
 use crate::failure::Failure;
-use crate::files::{OutFile, parent};
+use crate::files::OutFile;
 use crate::image::{Delta, Image, ImageOptions, Opener};
 use crate::progress::{Progress, Unit};
 use crate::report;

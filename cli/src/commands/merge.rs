@@ -8,9 +8,10 @@ use dimg::format::{Dimg, write_cdimg};
 use dimg::merge::{MergeError, MergeOptions, merge};
 
 use super::build::{LevelChoice, Told, finish};
+use crate::beside::parent;
 use crate::config::Config;
 use crate::failure::{Failure, Kind};
-use crate::files::{OutFile, parent};
+use crate::files::OutFile;
 use crate::image::Delta;
 use crate::memory::MemoryArgs;
 use crate::progress::{Progress, Unit};

@@ -11,11 +11,11 @@ use di3fs::checkout::{self, checkout_root};
 use di3fs::tree::Tree;
 use serde_json::json;
 
+use crate::beside::{new_dir, parent};
 use crate::config::Config;
 use crate::failure::{Failure, Kind};
-use crate::files::{aside, parent, sync_dir};
+use crate::files::sync_dir;
 use crate::image::{Delta, Image, ImageOptions, Opener, Place, chain, write_layout};
-use crate::interrupt::Pending;
 use crate::progress::{Progress, Unit};
 use crate::units::Bytes;
 
@@ -126,10 +126,8 @@ fn write_dir(image: &Image, path: &Path, opener: &Opener<'_>) -> Result<checkout
     } else {
         path.to_owned()
     };
-    let pending = Pending::new(aside(&target));
-    let beside = pending.path();
-    fs::create_dir(beside).map_err(Failure::io("make directory", beside))?;
-    let whole = beside.join("root");
+    let (pending, _lock) = new_dir(&target).map_err(Failure::io("make directory", path))?;
+    let whole = pending.path().join("root");
     let written = checkout_root(&tree, &image.contents, &whole, &options)?;
     fs::rename(&whole, &target).map_err(Failure::io("write tree", path))?;
     sync_dir(parent(&target))?;

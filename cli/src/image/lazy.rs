@@ -13,9 +13,9 @@ use dimg::Digest;
 use dimg::memory::Memory;
 
 use super::{Delta, Image, chain};
+use crate::beside::aside;
 use crate::config::Config;
 use crate::failure::{Failure, Kind};
-use crate::files::aside;
 use crate::interrupt::Pending;
 
 /// An image of which nothing is made yet.

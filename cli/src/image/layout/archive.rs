@@ -10,8 +10,9 @@ use serde_json::{Value, json};
 use tar::{EntryType, Header};
 
 use super::{BUFFER_BYTES, Fill, Sink, write_failed};
+use crate::beside::parent;
 use crate::failure::{Failure, Kind};
-use crate::files::{OutFile, parent};
+use crate::files::OutFile;
 
 const BLOCK: u64 = 512;
 

@@ -9,8 +9,9 @@ use dimg::Digest;
 use serde_json::{Value, json};
 
 use super::{BUFFER_BYTES, Fill, REF_NAME, Sink};
+use crate::beside::{parent, sweep};
 use crate::failure::{Failure, Kind};
-use crate::files::{OutFile, parent, sync_dir};
+use crate::files::{OutFile, sync_dir};
 use crate::interrupt::Pending;
 
 /// A layout being written to.
@@ -26,8 +27,11 @@ impl Layout {
     pub(super) fn open(dir: &Path) -> Result<Self, Failure> {
         let mut new = Vec::new();
         let blobs = dir.join("blobs/sha256");
+        let marker = dir.join("oci-layout");
+        // What a killed process left of it is nothing that the directory holds.
+        sweep(&marker);
         let there = dir.exists();
-        let is_layout = dir.join("oci-layout").exists();
+        let is_layout = marker.exists();
         if there && !is_layout {
             let mut entries = fs::read_dir(dir).map_err(Failure::io("read directory", dir))?;
             if entries.next().is_some() {
@@ -39,7 +43,6 @@ impl Layout {
             new.push(Pending::new(dir.to_owned()));
             fs::create_dir(dir).map_err(Failure::io("make directory", dir))?;
         }
-        fs::create_dir_all(&blobs).map_err(Failure::io("make directory", &blobs))?;
         let index_path = dir.join("index.json");
         let index = match fs::read(&index_path) {
             Ok(bytes) => serde_json::from_slice(&bytes)
@@ -53,7 +56,19 @@ impl Layout {
             }
             Err(error) => return Err(Failure::io("read index", &index_path)(error)),
         };
-        Ok(Self { dir: dir.to_owned(), blobs, new, index })
+        let mut this = Self { dir: dir.to_owned(), blobs, new, index };
+        // First of all, so that the directory is one to go on with for whoever comes after a kill.
+        if !is_layout {
+            this.new.push(Pending::new(marker));
+            this.write("oci-layout", &json!({"imageLayoutVersion": "1.0.0"}))?;
+        }
+        for made in [dir.join("blobs"), this.blobs.clone()] {
+            if !made.exists() {
+                this.new.push(Pending::new(made.clone()));
+                fs::create_dir(&made).map_err(Failure::io("make directory", &made))?;
+            }
+        }
+        Ok(this)
     }
 
     fn write(&self, name: &str, value: &Value) -> Result<(), Failure> {
@@ -81,7 +96,6 @@ impl Sink for Layout {
     }
 
     fn publish(mut self: Box<Self>, entry: Value) -> Result<(), Failure> {
-        self.write("oci-layout", &json!({"imageLayoutVersion": "1.0.0"}))?;
         let tag = &entry["annotations"][REF_NAME];
         let same = |other: &Value| {
             other["annotations"][REF_NAME] == *tag && (!tag.is_null() || other["digest"] == entry["digest"])

@@ -193,6 +193,8 @@ fn uncompressed_manifest(image: &Image) -> Result<(Vec<u8>, String), Failure> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     #[test]
@@ -208,5 +210,25 @@ mod tests {
         for wrong in ["oci:", "oci::v1", "oci:out:", "oci-archive:", "oci-archive:-", "dir:out", "out"] {
             assert_eq!(Place::parse(wrong).unwrap_err().kind, Kind::Usage, "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_layout_that_was_killed_is_gone_on_with_and_a_failed_one_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = |name: &str| Place { path: dir.path().join(name), tag: None, archive: false };
+        let digest = Digest::of(b"blob");
+        let mut sink = place("killed").open().unwrap();
+        let mut fill =
+            |out: &mut dyn Write| out.write_all(b"blob").map_err(Failure::io("write", Path::new("blob")));
+        sink.blob(digest, 4, &mut fill).unwrap();
+        std::mem::forget(sink);
+        let mut sink = place("killed").open().expect("it goes on");
+        sink.blob(digest, 4, &mut fill).unwrap();
+        sink.publish(json!({"digest": digest.to_string()})).unwrap();
+        std::fs::create_dir(dir.path().join("failed")).unwrap();
+        drop(place("failed").open().unwrap());
+        assert_eq!(std::fs::read_dir(dir.path().join("failed")).unwrap().count(), 0, "it stays empty");
+        drop(place("new").open().unwrap());
+        assert!(!dir.path().join("new").exists());
     }
 }
