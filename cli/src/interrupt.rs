@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
 use crate::failure::{Failure, Kind, Reason};
@@ -32,6 +32,8 @@ pub(crate) fn watch() -> Result<(), Failure> {
     let failed =
         |error: std::io::Error| Failure::new(Kind::Failed, "start", "signal handler", Reason(&error));
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).map_err(failed)?;
+    // A file beyond `ulimit -f` is a failed write then, not the end of the process.
+    signal_hook::flag::register(SIGXFSZ, Arc::default()).map_err(failed)?;
     let thread = std::thread::Builder::new().name("signals".into()).spawn(move || {
         for _ in signals.forever() {
             let instead = INSTEAD.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();

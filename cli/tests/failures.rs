@@ -146,6 +146,44 @@ fn no_containerd_and_no_plugin_is_one_line() {
 }
 
 #[test]
+fn what_there_is_no_room_for_is_status_5_and_leaves_nothing() {
+    let folder = Folder::new();
+    folder.ok("diff oci:i:v1 oci:i:v2 --codec store a.cdimg");
+    let there = folder.names();
+    for words in [
+        "convert oci:i:v1 out.cdimg",
+        "diff oci:i:v1 oci:i:v2 --codec store out.cdimg",
+        "patch oci:i:v1 a.cdimg oci:out",
+        "patch oci:i:v1 a.cdimg oci-archive:out.tar",
+        "patch oci:i:v1 a.cdimg dir:out",
+        "unpack a.cdimg out",
+    ] {
+        let limited = format!("ulimit -f 1; exec \"$0\" {words}");
+        let output = Command::new("sh")
+            .args(["-c", &limited, env!("CARGO_BIN_EXE_d4c")])
+            .current_dir(&folder.0)
+            .output()
+            .unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(5), "{words}: {said}");
+        assert_eq!(said.lines().count(), 1, "{words}: {said}");
+        assert_eq!(folder.names(), there, "{words}");
+    }
+}
+
+#[test]
+fn what_a_killed_command_left_goes_with_the_next() {
+    let folder = Folder::new();
+    folder.ok("diff oci:i:v1 oci:i:v2 out.cdimg");
+    fs::remove_file(folder.path("out.cdimg")).unwrap();
+    fs::write(folder.path(".out.cdimg.0123456789abcdef.d4c"), "half").unwrap();
+    fs::create_dir_all(folder.path(".root.0123456789abcdef.d4c/root/etc")).unwrap();
+    folder.ok("diff oci:i:v1 oci:i:v2 out.cdimg");
+    folder.ok("patch oci:i:v1 out.cdimg dir:root");
+    assert!(!folder.names().iter().any(|name| name.starts_with('.')), "{:?}", folder.names());
+}
+
+#[test]
 fn an_interrupted_command_leaves_nothing() {
     let folder = Folder::new();
     let mut child = Command::new(env!("CARGO_BIN_EXE_d4c"))

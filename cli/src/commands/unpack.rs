@@ -10,6 +10,7 @@ use crate::config::Config;
 use crate::failure::Failure;
 use crate::files::OutFile;
 use crate::image::Delta;
+use crate::interrupt::Pending;
 
 /// Options of `unpack`.
 #[derive(Debug, clap::Args)]
@@ -31,6 +32,7 @@ pub(crate) fn run(options: &Options, config: &Config) -> Result<(), Failure> {
         return Err(Failure::usage(options.file.display(), "is a dimg already, without manifest and config"));
     };
     let dir = &options.dir;
+    let new = (!dir.exists()).then(|| Pending::new(dir.clone()));
     fs::create_dir_all(dir).map_err(Failure::io("make directory", dir))?;
     let (head, data) = cdimg.dimg().alone();
     let parts: [(&str, &[&[u8]]); 3] = [
@@ -56,6 +58,9 @@ pub(crate) fn run(options: &Options, config: &Config) -> Result<(), Failure> {
         text.push_str(&shown);
         text.push('\n');
         value[name] = shown.into();
+    }
+    if let Some(new) = new {
+        new.keep(|_| Ok::<_, Failure>(()))?;
     }
     config.output.report(&value, || text)
 }

@@ -93,7 +93,7 @@ pub enum DimgError {
     Index(#[from] IndexError),
     /// The compressor failed.
     #[error(transparent)]
-    Engine(#[from] EngineError),
+    Engine(EngineError),
 }
 
 /// What kind of failure it is: the exit status of a program.
@@ -120,6 +120,16 @@ impl Class {
             | io::ErrorKind::FileTooLarge
             | io::ErrorKind::OutOfMemory => Self::NoSpace,
             _ => Self::Failed,
+        }
+    }
+}
+
+impl From<EngineError> for DimgError {
+    /// An output that could not be written is that here, too, with the system's error.
+    fn from(error: EngineError) -> Self {
+        match error {
+            EngineError::Output(source) => Self::Output(source),
+            error => Self::Engine(error),
         }
     }
 }

@@ -9,6 +9,7 @@ use super::pool::{Full, Pool, Seat};
 use super::work::{Made, With, Worker, level_for};
 use super::{MergeError, MergeOptions, Progress};
 use crate::content::Bytes;
+use crate::engine::EngineError;
 use crate::engine::compress::{Level, pack_memory};
 use crate::engine::frame::{PROGRAM_GROUP_BYTES, ProgramFrame, STORED_CHUNK_BYTES, StoredFrame};
 use crate::engine::parallel::{Workers, with_workers};
@@ -196,9 +197,9 @@ fn do_task(
 
 fn do_job(worker: &Worker<'_>, plan: &Plan, contents: &[Content], tasks: &[Task], job: Job) -> Result<Done> {
     let level = worker.options.level;
-    let encoded = |ticket, kind, bytes: std::result::Result<Vec<u8>, _>| match bytes {
+    let encoded = |ticket, kind, bytes: std::result::Result<Vec<u8>, EngineError>| match bytes {
         Ok(bytes) => Ok(Done::Frame { ticket, kind, bytes }),
-        Err(error) => Err(MergeError::Write(DimgError::Engine(error))),
+        Err(error) => Err(MergeError::Write(error.into())),
     };
     match job {
         Job::Step { number, threads } => {

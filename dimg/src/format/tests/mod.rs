@@ -146,5 +146,8 @@ fn a_file_appears_whole_or_not_at_all() {
     assert_eq!(names(), ["out.dimg"]);
     assert_eq!(OutputFile::create(&dir.path().join("none/out")).unwrap_err().class(), Class::NotFound);
     assert!(OutputFile::create(dir.path()).is_err());
+    // Whoever writes frames passes on why they could not be written.
+    let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
+    assert_eq!(DimgError::from(crate::engine::EngineError::Output(full)).class(), Class::NoSpace);
     assert!(DimgWriter::new(&dir.path().join("none")).is_err());
 }
