@@ -28,6 +28,8 @@ fn images_come_as_they_were_pushed() {
     let server = Server::start("", "");
     server.push("two", "team/app:1", &[]);
     server.push("one", "team/app:old", &["--format", "v2s2"]);
+    // As a list of referrers has it: no image, and not told as one.
+    server.push("one", &format!("team/app:sha256-{}", "0a".repeat(32)), &[]);
     let image = open_with(&server.image("team/app:1"), &anonymous()).unwrap();
     let original = open(&format!("oci:{}:two", layout()));
     assert_eq!(image.manifest_bytes(), original.manifest_bytes());

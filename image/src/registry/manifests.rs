@@ -8,7 +8,7 @@ use reqwest::header::{ACCEPT, CONTENT_TYPE};
 use serde::Deserialize;
 
 use super::failed::{Failed, one_line};
-use super::referrers::next_page;
+use super::referrers::{is_of_artifact, next_page};
 use super::request::{Attempts, Endpoint, read_limited};
 use super::{Inner, Repository};
 use crate::error::SourceError;
@@ -262,6 +262,7 @@ impl Inner {
             Ok::<_, Failed>(self.page_of_tags(endpoint, MAX_TAGS, None).await?.0)
         };
         let mut tags = list.await.unwrap_or_default();
+        tags.retain(|tag| !is_of_artifact(tag));
         if tags.is_empty() {
             return String::new();
         }

@@ -41,7 +41,7 @@ use failed::{Failed, cause, one_line};
 use hosts::Host;
 pub use manifests::Found;
 use memory::Memory;
-pub use referrers::Referrer;
+pub use referrers::{Referrer, is_of_artifact};
 use request::{Attempts, Endpoint, EndpointParts, Meter, client};
 
 /// How registries are reached.

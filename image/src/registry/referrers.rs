@@ -298,6 +298,15 @@ fn tag(subject: Digest) -> String {
     format!("sha256-{}", subject.hex())
 }
 
+/// Whether a tag is one of those that stand for what refers to an image: `sha256-<hex>`, and cosign's, `sha256-<hex>.sig`.
+#[must_use]
+pub fn is_of_artifact(tag: &str) -> bool {
+    tag.strip_prefix("sha256-").is_some_and(|rest| {
+        let hex = rest.split('.').next().unwrap_or_default();
+        hex.len() == 64 && hex.bytes().all(|byte| byte.is_ascii_hexdigit())
+    })
+}
+
 /// `index`, or a new one, with `entry`; `None` where it has it.
 fn added(mut index: Value, entry: &Value) -> Result<Option<Value>, &'static str> {
     if index.is_null() {
@@ -333,6 +342,13 @@ pub(super) fn next_page(answer: &reqwest::Response) -> Option<reqwest::Url> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn tags_of_artifacts_are_no_images() {
+        let hex = "0a".repeat(32);
+        assert!(is_of_artifact(&format!("sha256-{hex}")) && is_of_artifact(&format!("sha256-{hex}.sig")));
+        assert!(!is_of_artifact("sha256-of-it") && !is_of_artifact(&hex));
+    }
 
     #[test]
     fn entries_of_others_stay_as_they_are() {

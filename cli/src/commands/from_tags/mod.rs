@@ -19,7 +19,7 @@ use d4c_image::delta::{self, Published};
 use d4c_image::error::{Class, SourceError};
 use d4c_image::manifest::Config as ImageConfig;
 use d4c_image::platform::Platform;
-use d4c_image::registry::Repository;
+use d4c_image::registry::{Repository, is_of_artifact};
 use d4c_image::source::{Options as ImageOptions, RemoteImage, RemoteRoot};
 use d4c_sys::on_threads;
 use regex::Regex;
@@ -190,14 +190,6 @@ fn whole(text: &str) -> Result<Regex, Failure> {
     })
 }
 
-/// Whether a tag is one of those that stand for what refers to an image: `sha256-<hex>`, and cosign's, `sha256-<hex>.sig`.
-fn is_of_artifact(tag: &str) -> bool {
-    tag.strip_prefix("sha256-").is_some_and(|rest| {
-        let hex = rest.split('.').next().unwrap_or_default();
-        hex.len() == 64 && hex.bytes().all(|byte| byte.is_ascii_hexdigit())
-    })
-}
-
 /// The tags that are no images for the platform, and why.
 type Skipped = Vec<(String, String)>;
 
@@ -346,13 +338,6 @@ fn one(
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn tags_of_artifacts_are_no_images() {
-        let hex = "0a".repeat(32);
-        assert!(is_of_artifact(&format!("sha256-{hex}")) && is_of_artifact(&format!("sha256-{hex}.sig")));
-        assert!(!is_of_artifact("sha256-of-it") && !is_of_artifact(&hex));
-    }
 
     #[test]
     fn an_expression_is_for_the_whole_tag() {
