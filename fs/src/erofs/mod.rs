@@ -23,8 +23,9 @@ use std::io::{self, Write};
 use crate::table::Table;
 use layout::Layout;
 
-/// Of the bytes that a tree gives: another number whenever these change, so that no image that was kept is taken for what is written now.
-pub(crate) const VERSION: u32 = 1;
+/// Of the bytes that layers give, by way of their tree: another number whenever these change, so that no image that was kept is taken for what is
+/// written now.
+pub(crate) const VERSION: u32 = 2;
 
 /// Bytes of a block.
 const BLOCK: usize = 4096;
