@@ -3,7 +3,8 @@
 //! Bare: the recipe run in this process by as many threads as a mount has for it, its digest verified, from the same base, an object in
 //! the same directory, to a new file there, which is then opened and read. Mounted: the file opened and read through a writable
 //! overlay, as a container has it. The bases are objects, and in the page cache; what the file makes is removed before
-//! each try. Bare and mounted take turns. For each file its shortest try counts; a class's line has their sums, and the median of the files' ratios.
+//! each try. With `--readers` also all small files that the delta makes, in the order of their names, by so many threads: as a whole, in wall and
+//! processor time of this process, which is the kernel's for it, too. Bare and mounted take turns. For each file its shortest try counts; a class's line has their sums, and the median of the files' ratios.
 
 #![forbid(unsafe_code)]
 
@@ -14,6 +15,7 @@ use std::num::NonZeroUsize;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -44,6 +46,9 @@ struct Args {
     /// Tries of each file
     #[arg(long, default_value = "5")]
     tries: usize,
+    /// Readers of all small files, the numbers to be tried
+    #[arg(long, value_name = "N,…", value_delimiter = ',')]
+    readers: Vec<usize>,
     /// Where contents are made
     #[arg(long, default_value = "/var/tmp")]
     dir: PathBuf,
@@ -132,7 +137,86 @@ fn main() -> Result<()> {
         }
     }
     report(&classes, &args.routes);
+    let Some(erofs) = routes.iter().find(|route| **route == Route::Erofs) else { return Ok(()) };
+    for readers in &args.readers {
+        let (_, tree) = contents()?;
+        let small: Vec<Patched> = choose(&tree, &recipes, usize::MAX).swap_remove(0);
+        let mut best = [[Duration::MAX; 2]; 2];
+        for _ in 0..args.tries {
+            delta.dimg().forget_groups();
+            let took = together(*readers, &small, |number, file| {
+                bare_at(&delta, &file.recipe, &store, &format!("bare{number}"), false).map(drop)
+            })?;
+            keep(&mut best[0], took);
+            for number in 0..small.len() {
+                fs::remove_file(store.root().join(format!("bare{number}")))?;
+            }
+            for file in &small {
+                absent(fs::remove_file(store.path(&file.recipe.content)))?;
+            }
+            let (contents, tree) = contents()?;
+            let image = Image { tree: Arc::new(tree), contents: Arc::new(contents) };
+            let options = Options { route: Some(*erofs), ..Options::default() };
+            let (mount, state) = (dir.path().join("at"), dir.path().join("state"));
+            let changes = Changes::below(&dir.path().join("changes"))?;
+            let mounted = Served::start(&image, &state, &options)?.mount(&mount, Some(&changes))?;
+            for file in &small {
+                fs::symlink_metadata(mount.join(&file.path))?;
+            }
+            let took = together(*readers, &small, |_, file| Ok(read(&mount.join(&file.path)).map(drop)?))?;
+            keep(&mut best[1], took);
+            mounted.unmount()?;
+            di3fs::mount::remove(&state)?;
+            fs::remove_dir_all(dir.path().join("changes"))?;
+        }
+        println!("{} small files, {readers} readers:", small.len());
+        for (name, took) in ["bare", "erofs"].iter().zip(best) {
+            let ratio = |at: usize| took[at].as_secs_f64() / best[0][at].as_secs_f64();
+            println!(
+                "  {name}: wall {:.2?} ({:.2}), cpu {:.2?} ({:.2})",
+                took[0],
+                ratio(0),
+                took[1],
+                ratio(1)
+            );
+        }
+    }
     Ok(())
+}
+
+/// Does `one` for each of `files`, on so many threads that take the next one each: wall and processor time.
+fn together(
+    threads: usize,
+    files: &[Patched],
+    one: impl Fn(usize, &Patched) -> Result<()> + Sync,
+) -> Result<[Duration; 2]> {
+    let (next, cpu, start) = (AtomicUsize::new(0), cpu()?, Instant::now());
+    let work = || -> Result<()> {
+        loop {
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            let Some(file) = files.get(number) else { return Ok(()) };
+            one(number, file)?;
+        }
+    };
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        threads.into_iter().try_for_each(|thread| thread.join().expect("it does not panic"))
+    })?;
+    let wall = start.elapsed();
+    Ok([wall, self::cpu()?.saturating_sub(cpu)])
+}
+
+fn keep(best: &mut [Duration; 2], took: [Duration; 2]) {
+    best.iter_mut().zip(took).for_each(|(best, took)| *best = took.min(*best));
+}
+
+/// Processor time of this process so far, in user space and in the kernel.
+fn cpu() -> Result<Duration> {
+    let usage = nix::sys::resource::getrusage(nix::sys::resource::UsageWho::RUSAGE_SELF)?;
+    let time = |time: nix::sys::time::TimeVal| {
+        Duration::from_micros(u64::try_from(time.tv_sec() * 1_000_000 + time.tv_usec()).unwrap_or(0))
+    };
+    Ok(time(usage.user_time()) + time(usage.system_time()))
 }
 
 /// Files of each class that are made from another content, the first of each content.
@@ -155,7 +239,17 @@ fn choose(tree: &Tree, recipes: &HashMap<Digest, Recipe>, most: usize) -> Vec<Ve
 
 /// Makes a content without any file system of ours, and reads it.
 fn bare(delta: &DeltaFile, recipe: &Recipe, store: &ObjectStore) -> Result<Duration> {
-    let path = store.root().join("bare");
+    bare_at(delta, recipe, store, "bare", true)
+}
+
+fn bare_at(
+    delta: &DeltaFile,
+    recipe: &Recipe,
+    store: &ObjectStore,
+    name: &str,
+    remove: bool,
+) -> Result<Duration> {
+    let path = store.root().join(name);
     let scratch = || tempfile::tempfile_in(store.root());
     let threads = match recipe.content.size >= SEVERAL_THREADS {
         true => std::thread::available_parallelism()?.get(),
@@ -170,7 +264,9 @@ fn bare(delta: &DeltaFile, recipe: &Recipe, store: &ObjectStore) -> Result<Durat
     drop(file);
     read(&path)?;
     let took = start.elapsed();
-    fs::remove_file(&path)?;
+    if remove {
+        fs::remove_file(&path)?;
+    }
     Ok(took)
 }
 
