@@ -39,6 +39,9 @@ struct Args {
     /// Measure on so many cores, one after the other (default: on one, and on all)
     #[arg(long, value_name = "N,…", value_delimiter = ',')]
     cores: Vec<NonZeroUsize>,
+    /// Make each of our deltas so many times, and take the least time
+    #[arg(long, value_name = "N", default_value = "1")]
+    tries: NonZeroUsize,
     /// Leave out xdelta3 and zstd
     #[arg(long)]
     baseline: bool,
@@ -115,7 +118,7 @@ fn main() -> Result<()> {
         let pair = Pair::open(old, new).with_context(|| format!("open pair: {old}, {new}"))?;
         eprintln!("{}: {} changed files, {} bytes", pair.name, pair.files.len(), pair.changed_bytes());
         for (run, &threads) in cores.iter().enumerate() {
-            let (mut measures, delta) = ours::measure(&pair, threads, &wanted)?;
+            let (mut measures, delta) = ours::measure(&pair, threads, args.tries, &wanted)?;
             measures.extend(others::measure(&pair, threads, &wanted)?);
             for measure in measures {
                 let seconds = measure.time.as_secs_f64();
