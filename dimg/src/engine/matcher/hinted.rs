@@ -4,13 +4,10 @@
 use super::Copied;
 use super::compare::{extend, matches};
 use super::index::Candidate;
-use super::quick::{BLOCK, Key, Quick, Sparse};
+use super::quick::{self, Quick, Sparse};
 use super::scan::{Find, Scan};
 use crate::engine::parallel::map;
 use std::ops::Range;
-
-/// Bytes of the new content between two looks at the hints.
-const LOOK: usize = 32;
 
 /// Bytes of a hint that are looked at together,
 const PART: usize = 256;
@@ -99,41 +96,7 @@ impl Find for Hinted<'_, '_> {
         self.index.old()
     }
 
-    fn search(scan: &mut Scan<'_, Self>, mut at: usize) -> usize {
-        let from = at;
-        let mut keys = [Key::default(); BLOCK];
-        loop {
-            if let Some(candidate) = Self::candidate(scan, at) {
-                return scan.take(at, candidate);
-            }
-            let end = (at + BLOCK).min(scan.to);
-            // Up to where the alignment goes on again, or a hint does.
-            let (mut stop, mut again) = (at + LOOK, false);
-            while stop < end {
-                again = scan.follow(stop) > 0;
-                if again || Self::candidate(scan, stop).is_some() {
-                    break;
-                }
-                stop += LOOK;
-            }
-            let stop = stop.min(end);
-            let index = &scan.index.index;
-            let count = index.keys(scan.new, at, stop, &mut keys);
-            for key in &keys[..count] {
-                if let Some(candidate) = index.best(*key, &scan.new[key.at..], scan.aligned(key.at))
-                    && scan.gains(key.at, &candidate)
-                {
-                    return scan.take(key.at, candidate);
-                }
-            }
-            if again {
-                scan.resume(from, stop);
-                return stop;
-            }
-            at = stop;
-            if at >= scan.to {
-                return scan.to;
-            }
-        }
+    fn search(scan: &mut Scan<'_, Self>, at: usize) -> usize {
+        quick::search(scan, &scan.index.index, Self::candidate, at)
     }
 }

@@ -16,10 +16,10 @@ use std::sync::{Mutex, PoisonError};
 const WAYS: usize = 4;
 /// Keys of a bucket on average.
 const LOAD: u64 = 2;
-/// Bytes of the new content between two looks at whether the alignment goes on.
+/// Bytes of the new content between two looks at whether the alignment goes on, or a hint does.
 const LOOK: usize = 32;
 /// Places that are looked at together.
-pub(super) const BLOCK: usize = 256;
+const BLOCK: usize = 256;
 /// Bytes by which a key is chosen.
 const CHOICE: usize = 6;
 /// Keys that are entered together.
@@ -134,8 +134,8 @@ fn enter(share: &mut [u64], entries: &[(usize, u64)]) {
 
 /// A key of the new content.
 #[derive(Clone, Copy, Default)]
-pub(super) struct Key {
-    pub(super) at: usize,
+struct Key {
+    at: usize,
     bucket: usize,
     tag: u64,
 }
@@ -217,7 +217,7 @@ impl<'o> Quick<'o> {
     }
 
     /// The candidate that goes on best with `new`, which begins with `key`; of equally good ones the nearest to `expected`.
-    pub(super) fn best(&self, key: Key, new: &[u8], expected: usize) -> Option<Candidate> {
+    fn best(&self, key: Key, new: &[u8], expected: usize) -> Option<Candidate> {
         let mut best: Option<Candidate> = None;
         for position in self.positions(key) {
             if position.saturating_add(8) > self.old.len() || word(self.old, position) != word(new, 0) {
@@ -236,7 +236,7 @@ impl<'o> Quick<'o> {
     }
 
     /// The keys of `new` that are taken from `from` to before `to`, at most [`BLOCK`] bytes on, on their way to the cache.
-    pub(super) fn keys(&self, new: &[u8], from: usize, to: usize, keys: &mut [Key; BLOCK]) -> usize {
+    fn keys(&self, new: &[u8], from: usize, to: usize, keys: &mut [Key; BLOCK]) -> usize {
         let Some(last) = (new.len() + 1).checked_sub(self.sparse.key) else { return 0 };
         let mut places = [0; BLOCK];
         let count = if from < last { self.sparse.choose(new, from, to.min(last), &mut places) } else { 0 };
@@ -259,34 +259,51 @@ impl Find for Quick<'_> {
         self.old
     }
 
-    fn search(scan: &mut Scan<'_, Self>, mut at: usize) -> usize {
-        let from = at;
-        let mut keys = [Key::default(); BLOCK];
-        loop {
-            let end = (at + BLOCK).min(scan.to);
-            // Up to where the alignment goes on again.
-            let mut stop = at + LOOK;
-            while stop < end && scan.follow(stop) == 0 {
-                stop += LOOK;
+    fn search(scan: &mut Scan<'_, Self>, at: usize) -> usize {
+        search(scan, scan.index, |_, _| None, at)
+    }
+}
+
+/// Looks `keys` up from `at` on, as [`Find::search`] is to; a candidate that `hinted` tells for a place is taken first.
+#[inline]
+pub(super) fn search<'s, I: Find>(
+    scan: &mut Scan<'s, I>,
+    keys: &Quick<'_>,
+    hinted: impl Fn(&Scan<'s, I>, usize) -> Option<Candidate>,
+    mut at: usize,
+) -> usize {
+    let from = at;
+    let mut found = [Key::default(); BLOCK];
+    loop {
+        if let Some(candidate) = hinted(scan, at) {
+            return scan.take(at, candidate);
+        }
+        let end = (at + BLOCK).min(scan.to);
+        // Up to where the alignment goes on again, or a hint does.
+        let (mut stop, mut again) = (at + LOOK, false);
+        while stop < end {
+            again = scan.follow(stop) > 0;
+            if again || hinted(scan, stop).is_some() {
+                break;
             }
-            let again = stop < end;
-            let stop = stop.min(end);
-            let count = scan.index.keys(scan.new, at, stop, &mut keys);
-            for key in &keys[..count] {
-                if let Some(candidate) = scan.index.best(*key, &scan.new[key.at..], scan.aligned(key.at))
-                    && scan.gains(key.at, &candidate)
-                {
-                    return scan.take(key.at, candidate);
-                }
+            stop += LOOK;
+        }
+        let stop = stop.min(end);
+        let count = keys.keys(scan.new, at, stop, &mut found);
+        for key in &found[..count] {
+            if let Some(candidate) = keys.best(*key, &scan.new[key.at..], scan.aligned(key.at))
+                && scan.gains(key.at, &candidate)
+            {
+                return scan.take(key.at, candidate);
             }
-            if again {
-                scan.resume(from, stop);
-                return stop;
-            }
-            at = stop;
-            if at >= scan.to {
-                return scan.to;
-            }
+        }
+        if again {
+            scan.resume(from, stop);
+            return stop;
+        }
+        at = stop;
+        if at >= scan.to {
+            return scan.to;
         }
     }
 }
