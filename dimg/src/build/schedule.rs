@@ -424,7 +424,7 @@ impl Coordinator<'_> {
                 tells(content) && bases.of(*number, content, path).is_empty()
             });
             let wanted: Vec<u64> = new.map(|(_, (content, _))| content.size).collect();
-            Similar::new(&wanted, bases.layers, parent.contents, options.threads.get())
+            Similar::new(&wanted, bases.layers, parent.contents, options.level, options.threads.get())
         });
         let found = similar.to(content, target.contents);
         self.likeness = Some((number, found));
