@@ -2,7 +2,7 @@
 //!
 //! One file per duty: [`Map`] (read-only file mappings), copying between files, holes in them, times and nodes, extended
 //! attributes, the control calls of `/dev/fuse`, descriptors sent to other processes, a thread's priority, threads that may be refused, [`prefetch`], huge pages, mounts
-//! with other owners. Every function returns the bare [`std::io::Error`] of the call, errno kept; the caller knows
+//! with other owners, LZMA2 behind a base. Every function returns the bare [`std::io::Error`] of the call, errno kept; the caller knows
 //! the path's role and adds it.
 
 mod attr;
@@ -10,6 +10,7 @@ mod copy;
 mod fuse;
 mod huge;
 mod idmap;
+mod lzma;
 mod map;
 mod memory;
 mod node;
@@ -25,6 +26,7 @@ pub use copy::{Copied, clone_file, reflink};
 pub use fuse::{fuse_backing_close, fuse_backing_open};
 pub use huge::prefer_huge_pages;
 pub use idmap::{mount_mapped, user_namespace};
+pub use lzma::{Lzma2, lzma2_after};
 pub use map::Map;
 pub use memory::{map_from, rest_small, trim_memory};
 pub use node::{FileTime, lutimens, mknod, set_times, statvfs, syncfs};
