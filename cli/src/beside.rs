@@ -84,9 +84,9 @@ fn new(target: &Path, make: impl Fn(&Path) -> io::Result<File>) -> io::Result<(P
     Err(io::Error::from(io::ErrorKind::ResourceBusy))
 }
 
-/// Whether the open file has this name.
-fn is_at(file: &File, path: &Path) -> bool {
-    let (open, named) = (file.metadata(), fs::symlink_metadata(path));
+/// Whether the open file has this name, by symbolic links too.
+pub(crate) fn is_at(file: &File, path: &Path) -> bool {
+    let (open, named) = (file.metadata(), fs::metadata(path));
     matches!((open, named), (Ok(open), Ok(named)) if (open.dev(), open.ino()) == (named.dev(), named.ino()))
 }
 

@@ -9,7 +9,7 @@ use dimg::Digest;
 use serde_json::{Value, json};
 
 use super::{BUFFER_BYTES, Fill, REF_NAME, Sink};
-use crate::beside::{parent, sweep};
+use crate::beside::{is_at, parent, sweep};
 use crate::failure::{Failure, Kind};
 use crate::files::{OutFile, sync_dir};
 use crate::interrupt::Pending;
@@ -21,6 +21,8 @@ pub(super) struct Layout {
     /// What goes when it is not published: directories and blobs that were not there before.
     new: Vec<Pending>,
     index: Value,
+    /// The directory, locked: who writes the same layout meanwhile waits, and then reads the index that this one wrote.
+    _lock: File,
 }
 
 impl Layout {
@@ -28,20 +30,20 @@ impl Layout {
         let mut new = Vec::new();
         let blobs = dir.join("blobs/sha256");
         let marker = dir.join("oci-layout");
+        let (there, lock) = locked(dir)?;
         // What a killed process left of it is nothing that the directory holds.
         sweep(&marker);
-        let there = dir.exists();
         let is_layout = marker.exists();
-        if there && !is_layout {
+        if !is_layout {
             let mut entries = fs::read_dir(dir).map_err(Failure::io("read directory", dir))?;
             if entries.next().is_some() {
                 let why = "neither an OCI layout nor an empty directory";
                 return Err(Failure::new(Kind::Failed, "write layout", dir.display(), why));
             }
-        }
-        if !there {
-            new.push(Pending::new(dir.to_owned()));
-            fs::create_dir(dir).map_err(Failure::io("make directory", dir))?;
+            // Not where another one has written to it since it was made.
+            if !there {
+                new.push(Pending::new(dir.to_owned()));
+            }
         }
         let index_path = dir.join("index.json");
         let index = match fs::read(&index_path) {
@@ -56,7 +58,7 @@ impl Layout {
             }
             Err(error) => return Err(Failure::io("read index", &index_path)(error)),
         };
-        let mut this = Self { dir: dir.to_owned(), blobs, new, index };
+        let mut this = Self { dir: dir.to_owned(), blobs, new, index, _lock: lock };
         // First of all, so that the directory is one to go on with for whoever comes after a kill.
         if !is_layout {
             this.new.push(Pending::new(marker));
@@ -76,6 +78,22 @@ impl Layout {
         let mut out = OutFile::create(&path, &self.dir)?;
         out.file().write_all(value.to_string().as_bytes()).map_err(Failure::io("write file", &path))?;
         out.finish().map(drop)
+    }
+}
+
+/// The directory, made when it is not there, and whether it was; locked where its file system can.
+fn locked(dir: &Path) -> Result<(bool, File), Failure> {
+    loop {
+        let there = match fs::create_dir(dir) {
+            Ok(()) => false,
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => true,
+            Err(error) => return Err(Failure::io("make directory", dir)(error)),
+        };
+        let file = File::open(dir).map_err(Failure::io("read directory", dir))?;
+        // One that failed may have removed meanwhile what it had made.
+        if file.lock().is_err() || is_at(&file, dir) {
+            return Ok((there, file));
+        }
     }
 }
 

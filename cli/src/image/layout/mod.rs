@@ -217,14 +217,24 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let place = |name: &str| Place { path: dir.path().join(name), tag: None, archive: false };
         let digest = Digest::of(b"blob");
-        let mut sink = place("killed").open().unwrap();
+        // Its lock went with its process.
+        std::fs::create_dir_all(dir.path().join("killed/blobs/sha256")).unwrap();
+        std::fs::write(dir.path().join("killed/oci-layout"), "{}").unwrap();
         let mut fill =
             |out: &mut dyn Write| out.write_all(b"blob").map_err(Failure::io("write", Path::new("blob")));
-        sink.blob(digest, 4, &mut fill).unwrap();
-        std::mem::forget(sink);
         let mut sink = place("killed").open().expect("it goes on");
         sink.blob(digest, 4, &mut fill).unwrap();
         sink.publish(json!({"digest": digest.to_string()})).unwrap();
+        // One that waits reads the index that the other one wrote.
+        let write = |tag: usize| {
+            let place = Place { tag: Some(tag.to_string()), ..place("shared") };
+            let entry = json!({"digest": digest.to_string(), "annotations": {REF_NAME: tag.to_string()}});
+            place.open().unwrap().publish(entry).unwrap();
+        };
+        std::thread::scope(|scope| (0..8).for_each(|tag| drop(scope.spawn(move || write(tag)))));
+        let index = std::fs::read(dir.path().join("shared/index.json")).unwrap();
+        let index: Value = serde_json::from_slice(&index).unwrap();
+        assert_eq!(index["manifests"].as_array().unwrap().len(), 8, "{index}");
         std::fs::create_dir(dir.path().join("failed")).unwrap();
         drop(place("failed").open().unwrap());
         assert_eq!(std::fs::read_dir(dir.path().join("failed")).unwrap().count(), 0, "it stays empty");
