@@ -89,6 +89,7 @@ fn write_all(dir: &Path) -> io::Result<()> {
     frames(&program)?;
     executables(&Target::new(dir, "elf")?)?;
     members(&Target::new(dir, "pack")?, dir)?;
+    modules(&Target::new(dir, "bitcode")?, dir)?;
     for (name, bytes) in tars::all()? {
         tar.seed(&name, &[&bytes])?;
     }
@@ -220,6 +221,34 @@ fn members(target: &Target, dir: &Path) -> io::Result<()> {
         for code in [0x13u8, 0x96, 0x29, 0xb1] {
             target.seed(&format!("encoder-{code:x}-{number}"), &[&[3, 1, 0, code], text])?;
         }
+    }
+    fs::remove_dir_all(work)
+}
+
+/// Modules by hand and of the machine's compilers, and their opened forms, as the target `bitcode` reads them.
+fn modules(target: &Target, dir: &Path) -> io::Result<()> {
+    let work = dir.join("modules");
+    fs::create_dir_all(&work)?;
+    fs::write(work.join("a.c"), "int f(int); int g[3]; int h(int x) { return x ? f(g[x & 1]) * 3 : 7; }\n")?;
+    fs::write(work.join("a.rs"), "#[no_mangle] pub fn h(x: &[u32]) -> u32 { x.iter().sum::<u32>() ^ 7 }\n")?;
+    let mut contents = vec![bitcode_sample::module(3, 1).content(), bitcode_sample::index(2, 3, 1).content()];
+    for command in [
+        "clang -g -O1 -emit-llvm -c a.c -o a.bc",
+        "clang -O2 -flto=thin -c a.c -o a.bc",
+        "rustc --crate-type=lib -O --emit=llvm-bc a.rs -o a.bc",
+    ] {
+        let made = Command::new("sh").args(["-c", command]).current_dir(&work).stderr(Stdio::null()).status();
+        // A compiler that is not there leaves its seeds out.
+        if made.is_ok_and(|status| status.success()) {
+            contents.push(fs::read(work.join("a.bc"))?);
+        }
+    }
+    for (number, content) in contents.iter().enumerate() {
+        target.seed(&format!("content-{number}"), &[&[0], &content[4..]])?;
+        let Some(plan) = Plan::of(content, MAX_OPENED_BYTES) else { continue };
+        let mut form = Vec::new();
+        plan.unpack(content, &mut form).map_err(io::Error::other)?;
+        target.seed(&format!("form-{number}"), &[&[1], &form[4..]])?;
     }
     fs::remove_dir_all(work)
 }
