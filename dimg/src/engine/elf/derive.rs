@@ -38,11 +38,11 @@ pub fn fits(old: &[u8], new: &[u8]) -> bool {
         && machine(old).is_some_and(|old| machine(new) == Some(old))
 }
 
-/// The memory of [`derive`] beside that of matching.
+/// The memory of [`derive`] beside that of matching, whose index is bounded by `index_bytes`.
 #[must_use]
-pub fn memory(old_bytes: u64) -> u64 {
+pub fn memory(old_bytes: u64, index_bytes: u64) -> u64 {
     // Jump tables, places of instructions, the index of a map, and the program of the pass before.
-    vote::memory(old_bytes) + old_bytes.min(32 << 20)
+    vote::memory(old_bytes, index_bytes) + old_bytes.min(32 << 20)
 }
 
 /// Whether a program finds nearly all of `new_bytes` bytes in the old file: then where they went is seen well enough at a coarse look.
@@ -71,7 +71,7 @@ pub fn derive(
     let mut best: Option<Relocated> = None;
     for pass in 1..=passes {
         let program = best.as_ref().map_or(plain, |best| &best.program);
-        let map = vote(&scan, &after, vote::copies(program)?, threads);
+        let map = vote(&scan, &after, vote::copies(program)?, options.index_bytes, threads);
         if map.segments() == 0 {
             break;
         }
@@ -105,7 +105,7 @@ pub fn derive_quick(
     let threads = options.threads;
     let copies = rough::copies(&before, &after, options.index_bytes, threads);
     let scan = Scan::new(&before, Version::LAST, threads);
-    let map = vote(&scan, &after, copies.clone(), threads);
+    let map = vote(&scan, &after, copies.clone(), options.index_bytes, threads);
     if map.segments() == 0 {
         return Ok(None);
     }

@@ -60,16 +60,18 @@ fn slices_change_nothing() {
 fn a_patch_is_the_same_for_any_number_of_threads() {
     let old = Sample { functions: 900, ..Sample::default() }.build();
     let new = Sample { functions: 900, longer: 37, ..Sample::default() }.build();
-    let made = |threads| {
-        let options = MatchOptions { threads, ..MatchOptions::default() };
+    let made = |threads, index_bytes| {
+        let options = MatchOptions { threads, index_bytes, ..MatchOptions::default() };
         let plain = diff(&old, &new, &options);
         let relocated = derive(&old, &new, &plain, 2, &options, &|| tempfile::tempfile()).unwrap().unwrap();
         let quick = MatchOptions { level: Level::Fast, ..options };
         let quick = derive_quick(&old, &new, &quick, &tempfile::tempfile).unwrap().unwrap();
         (relocated.map, relocated.program, quick.map, quick.program)
     };
-    let one = made(1);
-    assert!(one == made(2) && one == made(5));
+    for index_bytes in [64 << 10, 512 << 20] {
+        let one = made(1, index_bytes);
+        assert!(one == made(2, index_bytes) && one == made(5, index_bytes));
+    }
 }
 
 fn moved(file: &[u8], map: &AddressMap) -> Vec<u8> {

@@ -27,26 +27,50 @@ const SOON: usize = 16;
 /// Nothing moves further.
 const MAX_SHIFT: u64 = 1 << 31;
 
-/// The memory of [`vote`] for files of these lengths.
-pub(super) fn memory(old_bytes: u64) -> u64 {
-    let counts = 2 * counters(old_bytes) as u64;
-    // Votes are 16 bytes; at most every fourth byte starts a field.
-    counts + old_bytes / 32 + (old_bytes * 4).min(16 * MAX_VOTES as u64) + old_bytes / 16
+/// The memory of [`vote`] for an old file of this length, of which `limit` bounds what is counted.
+pub(super) fn memory(old_bytes: u64, limit: u64) -> u64 {
+    let Room { counters, against } = Room::new(old_bytes, limit);
+    // At most every fourth byte starts a field.
+    2 * counters as u64 + old_bytes / 32 + (old_bytes * 4).min(16 * against as u64) + old_bytes / 16
 }
 
-fn counters(old_bytes: u64) -> usize {
-    usize::try_from((old_bytes / 8).next_power_of_two()).unwrap_or(usize::MAX).clamp(1 << 12, 1 << 24)
+/// What is counted. A part of the result: less room may give another map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Room {
+    /// Counts of two bytes: a power of two.
+    counters: usize,
+    /// Votes of 16 bytes against the locations.
+    against: usize,
+}
+
+impl Room {
+    /// A quarter of `limit` for counts, the rest for votes.
+    fn new(old_bytes: u64, limit: u64) -> Self {
+        let number = |value: u64| usize::try_from(value).unwrap_or(usize::MAX);
+        let most = 1 << number(limit / 8).max(1).ilog2();
+        let wanted = number((old_bytes / 8).next_power_of_two());
+        Self {
+            counters: wanted.min(most).clamp(1 << 12, 1 << 24),
+            against: number(limit / 4 * 3 / 16).min(MAX_VOTES),
+        }
+    }
 }
 
 /// The map by which the fields of the old file become those of `new`, as far as `copies` tell, of bytes that stand where
-/// those of the old one do.
-pub(super) fn vote(scan: &Scan<'_>, new: &Image<'_>, mut copies: Vec<Copied>, threads: usize) -> AddressMap {
+/// those of the old one do. Counts in about `limit` bytes.
+pub(super) fn vote(
+    scan: &Scan<'_>,
+    new: &Image<'_>,
+    mut copies: Vec<Copied>,
+    limit: u64,
+    threads: usize,
+) -> AddressMap {
     let old = scan.image;
     let mut map = AddressMap { locations: locations(old, new, &copies), overrides: Vec::new() };
     map.locations.truncate(MAX_SEGMENTS / 2);
     copies.sort_unstable_by_key(|copied| (copied.old, copied.new));
     let shifts = Shifts::new(&map, old.low, old.high);
-    let mut ballot = Ballot::new(old, &map.locations);
+    let mut ballot = Ballot::new(old, &map.locations, limit);
     let opened = opened(scan, &copies);
     let observed = |unit: usize| observe(scan, unit, new, (&copies, &opened[unit]), &shifts);
     in_order(threads, scan.units(), observed, |votes| {
@@ -286,6 +310,8 @@ struct Ballot {
     counts: Vec<u16>,
     /// Targets that moved otherwise, and by how much.
     against: Vec<(u64, i64)>,
+    /// How many of them are counted.
+    room: usize,
     /// How many fields each location puts right, less those that the one before it would; the first stands for no location.
     support: Vec<i32>,
     /// The shift of each location, 0 first.
@@ -293,17 +319,19 @@ struct Ballot {
 }
 
 impl Ballot {
-    fn new(old: &Image<'_>, locations: &[Location]) -> Self {
+    fn new(old: &Image<'_>, locations: &[Location], limit: u64) -> Self {
         let span = old.high - old.low;
         let bytes = old.bytes.len() as u64;
         // A file may claim more memory than any real one; then the highest addresses share a bit.
+        let room = Room::new(bytes, limit);
         let bits = (span.min(bytes.saturating_mul(8)) + bytes) / 4 + 2;
         Self {
             low: old.low,
             span,
             agreed: vec![0; usize::try_from(bits / 64 + 1).unwrap_or(1)],
-            counts: vec![0; counters(bytes)],
+            counts: vec![0; room.counters],
             against: Vec::new(),
+            room: room.against,
             support: vec![0; locations.len() + 1],
             shifts: std::iter::once(0).chain(locations.iter().map(|location| location.shift)).collect(),
         }
@@ -346,7 +374,11 @@ impl Ballot {
             if place > 0 && shift == self.shifts[place - 1] {
                 self.support[place] -= 1;
             }
-            if self.against.len() < MAX_VOTES {
+            let count = self.against.len();
+            if count < self.room {
+                if count == self.against.capacity() {
+                    self.against.reserve_exact(count.max(1 << 10).min(self.room - count));
+                }
                 self.against.push((target, shift));
             }
         }
@@ -411,5 +443,21 @@ impl Ballot {
         }
         close(open, &mut found);
         found
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_within_the_limit() {
+        for old_bytes in [0, 4 << 10, 1 << 20, 96 << 20, 1 << 30, 5 << 30] {
+            for limit in [32 << 10, 1 << 20, 33 << 20, 128 << 20, 512 << 20] {
+                let Room { counters, against } = Room::new(old_bytes, limit);
+                assert!(counters.is_power_of_two(), "{old_bytes} {limit}");
+                assert!(2 * counters as u64 + 16 * against as u64 <= limit, "{old_bytes} {limit}");
+            }
+        }
     }
 }
