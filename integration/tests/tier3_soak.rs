@@ -356,22 +356,21 @@ fn a_service_manager_keeps_what_is_served() -> Result<()> {
     sandbox.close()
 }
 
-/// 64 readers at once of files that are not made yet, the plugin and the container within little memory together: each
+/// 64 readers at once of files that are not made yet, the plugin and the container in one cgroup of little memory: each
 /// content is made once, within the memory that the plugin is told to, and nobody waits for ever. Of the readers of the one half of the files the
 /// container's own init is the parent, and one.
 fn many_readers_in_little_memory(route: &str) -> Result<()> {
     // All of it is more than the limit.
     let (count, most_bytes, limit) =
         if kills() > 100 { (48, 12 << 20, 256 << 20) } else { (24, 4 << 20, 96 << 20) };
-    let (plugins, containers, makers) = (limit / 8 * 5, limit / 8 * 3, limit / 4);
+    let makers = limit / 4;
     let sandbox = Sandbox::new()?;
     let content = Files { count, most_bytes };
     let files = content.deltas(&sandbox)?;
     let flags = ["--route", route, "--finish-after", "100000", "--memory", &makers.to_string()];
     let plugin = Snapshotter::start(&sandbox, &flags)?;
     let containerd = Containerd::start(&sandbox, Version::Two)?;
-    let limited = Limited::new(&sandbox, plugins)?;
-    let options = ["--memory-limit", &containers.to_string()];
+    let limited = Limited::new(&sandbox, limit)?;
     for file in &files {
         containerd.d4c(["load", file, "--name", NAME])?.success()?;
     }
@@ -396,7 +395,10 @@ fn many_readers_in_little_memory(route: &str) -> Result<()> {
             }
         });
         let read = || -> Result<()> {
-            let by_init = containerd.run_with("di3fs", NAME, &options, &["/bin/sh", "-c", &all("02468")])?;
+            let (init, beside) = (limited.inner("init"), limited.inner("beside"));
+            let command = ["/bin/sh", "-c", &all("02468")];
+            let by_init = containerd.run_with("di3fs", NAME, &["--cgroup", &init], &command)?;
+            let options = ["--cgroup", &beside];
             containerd.run_detached_with("di3fs", NAME, "reader", &options, &["/bin/sleep", "1000"])?;
             for read in [by_init, containerd.exec("reader", &["/bin/sh", "-c", &all("0-9")])?] {
                 ensure!(read.lines().count() == 64, "{} of 64 readers read all", read.lines().count());
@@ -429,28 +431,44 @@ fn many_readers_in_little_memory_over_fuse() -> Result<()> {
     many_readers_in_little_memory("fuse")
 }
 
-/// A cgroup that may have so much memory.
-struct Limited(PathBuf);
+/// A cgroup that may have so much memory, with those of the plugin and of containers in it.
+struct Limited {
+    name: String,
+    /// Its folder, in the hierarchy of memory.
+    group: PathBuf,
+}
 
 impl Limited {
     fn new(sandbox: &Sandbox, bytes: u64) -> Result<Self> {
         let name = sandbox.root().file_name().context("a sandbox has a name")?;
+        let name = format!("{}-limited", name.to_string_lossy());
         let (unified, own) = (Path::new("/sys/fs/cgroup"), Path::new("/sys/fs/cgroup/memory"));
         let (parent, limit) =
             if own.exists() { (own, "memory.limit_in_bytes") } else { (unified, "memory.max") };
-        let group = parent.join(format!("{}-plugin", name.to_string_lossy()));
-        fs::create_dir_all(&group).with_context(|| format!("make {}", group.display()))?;
+        let group = parent.join(&name);
+        let plugin = group.join("plugin");
+        fs::create_dir_all(&plugin).with_context(|| format!("make {}", plugin.display()))?;
         let limit = group.join(limit);
         fs::write(&limit, bytes.to_string()).with_context(|| format!("write {}", limit.display()))?;
-        Ok(Self(group))
+        Ok(Self { name, group })
     }
 
-    fn add(&self, process: Pid) -> Result<()> {
-        fs::write(self.0.join("cgroup.procs"), process.to_string()).context("limit the plugin's memory")
+    /// Puts the plugin in.
+    fn add(&self, plugin: Pid) -> Result<()> {
+        let members = self.group.join("plugin/cgroup.procs");
+        fs::write(members, plugin.to_string()).context("limit the plugin's memory")
+    }
+
+    /// What `ctr --cgroup` takes for a container in it.
+    fn inner(&self, container: &str) -> String {
+        format!("/{}/{container}", self.name)
     }
 
     fn remove(self) -> Result<()> {
-        fs::remove_dir(&self.0).with_context(|| format!("remove {}", self.0.display()))
+        for group in [self.group.join("plugin"), self.group] {
+            fs::remove_dir(&group).with_context(|| format!("remove {}", group.display()))?;
+        }
+        Ok(())
     }
 }
 
