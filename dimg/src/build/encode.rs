@@ -49,6 +49,21 @@ const RIVAL_WORK_BYTES: u64 = 1 << 20;
 /// Bytes that a frame and the place of a base take in the tables.
 const REFERENCE_ROW_BYTES: usize = 24;
 
+/// What is done with a base before a program is applied.
+#[derive(Debug)]
+pub(super) struct Moved {
+    /// Moves its addresses.
+    pub map: AddressMap,
+    /// For whoever merges, see [`Relocated`](crate::engine::elf::Relocated).
+    pub fill: Option<Program>,
+}
+
+impl Moved {
+    fn memory(&self) -> u64 {
+        self.map.memory() + self.fill.as_ref().map_or(0, Program::raw_bytes)
+    }
+}
+
 /// How a content is kept.
 #[derive(Debug)]
 pub(super) enum Kept {
@@ -56,13 +71,13 @@ pub(super) enum Kept {
     Stored,
     /// In chunks, encoded already.
     Chunks(Vec<Vec<u8>>),
-    /// A small program, to be put in a group, and the map by which the base is relocated before.
-    Program(Place, Option<Box<AddressMap>>, Box<Program>),
+    /// A small program, to be put in a group, and how the base is moved before.
+    Program(Place, Option<Box<Moved>>, Box<Program>),
     /// The same without a map, or a frame with the content compressed behind the base, which is smaller than the program alone: in
     /// a group the program may take less, when others have the same in it.
     Either(Place, Box<Program>, Vec<u8>),
-    /// A patch in a frame of its own, and a map as above.
-    Frame(Place, Option<Box<AddressMap>>, FrameKind, Vec<u8>),
+    /// A patch in a frame of its own, and the same.
+    Frame(Place, Option<Box<Moved>>, FrameKind, Vec<u8>),
 }
 
 impl Kept {
@@ -79,11 +94,13 @@ impl Kept {
         match self {
             Self::Stored => 0,
             Self::Chunks(frames) => frames.iter().map(|frame| frame.len() as u64).sum(),
-            Self::Program(_, map, program) => {
-                program.raw_bytes() + map.as_ref().map_or(0, |map| map.memory())
+            Self::Program(_, moved, program) => {
+                program.raw_bytes() + moved.as_ref().map_or(0, |moved| moved.memory())
             }
             Self::Either(_, program, frame) => program.raw_bytes() + frame.len() as u64,
-            Self::Frame(_, map, _, frame) => frame.len() as u64 + map.as_ref().map_or(0, |map| map.memory()),
+            Self::Frame(_, moved, _, frame) => {
+                frame.len() as u64 + moved.as_ref().map_or(0, |moved| moved.memory())
+            }
         }
     }
 }
@@ -264,10 +281,10 @@ fn patch(
     relocated::smallest(base.place, old, new, &matching, options)
 }
 
-/// The program in a frame of its own, or to be put in a group; the base may be relocated by `map` before.
+/// The program in a frame of its own, or to be put in a group; the base may be `moved` before.
 pub(super) fn program(
     place: Place,
-    map: Option<Box<AddressMap>>,
+    moved: Option<Box<Moved>>,
     program: Program,
     level: Level,
     threads: usize,
@@ -275,20 +292,26 @@ pub(super) fn program(
     let raw_bytes = program.raw_bytes();
     if level == Level::Fast && raw_bytes <= SMALL_PROGRAM_BYTES.min(program.out_bytes / SURELY_SMALL) {
         // Whatever the compressor makes of it.
-        let map_bytes = map.as_ref().map_or(0, |map| 4 * map.segments() as u64);
-        return Ok(Way { bytes: map_bytes + raw_bytes, kept: Kept::Program(place, map, Box::new(program)) });
+        let map_bytes = moved.as_ref().map_or(0, |moved| 4 * moved.map.segments() as u64);
+        return Ok(Way {
+            bytes: map_bytes + raw_bytes,
+            kept: Kept::Program(place, moved, Box::new(program)),
+        });
     }
-    let map_bytes = match &map {
-        Some(map) => RelocationFrame::encode(&[map], level)?.len() as u64,
+    let map_bytes = match &moved {
+        Some(moved) => {
+            let fill_bytes = moved.fill.as_ref().map_or(0, Program::raw_bytes);
+            RelocationFrame::encode(&[&moved.map], level)?.len() as u64 + fill_bytes
+        }
         None => 0,
     };
     if program.raw_bytes() <= SMALL_PROGRAM_BYTES {
         let bytes = map_bytes + ProgramFrame::encode(&[&program], Level::Fast)?.len() as u64;
-        return Ok(Way { bytes, kept: Kept::Program(place, map, Box::new(program)) });
+        return Ok(Way { bytes, kept: Kept::Program(place, moved, Box::new(program)) });
     }
     let frame = ProgramFrame::encode_on(&[&program], level, threads)?;
     let bytes = map_bytes + frame.len() as u64;
-    Ok(Way { bytes, kept: Kept::Frame(place, map, FrameKind::Program, frame) })
+    Ok(Way { bytes, kept: Kept::Frame(place, moved, FrameKind::Program, frame) })
 }
 
 /// What storing the content takes; given up as soon as it is more than `rival`.

@@ -1,6 +1,6 @@
 //! Patches between ELF files: plain, or on the base with its addresses moved.
 
-use super::encode::{self, Way};
+use super::encode::{self, Moved, Way};
 use super::names::Candidate;
 use super::{BuildOptions, Codec};
 use crate::engine::compress::Level;
@@ -59,29 +59,30 @@ pub(super) fn smallest(
         return encode::program(place, None, full(), level, threads);
     };
     let clear = moved_weight(&relocated) * CLEARLY_SMALLER <= weight(&coarse);
-    let map = Some(Box::new(relocated.map));
+    let Relocated { map, program, fill } = relocated;
+    let moved = Some(Box::new(Moved { map, fill }));
     if clear {
-        return encode::program(place, map, relocated.program, level, threads);
+        return encode::program(place, moved, program, level, threads);
     }
     // Compressing both is most of the time that a patch takes; which one is smaller the fast level tells nearly as well.
     let moved_bytes = match level {
         Level::Best => usize::MAX,
-        _ => fast_bytes(map.as_deref(), &relocated.program)?,
+        _ => fast_bytes(moved.as_deref().map(|moved| &moved.map), &program)?,
     };
     if moved_bytes < fast_bytes(None, &coarse)? / COARSE_PART.1 * COARSE_PART.0 {
-        return encode::program(place, map, relocated.program, level, threads);
+        return encode::program(place, moved, program, level, threads);
     }
     drop(coarse);
     let plain = full();
     if moved_bytes < fast_bytes(None, &plain)? {
-        return encode::program(place, map, relocated.program, level, threads);
+        return encode::program(place, moved, program, level, threads);
     }
     let plain = encode::program(place, None, plain, level, threads)?;
     if level != Level::Best {
         return Ok(plain);
     }
-    let moved = encode::program(place, map, relocated.program, level, threads)?;
-    Ok(if moved.bytes < plain.bytes { moved } else { plain })
+    let relocated = encode::program(place, moved, program, level, threads)?;
+    Ok(if relocated.bytes < plain.bytes { relocated } else { plain })
 }
 
 /// As [`smallest`] at the fast level: where most stays where it was a plain program, else a relocated patch if addresses moved.
@@ -96,8 +97,8 @@ fn quick(
     if options.codec == Codec::Auto && elf::fits(old, new) && !stays(old, new) {
         let relocated = elf::derive_quick(old, new, matching, &scratch(options))?;
         if let Some(relocated) = relocated {
-            let map = Some(Box::new(relocated.map));
-            return encode::program(place, map, relocated.program, level, threads);
+            let moved = Some(Box::new(Moved { map: relocated.map, fill: relocated.fill }));
+            return encode::program(place, moved, relocated.program, level, threads);
         }
     }
     encode::program(place, None, diff(old, new, matching), level, threads)

@@ -4,7 +4,7 @@
 //! come; so are frames, by a ticket drawn when their place in the file is settled. How far the workers may run ahead is
 //! bounded, by memory and by count.
 
-use super::encode::{self, Kept, SMALL_CONTENT_BYTES, chunks, frame_memory};
+use super::encode::{self, Kept, Moved, SMALL_CONTENT_BYTES, chunks, frame_memory};
 use super::groups::{Group, Groups};
 use super::names::{Candidate, Found, Names};
 use super::opened::{self, Encoded};
@@ -256,6 +256,8 @@ struct Plan {
     stages: Vec<Planned>,
     /// Before all of them the base is unpacked to so many bytes, by a version of the codec.
     unpacked: Option<(u64, u32)>,
+    /// Then a fill, by its ticket, and the bytes that it makes.
+    fill: Option<(usize, u64)>,
     /// After all of them the content is packed with parameters of the frame of this ticket.
     packed: Option<usize>,
     /// The version of that packing.
@@ -365,7 +367,15 @@ impl Coordinator<'_> {
                 slot: 0,
                 out_bytes: content.size,
             };
-            let stages = plan.unpacked.map(unpack).into_iter().chain(plan.stages.iter().map(stage));
+            let fill = |(ticket, out_bytes): (usize, u64)| StageRow {
+                codec: StageCodec::Program,
+                version: StageCodec::FILL,
+                frame: self.tickets[ticket],
+                slot: 0,
+                out_bytes,
+            };
+            let before = plan.unpacked.map(unpack).into_iter().chain(plan.fill.map(fill));
+            let stages = before.chain(plan.stages.iter().map(stage));
             RecipeRow { base: plan.base, stages: stages.chain(plan.packed.map(pack)).collect() }
         });
         let mut recipes: Vec<_> = recipes.collect();
@@ -496,9 +506,9 @@ impl Coordinator<'_> {
                     self.write(ticket, FrameKind::Chunk, bytes)?;
                 }
             }
-            Kept::Program(base, map, program) => {
+            Kept::Program(base, moved, program) => {
                 self.plans[number].base = Some(base);
-                self.relocate(content, map);
+                self.relocate(content, moved)?;
                 if let Some(full) = self.groups.patch(class, content, *program) {
                     self.close_programs(full)?;
                 }
@@ -509,8 +519,8 @@ impl Coordinator<'_> {
                     self.close_programs(full)?;
                 }
             }
-            Kept::Frame(base, map, kind, bytes) => {
-                self.relocate(content, map);
+            Kept::Frame(base, moved, kind, bytes) => {
+                self.relocate(content, moved)?;
                 let ticket = self.ticket();
                 self.plans[number].base = Some(base);
                 self.plan(number, kind, ticket);
@@ -521,12 +531,19 @@ impl Coordinator<'_> {
     }
 
     /// Has the base of a content relocated before its patch is applied.
-    fn relocate(&mut self, content: u32, map: Option<Box<AddressMap>>) {
-        if let Some(map) = map
-            && let Some(full) = self.groups.relocate(content, *map)
-        {
+    fn relocate(&mut self, content: u32, moved: Option<Box<Moved>>) -> Result<()> {
+        let Some(moved) = moved else { return Ok(()) };
+        if let Some(fill) = &moved.fill {
+            // A few copies.
+            let bytes = ProgramFrame::encode(&[fill], self.worker.options.level)?;
+            let ticket = self.ticket();
+            self.plans[content as usize].fill = Some((ticket, fill.out_bytes));
+            self.write(ticket, FrameKind::Program, bytes)?;
+        }
+        if let Some(full) = self.groups.relocate(content, moved.map) {
             self.close(FrameKind::Relocations, full);
         }
+        Ok(())
     }
 
     /// Makes a group of programs a frame job, but for those whose contents other frames hold in less room.

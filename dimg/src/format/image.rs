@@ -33,7 +33,8 @@ impl Recipe {
     #[must_use]
     pub fn place(&self) -> (u32, u64) {
         let has_data = |stage: &&Stage| match stage.codec {
-            StageCodec::Stored | StageCodec::Program | StageCodec::Bsdiff | StageCodec::Reference => true,
+            StageCodec::Program => !stage.is_fill(),
+            StageCodec::Stored | StageCodec::Bsdiff | StageCodec::Reference => true,
             StageCodec::Elf | StageCodec::Unpack | StageCodec::Pack => false,
         };
         let stage = self.stages.iter().find(has_data).or(self.stages.first());
@@ -56,6 +57,14 @@ pub struct Stage {
     pub slot: u64,
     /// Bytes that it makes.
     pub out_bytes: u64,
+}
+
+impl Stage {
+    /// Whether it may be left out ([`StageCodec::FILL`]).
+    #[must_use]
+    pub fn is_fill(&self) -> bool {
+        self.codec == StageCodec::Program && self.version == StageCodec::FILL
+    }
 }
 
 #[cfg(test)]

@@ -270,6 +270,13 @@ impl Dimg {
         let mut between: Option<Between> = None;
         for stage in stages {
             let old = between.as_ref().map_or(base, AsRef::as_ref);
+            if stage.is_fill() {
+                if stage.out_bytes != old.len() as u64 {
+                    let reason = format!("a stage fills {} bytes, not {}", old.len(), stage.out_bytes);
+                    return Err(DimgError::corrupt("recipes", 0, reason));
+                }
+                continue;
+            }
             between = Some(if stage.out_bytes <= SMALL_STAGE_BYTES {
                 let mut made = Vec::new();
                 self.stage_on(threads, stage, old, &mut made)?;

@@ -29,7 +29,7 @@ impl Dimg {
         let (mut old, mut most) = (recipe.base.map_or(0, |base| base.size), 0u64);
         let last = recipe.stages.len().saturating_sub(1);
         let in_memory = |bytes: u64| if bytes <= SMALL_STAGE_BYTES { bytes } else { 0 };
-        for (number, stage) in recipe.stages.iter().enumerate() {
+        for (number, stage) in recipe.stages.iter().enumerate().filter(|(_, stage)| !stage.is_fill()) {
             let given = if number > 0 { in_memory(old) } else { 0 };
             // It grows.
             let made = if number < last { 2 * in_memory(stage.out_bytes) } else { 0 };

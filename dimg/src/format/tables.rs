@@ -31,6 +31,10 @@ pub enum StageCodec {
 }
 
 impl StageCodec {
+    /// The version of a plain program that is a *fill*: of what it is given it makes as many bytes, others where the stages behind it do not
+    /// look. A reader may leave it out; whoever merges puts it behind what makes those bytes, which then takes less.
+    pub const FILL: u32 = 2;
+
     /// The tag in the format.
     pub fn tag(self) -> u8 {
         match self {
@@ -49,7 +53,8 @@ impl StageCodec {
         self != Self::Unpack
     }
 
-    /// The last version of the codec: the one that this program writes, but for unpacking and packing, where a content says which.
+    /// The version of the codec that this program writes, but for unpacking and packing, where a content says which and this is the last, and
+    /// for [fills](Self::FILL).
     pub fn version(self) -> u32 {
         match self {
             Self::Stored => 0,
@@ -64,6 +69,7 @@ impl StageCodec {
         match self {
             Self::Elf => elf::Version::from_number(version).is_some(),
             Self::Unpack | Self::Pack => (1..=self.version()).contains(&version),
+            Self::Program => version == self.version() || version == Self::FILL,
             _ => version == self.version(),
         }
     }
@@ -211,6 +217,13 @@ pub struct StageRow {
     pub out_bytes: u64,
 }
 
+impl StageRow {
+    /// Whether it may be left out.
+    pub fn is_fill(&self) -> bool {
+        self.codec == StageCodec::Program && self.version == StageCodec::FILL
+    }
+}
+
 /// A recipe as the file has it, for the new content of the same number.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RecipeRow {
@@ -351,6 +364,9 @@ pub(crate) fn decode_recipes(
                 u32::try_from(version).ok().filter(|&version| codec.reads(version)).ok_or_else(|| {
                     before.error("version of a codec", format!("version {version} of {codec} is not known"))
                 })?;
+            if codec == StageCodec::Program && version == StageCodec::FILL && at + 1 == count {
+                return Err(before.error("version of a codec", "the last stage of a recipe is a fill"));
+            }
             let (frame, slot) = match codec.has_frame() {
                 true => frame_and_slot(frames, distances, &mut last, &slots)?,
                 false => (0, 0),

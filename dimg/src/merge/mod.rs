@@ -8,11 +8,15 @@
 //!
 //! What cannot be composed: a relocation that follows a program. Which bytes of the middle content are fields is found by scanning it, and
 //! it is not there; its map speaks of its addresses; so both patches of an executable stay, four stages, together as long as the two deltas.
+//! Whoever made the second had the middle content, and may have put a *fill* before the relocation: a program that makes something cheap of what
+//! the rest does not look at. It is composed with the program before, as long as that is not too long to be compressed anew.
 //!
 //! How merges are nested changes no byte: all that is decided depends on the stages, one file's after the other's, and never on what frames they
 //! came in, on estimates of their length, or on what else an earlier merge knew.
 //! - Edits and programs compose associatively. Programs become one when they make as much as each other, about (small or not), which composing
 //!   does not change.
+//! - A fill is composed only where nothing can come to stand before the programs that it follows: behind a stage of another kind. How long these are is
+//!   then the same in every nesting.
 //! - Small programs are decoded and put together anew in the order of their contents; those of one content that something stands between share a
 //!   frame. A large program alone is copied, or encoded by itself.
 //! - A group of stored contents is copied as long as all of it is kept; else what is left of it, in the order that it had there, is a group again.

@@ -2,7 +2,7 @@
 //! say; nothing is decoded. Only by what does not depend on how merges were nested, see the head of `merge`.
 
 use super::chains::{Chain, Link};
-use super::work::is_framed_anew;
+use super::work::{FILLED_PROGRAM_BYTES, is_framed_anew};
 use super::{MergeError, MergeOptions};
 use crate::engine::frame::ProgramFrame;
 use crate::format::{Dimg, DimgError, StageCodec, frames_of};
@@ -125,6 +125,17 @@ fn is_program(link: &Link) -> bool {
     link.row.codec == StageCodec::Program
 }
 
+/// Programs that follow each other, in parts of which each becomes one. A fill is composed with what makes the content that it fills, when nothing
+/// can come to stand before that any more: when they stand behind a stage of another kind (`bounded`). Until then it stays, and where there
+/// is no such program it is left out.
+fn parts(links: &[Link], bounded: bool) -> Vec<&[Link]> {
+    if bounded {
+        let first = links.iter().position(|link| !link.row.is_fill()).unwrap_or(links.len());
+        return Some(&links[first..]).filter(|links| !links.is_empty()).into_iter().collect();
+    }
+    links.chunk_by(|one, other| !one.row.is_fill() && !other.row.is_fill()).collect()
+}
+
 /// How many links from the first on, a stored content, are run: up to the last that patches to something small which is not packed.
 fn run_length(links: &[Link]) -> usize {
     let ends = |at: usize| {
@@ -152,11 +163,17 @@ impl Planner<'_> {
         let together = |one: &Link, other: &Link| {
             is_program(one) && is_program(other) && is_small(one) == is_small(other)
         };
+        let mut before = run.last();
         for links in rest.chunk_by(together) {
-            match links {
-                [link] if !is_program(link) => steps.push(Step::Kept { link: *link, frame: 0 }),
-                links if self.fits(links)? => steps.push(Step::Programs(links.to_vec())),
-                links => steps.extend(links.iter().map(|&link| Step::Programs(vec![link]))),
+            // What was packed and is unpacked again goes when the same is packed before.
+            let bounded = before.is_some_and(|link| link.row.codec != StageCodec::Unpack);
+            before = links.last();
+            for links in parts(links, bounded) {
+                match self.unfilled(links)? {
+                    [link] if !is_program(link) => steps.push(Step::Kept { link: *link, frame: 0 }),
+                    links if self.fits(links)? => steps.push(Step::Programs(links.to_vec())),
+                    links => steps.extend(links.iter().map(|&link| Step::Programs(vec![link]))),
+                }
             }
         }
         let programs = steps.iter().filter(|step| matches!(step, Step::Programs(_))).count();
@@ -170,6 +187,20 @@ impl Planner<'_> {
             }
         }
         Ok(steps)
+    }
+
+    /// The links without the fills behind a program that they are not composed with, as far as frames tell.
+    fn unfilled<'l>(&self, links: &'l [Link]) -> Result<&'l [Link], MergeError> {
+        if let [program, fills @ ..] = links
+            && is_program(program)
+            && !program.kind.is_group()
+            && !fills.is_empty()
+            && fills.iter().all(|link| link.row.is_fill())
+            && raw_bytes_of(self.files, program)? > FILLED_PROGRAM_BYTES
+        {
+            return Ok(&links[..1]);
+        }
+        Ok(links)
     }
 
     /// Whether these programs can be composed in memory. Those of groups are small.

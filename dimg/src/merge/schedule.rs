@@ -413,9 +413,9 @@ impl Coordinator<'_> {
             for (part, made) in (0u32..).zip(parts) {
                 let seat = Seat { content: task.number(), step, part };
                 match made {
-                    Made::Program { program, with, out_bytes } => {
+                    Made::Program { program, with, version, out_bytes } => {
                         let place = Placed::new(At::Frame(0), FrameKind::ProgramGroup, out_bytes);
-                        self.placed.insert(seat, place);
+                        self.placed.insert(seat, Placed { version, ..place });
                         // A varint of at most ten bytes counts its operations.
                         let bytes = program.raw_bytes() + 10;
                         if with == With::Others {
@@ -430,10 +430,10 @@ impl Coordinator<'_> {
                         own_bytes += bytes;
                         own.push((seat, *program));
                     }
-                    Made::Frame { bytes, out_bytes } => {
+                    Made::Frame { bytes, version, out_bytes } => {
                         let ticket = self.ticket();
                         let place = Placed::new(At::Ticket(ticket), FrameKind::Program, out_bytes);
-                        self.placed.insert(seat, place);
+                        self.placed.insert(seat, Placed { version, ..place });
                         self.held += bytes.len() as u64;
                         self.write(ticket, Frame::Bytes(FrameKind::Program, bytes))?;
                     }

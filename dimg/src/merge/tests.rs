@@ -203,6 +203,64 @@ fn nesting_changes_no_byte_of_relocated_programs() {
     assert_eq!(dimg.recipes().unwrap().iter().filter(elf).count(), 2);
 }
 
+/// Executables with data behind them: some that stay, and so much that is other in each version.
+fn with_data(number: u8, longer: usize) -> Made {
+    let content = |functions, data, changing| {
+        let sample = Sample { functions, longer, ..Sample::default() }.build();
+        [sample, noise(70, data), noise(u64::from(number) << 8 | 71, changing)].concat()
+    };
+    // The programs of the second are too long to be compressed anew; of the third, behind a program, none is relocated in the first file.
+    let third = content(2000, 30_000, if number < 3 { 0 } else { 40_000 });
+    Made::new(
+        number,
+        &[
+            ("bin/a", content(2000, 30_000, 40_000)),
+            ("bin/b", content(3000, 20_000, 150_000)),
+            ("bin/c", third),
+        ],
+    )
+}
+
+#[test]
+fn fills_take_out_what_the_next_delta_does_not_copy() {
+    const FILL: (StageCodec, u32) = (StageCodec::Program, StageCodec::FILL);
+    const ELF: (StageCodec, u32) = (StageCodec::Elf, 2);
+    const PROGRAM: (StageCodec, u32) = (StageCodec::Program, 1);
+    let images: Vec<_> =
+        [(1, usize::MAX), (2, 23), (3, 17), (4, 13), (5, 11)].map(|(n, longer)| with_data(n, longer)).into();
+    let build = crate::build::tests::options(2, Codec::Auto);
+    let files: Vec<_> = images.windows(2).map(|pair| bytes(Some(&pair[0]), &pair[1], &build)).collect();
+    let stages = |file: &[u8]| {
+        let dimg = Dimg::open(Bytes::from(file.to_vec())).unwrap();
+        let recipes = dimg.recipes().unwrap();
+        let stages = recipes
+            .iter()
+            .map(|recipe| recipe.stages.iter().map(|stage| (stage.codec, stage.version)).collect::<Vec<_>>());
+        stages.collect::<Vec<_>>()
+    };
+    for (number, file) in files.iter().enumerate() {
+        apply(file, Some(&images[number]), &images[number + 1]);
+        let stages = stages(file);
+        assert_eq!(stages[0], [FILL, ELF, PROGRAM], "file {number}");
+        assert_eq!(stages[1], [FILL, ELF, PROGRAM], "file {number}");
+    }
+    let two = merged(&slices(&files[..2]), 2, MEMORY).unwrap();
+    apply(&two, Some(&images[0]), &images[2]);
+    // The first file's fill waits for what may come before it; the second one's is part of a program, or left out.
+    assert_eq!(stages(&two)[0], [FILL, ELF, PROGRAM, ELF, PROGRAM]);
+    assert_eq!(stages(&two)[1], [FILL, ELF, PROGRAM, ELF, PROGRAM]);
+    let apart = files[0].len() + files[1].len();
+    assert!(two.len() < apart - 39_000, "{} merged, {apart} apart", two.len());
+    let flat = assert_nesting_changes_nothing(&files, "filled");
+    apply(&flat, Some(&images[0]), &images[4]);
+    assert!(merged(&slices(&files), 1, MEMORY).unwrap() == flat);
+    // Stored at first.
+    let base = bytes(None, &images[0], &build);
+    let base =
+        assert_nesting_changes_nothing(&[vec![base], files[..2].to_vec()].concat(), "filled, with a base");
+    apply(&base, None, &images[2]);
+}
+
 #[test]
 fn the_number_of_threads_changes_nothing() {
     let (_, files) = deltas(Codec::Auto);

@@ -23,6 +23,8 @@ const SMALL_PROGRAM_BYTES: u64 = 96 << 10;
 const JOINED_PROGRAM_BYTES: u64 = 512 << 10;
 /// Streams from this size on would keep a good compressor busy for long.
 const LONG_BYTES: u64 = 4 << 20;
+/// Programs longer than this, their streams together, are not composed with a fill: compressing all of it anew would take longer than all else.
+pub(super) const FILLED_PROGRAM_BYTES: u64 = if cfg!(test) { 128 << 10 } else { 1 << 20 };
 /// A composed program may be so many times as long as its parts, and this much longer, before the parts are kept.
 const MAX_GROWTH: u64 = 4;
 const GROWTH_BYTES: u64 = 64 << 10;
@@ -31,10 +33,10 @@ const IN_MEMORY_BYTES: u64 = 8 << 20;
 
 /// What a step became: a stage, or one for each of its parts.
 pub(super) enum Made {
-    /// A program.
-    Program { program: Box<Program>, with: With, out_bytes: u64 },
+    /// A program, of this version of the codec.
+    Program { program: Box<Program>, with: With, version: u32, out_bytes: u64 },
     /// A large program in a frame of its own.
-    Frame { bytes: Vec<u8>, out_bytes: u64 },
+    Frame { bytes: Vec<u8>, version: u32, out_bytes: u64 },
     /// The stage stays; its frame is copied.
     Copy(Link),
     /// A stored content.
@@ -192,39 +194,53 @@ impl<'a> Worker<'a> {
         let all: u64 = programs.iter().map(Program::raw_bytes).fold(0, u64::saturating_add);
         let limit =
             all.saturating_mul(MAX_GROWTH).saturating_add(GROWTH_BYTES).min(self.options.memory_bytes);
-        let Some(whole) = self.whole(links, &programs, limit)? else {
+        let Some((whole, version)) = self.whole(links, &programs, limit)? else {
             let apart = links.iter().zip(programs).map(|(link, program)| match link.kind.is_group() {
-                true => self.framed(program, count, threads),
+                true => self.framed(program, link.row.version, count, threads),
                 false => Ok(Made::Copy(*link)),
             });
             return apart.collect();
         };
-        Ok(vec![self.framed(whole, count, threads)?])
+        Ok(vec![self.framed(whole, version, count, threads)?])
     }
 
     /// A program as it will stand in the file.
-    fn framed(&self, program: Program, count: usize, threads: usize) -> Result<Made, MergeError> {
+    fn framed(
+        &self,
+        program: Program,
+        version: u32,
+        count: usize,
+        threads: usize,
+    ) -> Result<Made, MergeError> {
         let (raw_bytes, out_bytes) = (program.raw_bytes(), program.out_bytes);
         let with = with(raw_bytes, count);
         if with != With::Nothing {
-            return Ok(Made::Program { program: Box::new(program), with, out_bytes });
+            return Ok(Made::Program { program: Box::new(program), with, version, out_bytes });
         }
         let level = level_for(raw_bytes, self.options.level);
         let bytes = ProgramFrame::encode_on(&[&program], level, threads).map_err(DimgError::from)?;
-        Ok(Made::Frame { bytes, out_bytes })
+        Ok(Made::Frame { bytes, version, out_bytes })
     }
 
-    /// The programs as one, if it is not much longer than they are.
-    fn whole(&self, links: &[Link], programs: &[Program], limit: u64) -> Result<Option<Program>, MergeError> {
-        let Some((first, rest)) = programs.split_first() else { return Ok(None) };
-        let mut whole = first.clone();
+    /// The programs as one, if it is not much longer than they are, and its version.
+    fn whole(
+        &self,
+        links: &[Link],
+        programs: &[Program],
+        limit: u64,
+    ) -> Result<Option<(Program, u32)>, MergeError> {
+        let Some(((first, rest), link)) = programs.split_first().zip(links.first()) else { return Ok(None) };
+        let (mut whole, mut version) = (first.clone(), link.row.version);
         for (link, program) in links.iter().skip(1).zip(rest) {
+            if link.row.is_fill() && whole.raw_bytes() > FILLED_PROGRAM_BYTES {
+                continue;
+            }
             match self.in_frame(link, |_| compose_within(&whole, program, limit))? {
-                Some(composed) => whole = composed,
+                Some(composed) => (whole, version) = (composed, StageCodec::Program.version()),
                 None => return Ok(None),
             }
         }
-        Ok(Some(whole))
+        Ok(Some((whole, version)))
     }
 
     fn stage(link: &Link) -> Stage {

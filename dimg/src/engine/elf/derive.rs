@@ -1,5 +1,6 @@
 //! Relocated patches: passes of matching, voting and relocating.
 
+use super::fill;
 use super::image::Image;
 use super::relocate::relocate_scanned;
 use super::rough;
@@ -27,6 +28,8 @@ pub struct Relocated {
     pub map: AddressMap,
     /// Makes the new file from the old one so moved.
     pub program: Program,
+    /// Makes of the old file one that the map and the program make the same of, see [`fill`](super::fill); none where that gains nothing.
+    pub fill: Option<Program>,
 }
 
 /// Whether both are ELF files for the same machine that this codec understands.
@@ -68,27 +71,29 @@ pub fn derive(
     let threads = options.threads;
     let scan = Scan::new(&before, Version::LAST, threads);
     let rough = inserts_little(plain, new.len());
-    let mut best: Option<Relocated> = None;
+    let mut best: Option<(Relocated, Map)> = None;
     for pass in 1..=passes {
-        let program = best.as_ref().map_or(plain, |best| &best.program);
+        let program = best.as_ref().map_or(plain, |(best, _)| &best.program);
         let map = vote(&scan, &after, vote::copies(program)?, options.index_bytes, threads);
         if map.segments() == 0 {
             break;
         }
-        let settled = best.as_ref().is_some_and(|best| best.map == map);
+        let settled = best.as_ref().is_some_and(|(best, _)| best.map == map);
         let last = settled || pass == passes;
         let mut file = scratch().map_err(EngineError::Output)?;
         relocate_scanned(&scan, &map, threads, &mut file).map_err(EngineError::Output)?;
         let moved = Map::file(&file).map_err(EngineError::Output)?;
         // Before the last pass it is only what moved where that counts.
         let program = diff(&moved, new, &MatchOptions { coarse: rough && !last, ..*options });
-        let worse = best.as_ref().is_some_and(|best| best.program.raw_bytes() < program.raw_bytes());
-        best = Some(Relocated { map, program }).filter(|_| !worse).or(best);
+        let worse = best.as_ref().is_some_and(|(best, _)| best.program.raw_bytes() < program.raw_bytes());
+        best = Some((Relocated { map, program, fill: None }, moved)).filter(|_| !worse).or(best);
         if last {
             break;
         }
     }
-    Ok(best)
+    let Some((mut best, moved)) = best else { return Ok(None) };
+    best.fill = fill::find(&scan, &best, &moved, threads, scratch)?;
+    Ok(Some(best))
 }
 
 /// As [`derive`] in one pass, where addresses went being seen at a glance: no plain program is needed.
@@ -113,5 +118,5 @@ pub fn derive_quick(
     relocate_scanned(&scan, &map, threads, &mut file).map_err(EngineError::Output)?;
     let moved = Map::file(&file).map_err(EngineError::Output)?;
     let program = diff_hinted(&moved, new, &copies, options);
-    Ok(Some(Relocated { map, program }))
+    Ok(Some(Relocated { map, program, fill: None }))
 }

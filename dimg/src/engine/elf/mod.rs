@@ -16,6 +16,7 @@ mod arm;
 mod code;
 mod data;
 mod derive;
+mod fill;
 mod golang;
 mod image;
 mod map;

@@ -148,6 +148,11 @@ impl<'i> Scan<'i> {
         Self { image, version, regions, golang, jump_tables: jump_tables.finish(), units }
     }
 
+    /// The regions, by offset.
+    pub(super) fn regions(&self) -> &[Region] {
+        &self.regions
+    }
+
     /// The number of units.
     pub(super) fn units(&self) -> usize {
         self.units.len()

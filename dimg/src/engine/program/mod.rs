@@ -31,7 +31,7 @@ pub use builder::Builder;
 pub(crate) use compose::layout_memory;
 pub use compose::{compose, compose_within};
 
-pub(crate) use walk::{RunReader, read_number, skip_program};
+pub(crate) use walk::{Run, RunReader, read_number, skip_program};
 
 use std::fmt;
 

@@ -165,6 +165,7 @@ fn each_check_of_recipes_and_frames_refuses() {
     let (recipes, frames) = (dimg.recipes().unwrap().to_vec(), dimg.frames().unwrap().to_vec());
     let group = recipes.iter().position(|recipe| recipe.stages[0].slot > 0).unwrap();
     let alone = recipes.iter().position(|recipe| recipe.stages[0].codec == StageCodec::Bsdiff).unwrap();
+    let two = recipes.iter().position(|recipe| recipe.stages.len() == 2).unwrap();
     let recipe = |change: &dyn Fn(&mut Vec<RecipeRow>)| {
         let mut recipes = recipes.clone();
         change(&mut recipes);
@@ -183,6 +184,15 @@ fn each_check_of_recipes_and_frames_refuses() {
         (recipe(&|recipes| recipes[alone].stages[0].slot = 1), "has no slot 1"),
         (recipe(&|recipes| recipes[group].stages[0].slot = 500), "asked for"),
         (recipe(&|recipes| recipes.truncate(1)), "number of stages"),
+        (recipe(&|recipes| recipes[0].stages[0].version = 3), "version 3 of plain is not known"),
+        (
+            recipe(&|recipes| recipes[0].stages[0].version = StageCodec::FILL),
+            "the last stage of a recipe is a fill",
+        ),
+        (
+            recipe(&|recipes| recipes[two].stages[0].version = StageCodec::FILL),
+            "a stage fills 120 bytes, not 126",
+        ),
     ] {
         assert!(
             error.starts_with("read ") && (error.contains(why) || error.contains("slot")),
