@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{self, Write};
 use std::num::NonZeroUsize;
+use std::path::Path;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
+use d4c_sys::Map;
 use dimg::Hasher;
 use dimg::build::Codec;
 use dimg::content::{Bytes, open_exact};
@@ -84,13 +86,14 @@ impl Write for Sink {
     }
 }
 
-/// Makes all patched contents of two deltas of a pair, the default one and one of programs alone.
+/// Makes all patched contents of two deltas of a pair, the default one and one of programs alone. Deltas are kept in `keep`, and
+/// taken from there when they are there already.
 ///
 /// # Errors
 /// A delta cannot be made, or makes something else.
-pub fn measure(pair: &Pair, threads: NonZeroUsize) -> Result<BTreeMap<How, Speed>> {
-    let mut speeds = made(pair, Codec::Auto, threads)?;
-    if let Some(speed) = made(pair, Codec::Plain, threads)?.get(&How::Plain) {
+pub fn measure(pair: &Pair, threads: NonZeroUsize, keep: Option<&Path>) -> Result<BTreeMap<How, Speed>> {
+    let mut speeds = made(pair, &delta(pair, Codec::Auto, threads, keep)?)?;
+    if let Some(speed) = made(pair, &delta(pair, Codec::Plain, threads, keep)?)?.get(&How::Plain) {
         speeds.insert(How::AllPlain, *speed);
     }
     let all: Vec<_> = pair.files.iter().map(|(_, new)| new).collect();
@@ -105,10 +108,24 @@ pub fn measure(pair: &Pair, threads: NonZeroUsize) -> Result<BTreeMap<How, Speed
     Ok(speeds)
 }
 
-fn made(pair: &Pair, codec: Codec, threads: NonZeroUsize) -> Result<BTreeMap<How, Speed>> {
+/// The delta of a pair, kept or made.
+fn delta(pair: &Pair, codec: Codec, threads: NonZeroUsize, keep: Option<&Path>) -> Result<Bytes> {
+    let name: String = pair.name.chars().map(|c| if c.is_alphanumeric() { c } else { '-' }).collect();
+    let path = keep.map(|dir| dir.join(format!("{name}-{codec:?}.dimg")));
+    if let Some(path) = path.as_ref().filter(|path| path.exists()) {
+        let map = Map::path(path).with_context(|| format!("read delta: {}", path.display()))?;
+        return Ok(Bytes::new(map));
+    }
     let mut file = Vec::new();
     ours::delta(pair, Level::Default, codec, threads)?.write_to(&mut file)?;
-    let dimg = Dimg::open(Bytes::from(file))?;
+    if let Some(path) = path {
+        std::fs::write(&path, &file).with_context(|| format!("write delta: {}", path.display()))?;
+    }
+    Ok(Bytes::from(file))
+}
+
+fn made(pair: &Pair, file: &Bytes) -> Result<BTreeMap<How, Speed>> {
+    let dimg = Dimg::open(file.clone())?;
     let parent: Vec<_> = pair.old.layers.iter().map(|layer| layer.index.clone()).collect();
     let image = dimg.resolve(Some(&parent))?;
     let mut recipes: BTreeMap<How, Vec<&Recipe>> = BTreeMap::new();

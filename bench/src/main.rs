@@ -48,6 +48,9 @@ struct Args {
     /// Measure only these: fast, default, best, plain, bsdiff, xdelta3, zstd (default: all); or apply: how fast contents are made
     #[arg(long, value_name = "TOOL,…", value_delimiter = ',', conflicts_with = "baseline")]
     only: Vec<String>,
+    /// For `apply`: keep deltas there, and take those from there that it has already
+    #[arg(long, value_name = "DIR")]
+    keep: Option<PathBuf>,
 }
 
 /// Series and tags measured when no pair is given: each is in `hack/images`.
@@ -107,7 +110,8 @@ fn main() -> Result<()> {
         let mut speeds = Vec::new();
         for (old, new) in &pairs {
             let pair = Pair::open(old, new).with_context(|| format!("open pair: {old}, {new}"))?;
-            speeds.push((pair.name.clone(), apply::measure(&pair, std::thread::available_parallelism()?)?));
+            let threads = std::thread::available_parallelism()?;
+            speeds.push((pair.name.clone(), apply::measure(&pair, threads, args.keep.as_deref())?));
         }
         print!("{}", apply::markdown(&speeds));
         return Ok(());
