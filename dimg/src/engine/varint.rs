@@ -37,6 +37,7 @@ pub fn take(input: &mut &[u8]) -> Option<u64> {
 ///
 /// # Errors
 /// Those of the reader; [`io::ErrorKind::InvalidData`] for a varint that is cut off, not minimal, or above 64 bits.
+#[inline]
 pub fn read<R: BufRead + ?Sized>(input: &mut R) -> io::Result<u64> {
     let buffer = input.fill_buf()?;
     // The common case: the whole varint is in the buffer.
@@ -46,6 +47,16 @@ pub fn read<R: BufRead + ?Sized>(input: &mut R) -> io::Result<u64> {
         let value = u64::from(*byte);
         input.consume(1);
         return Ok(value);
+    }
+    read_longer(input)
+}
+
+/// As [`read`], of one that is not a byte, or not in the buffer.
+fn read_longer<R: BufRead + ?Sized>(input: &mut R) -> io::Result<u64> {
+    let buffer = input.fill_buf()?;
+    if let [first @ 0x80..=0xff, second @ 1..0x80, ..] = *buffer {
+        input.consume(2);
+        return Ok(u64::from(first & 0x7f) | u64::from(second) << 7);
     }
     if buffer.len() >= MAX_VARINT_BYTES {
         let mut rest = buffer;

@@ -142,70 +142,92 @@ impl AddressMap {
     }
 }
 
-/// A map ready for many questions: the segments of a bucket of addresses are found without a search through all of them.
+/// A map ready for many questions: for most addresses the answer stands in a table.
 #[derive(Debug)]
 pub(super) struct Shifts<'m> {
     map: &'m AddressMap,
-    locations: Buckets,
-    overrides: Buckets,
+    buckets: Buckets,
+    /// For each bucket how many locations and overrides start before it.
+    locations: Vec<u32>,
+    overrides: Vec<u32>,
+    /// For each bucket by how much its bytes move, and what names them; [`MIXED`] where that is not the same for all.
+    bytes: Vec<i64>,
+    targets: Vec<i64>,
 }
 
-/// For each bucket of addresses how many starts lie before it.
-#[derive(Debug)]
+/// Not all addresses of a bucket move alike. (Where all move by so much, they are looked for.)
+const MIXED: i64 = i64::MIN;
+
+/// Buckets of addresses, of the same length; the first one has what lies before, the last one what lies behind.
+#[derive(Clone, Copy, Debug)]
 struct Buckets {
     low: u64,
     log: u32,
-    before: Vec<u32>,
+    last: usize,
 }
 
 /// Logarithm of the most buckets; there are about eight to a start.
 const BUCKETS_LOG: u32 = 16;
 
 impl Buckets {
-    /// Of ascending `starts`; what lies beyond `high` shares the last bucket.
-    fn new(starts: impl ExactSizeIterator<Item = u64>, low: u64, high: u64) -> Self {
+    fn new(starts: usize, low: u64, high: u64) -> Self {
         let span = 64 - high.saturating_sub(low).leading_zeros();
-        let wanted = (64 - (starts.len() as u64).leading_zeros() + 3).min(BUCKETS_LOG);
+        let wanted = (64 - (starts as u64).leading_zeros() + 3).min(BUCKETS_LOG);
         let log = span.saturating_sub(wanted);
-        let count = usize::try_from((high.saturating_sub(low) >> log) + 1).unwrap_or(1);
-        let mut buckets = Self { low, log, before: vec![0; count + 2] };
+        Self { low, log, last: usize::try_from(high.saturating_sub(low) >> log).unwrap_or(0) }
+    }
+
+    #[inline]
+    fn of(self, address: u64) -> usize {
+        let bucket = usize::try_from(address.saturating_sub(self.low) >> self.log).unwrap_or(usize::MAX);
+        bucket.min(self.last)
+    }
+
+    /// For each bucket, and one behind, how many of ascending `starts` lie before it.
+    fn before(self, starts: impl Iterator<Item = u64>) -> Vec<u32> {
+        let mut before = vec![0; self.last + 2];
         for start in starts {
-            let bucket = buckets.of(start);
-            buckets.before[bucket + 1] += 1;
+            before[self.of(start) + 1] += 1;
         }
         let mut sum = 0;
-        for before in &mut buckets.before {
+        for before in &mut before {
             sum += *before;
             *before = sum;
         }
-        buckets
-    }
-
-    fn of(&self, address: u64) -> usize {
-        let bucket = usize::try_from(address.saturating_sub(self.low) >> self.log).unwrap_or(usize::MAX);
-        bucket.min(self.before.len() - 2)
-    }
-
-    /// The segments that start in the bucket of `address` are in this range; the one before it may reach into it.
-    fn range(&self, address: u64) -> (usize, usize) {
-        let bucket = self.of(address);
-        (self.before[bucket] as usize, self.before[bucket + 1] as usize)
+        before
     }
 }
 
 impl<'m> Shifts<'m> {
     /// For addresses mostly from `low` to `high`.
     pub(super) fn new(map: &'m AddressMap, low: u64, high: u64) -> Self {
-        Self {
-            map,
-            locations: Buckets::new(map.locations.iter().map(|location| location.start), low, high),
-            overrides: Buckets::new(map.overrides.iter().map(|segment| segment.start), low, high),
+        let buckets = Buckets::new(map.locations.len().max(map.overrides.len()), low, high);
+        let locations = buckets.before(map.locations.iter().map(|location| location.start));
+        let overrides = buckets.before(map.overrides.iter().map(|segment| segment.start));
+        let mut shifts = Self { map, buckets, locations, overrides, bytes: Vec::new(), targets: Vec::new() };
+        let even = |starts: &[u32], bucket: usize| starts[bucket] == starts[bucket + 1];
+        for bucket in 0..=buckets.last {
+            let mut shift = MIXED;
+            if even(&shifts.locations, bucket) {
+                shift = shifts.of_number(shifts.locations[bucket]);
+            }
+            shifts.bytes.push(shift);
+            let first = low.saturating_add((bucket as u64) << buckets.log);
+            // What reaches into the bucket.
+            let before = (shifts.overrides[bucket] as usize).checked_sub(1);
+            let reaches = before.is_some_and(|place| map.overrides[place].end > first);
+            shifts.targets.push(match even(&shifts.overrides, bucket) && !reaches {
+                true => shift,
+                false => MIXED,
+            });
         }
+        shifts
     }
 
     /// The number of the location that has the byte at `address`, plus one; 0 before the first.
     pub(super) fn location(&self, address: u64) -> u32 {
-        let (from, to) = self.locations.range(address);
+        let bucket = self.buckets.of(address);
+        let (from, to) = (self.locations[bucket] as usize, self.locations[bucket + 1] as usize);
         let place = from + self.map.locations[from..to].partition_point(|location| location.start <= address);
         u32::try_from(place).unwrap_or(u32::MAX)
     }
@@ -217,13 +239,26 @@ impl<'m> Shifts<'m> {
     }
 
     /// By how much the byte at `address` moves.
+    #[inline]
     pub(super) fn of_location(&self, address: u64) -> i64 {
-        self.of_number(self.location(address))
+        match self.bytes[self.buckets.of(address)] {
+            MIXED => self.of_number(self.location(address)),
+            shift => shift,
+        }
     }
 
     /// By how much `address` moves where it is named.
+    #[inline]
     pub(super) fn of_target(&self, address: u64) -> i64 {
-        let (from, to) = self.overrides.range(address);
+        let bucket = self.buckets.of(address);
+        match self.targets[bucket] {
+            MIXED => self.target_within(bucket, address),
+            shift => shift,
+        }
+    }
+
+    fn target_within(&self, bucket: usize, address: u64) -> i64 {
+        let (from, to) = (self.overrides[bucket] as usize, self.overrides[bucket + 1] as usize);
         let place = from + self.map.overrides[from..to].partition_point(|segment| segment.start <= address);
         match place.checked_sub(1).map(|place| &self.map.overrides[place]) {
             Some(segment) if address < segment.end => segment.shift,

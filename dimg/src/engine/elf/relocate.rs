@@ -1,5 +1,6 @@
 //! Writing the old file with its addresses moved.
 
+use super::image::{u32_at, u64_at};
 use super::map::Shifts;
 use super::scan::{Field, Form, Scan};
 use super::{AddressMap, Image, Version};
@@ -42,27 +43,23 @@ pub(super) fn relocate_scanned(
 ) -> io::Result<()> {
     let (image, old) = (scan.image, scan.image.bytes);
     let shifts = Shifts::new(map, image.low, image.high);
-    let mut writer = Rewriter { old, at: 0, buffer: Vec::with_capacity(BUFFER_BYTES), out, result: Ok(()) };
-    let changed = |field: &Field| {
-        let (old, new) = moved(old, field, &shifts);
-        (new != old).then_some((field.offset, new, field.form.bytes()))
-    };
+    let mut writer = Rewriter { old, start: 0, buffer: Vec::new(), out, result: Ok(()) };
     if threads <= 1 {
-        scan.run(&mut |field| {
-            if let Some((offset, new, bytes)) = changed(field) {
-                writer.put(offset, &new.to_le_bytes()[..bytes]);
-            }
-        });
+        scan.run(&mut |field| writer.put(field.offset, moved(old, field, &shifts).1, field.form));
         return writer.finish();
     }
+    let changed = |field: &Field| {
+        let (old, new) = moved(old, field, &shifts);
+        (new != old).then_some((field.offset, new, field.form))
+    };
     let unit = |number| {
         let mut all = Vec::new();
         scan.unit(number, &mut |field| all.extend(changed(field)));
         all
     };
     in_order(threads, scan.units(), unit, |all| {
-        for (offset, new, bytes) in all {
-            writer.put(offset, &new.to_le_bytes()[..bytes]);
+        for (offset, new, form) in all {
+            writer.put(offset, new, form);
         }
         writer.result.is_ok()
     });
@@ -107,51 +104,57 @@ pub(super) fn moved(old: &[u8], field: &Field, shifts: &Shifts<'_>) -> (u64, u64
 
 /// What stands in a field of `bytes`, 0 where it is cut off.
 pub(super) fn value_at(bytes: &[u8], offset: usize, form: Form) -> u64 {
-    let mut value = [0; 8];
-    if let Some(field) = bytes.get(offset..offset + form.bytes()) {
-        value[..field.len()].copy_from_slice(field);
+    match form.bytes() {
+        8 => u64_at(bytes, offset).unwrap_or(0),
+        _ => u32_at(bytes, offset).unwrap_or(0).into(),
     }
-    u64::from_le_bytes(value)
 }
 
+/// Writes the old file in pieces, in which fields are set.
 struct Rewriter<'r> {
     old: &'r [u8],
-    /// Up to here the old file is in the buffer.
-    at: usize,
+    /// Where in the old file the piece in the buffer starts: all before is written.
+    start: usize,
     buffer: Vec<u8>,
     out: &'r mut dyn Write,
     result: io::Result<()>,
 }
 
 impl Rewriter<'_> {
-    /// Writes the old file up to `offset`, and these bytes in place of those there.
-    fn put(&mut self, offset: usize, bytes: &[u8]) {
-        self.copy(offset);
-        self.buffer.extend_from_slice(bytes);
-        self.at += bytes.len();
-    }
-
-    fn copy(&mut self, to: usize) {
-        while self.at < to {
-            let count = (to - self.at).min(BUFFER_BYTES);
-            if self.buffer.len() + count + 8 > BUFFER_BYTES {
-                self.flush();
+    /// Sets a field, which lies in the file and behind those set before.
+    #[inline]
+    fn put(&mut self, offset: usize, value: u64, form: Form) {
+        let end = offset + form.bytes();
+        if end > self.start + self.buffer.len() {
+            self.go_on(offset);
+        }
+        if let Some(field) =
+            self.buffer.get_mut(offset.wrapping_sub(self.start)..end.wrapping_sub(self.start))
+        {
+            match (field.len(), value.to_le_bytes()) {
+                (8, bytes) => field.copy_from_slice(&bytes),
+                (_, [a, b, c, d, ..]) => field.copy_from_slice(&[a, b, c, d]),
             }
-            self.buffer.extend_from_slice(&self.old[self.at..self.at + count]);
-            self.at += count;
         }
     }
 
-    fn flush(&mut self) {
-        if self.result.is_ok() {
-            self.result = self.out.write_all(&self.buffer);
+    /// Writes all before `offset`; the piece from there on is next.
+    #[cold]
+    fn go_on(&mut self, offset: usize) {
+        let done = self.buffer.len().min(offset - self.start);
+        for part in [&self.buffer[..done], &self.old[self.start + done..offset]] {
+            if self.result.is_ok() {
+                self.result = self.out.write_all(part);
+            }
         }
+        self.start = offset;
+        let end = offset.saturating_add(BUFFER_BYTES).min(self.old.len());
         self.buffer.clear();
+        self.buffer.extend_from_slice(&self.old[offset..end]);
     }
 
     fn finish(mut self) -> io::Result<()> {
-        self.copy(self.old.len());
-        self.flush();
+        self.go_on(self.old.len());
         self.result
     }
 }

@@ -199,6 +199,24 @@ fn map() -> impl Strategy<Value = AddressMap> {
 
 proptest! {
     #[test]
+    fn shifts_are_those_of_the_segments(
+        map in map(),
+        (low, high) in (0u64..1 << 18, 0u64..1 << 18),
+        addresses in prop::collection::vec(0u64..1 << 22, 200),
+    ) {
+        let shifts = Shifts::new(&map, low, low.max(high));
+        for address in addresses {
+            let location = map.locations.iter().rev().find(|location| location.start <= address);
+            let moved = location.map_or(0, |location| location.shift);
+            let segment = map.overrides.iter().find(|part| part.start <= address && address < part.end);
+            prop_assert_eq!(shifts.of_location(address), moved);
+            prop_assert_eq!(shifts.of_target(address), segment.map_or(moved, |segment| segment.shift));
+        }
+    }
+}
+
+proptest! {
+    #[test]
     fn maps_come_back(map in map()) {
         let mut bytes = Vec::new();
         map.encode(&mut bytes);

@@ -6,6 +6,7 @@ use crate::engine::varint;
 use std::io::BufRead;
 
 /// Reads the next number of a stream.
+#[inline]
 pub(crate) fn read_number<R: BufRead>(
     streams: &mut [R; STREAMS],
     kind: StreamKind,
@@ -35,6 +36,7 @@ pub(crate) struct RunReader {
 
 impl RunReader {
     /// The next piece of a run, at most `limit` differences, which is not 0.
+    #[inline]
     pub(crate) fn next<R: BufRead>(
         &mut self,
         streams: &mut [R; STREAMS],
