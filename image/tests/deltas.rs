@@ -15,7 +15,7 @@ use common::server::*;
 use common::*;
 use d4c_image::error::{Class, SourceError};
 use d4c_image::manifest::{Descriptor, media};
-use d4c_image::registry::{Access, OnBytes, RegistryOptions, Repository};
+use d4c_image::registry::{Access, OnBytes, Partial, RegistryOptions, Repository};
 use d4c_image::source::{RemoteImage, Source};
 use dimg::Digest;
 
@@ -34,6 +34,10 @@ fn noise(bytes: u64) -> File {
     let mut file = tempfile::tempfile().unwrap();
     std::io::copy(&mut File::open("/dev/urandom").unwrap().take(bytes), &mut file).unwrap();
     file
+}
+
+fn unkept() -> Partial {
+    Partial::unkept(tempfile::tempfile().unwrap())
 }
 
 fn digest(file: &File) -> Digest {
@@ -71,22 +75,18 @@ fn large_blobs_come_in_pieces_and_go_on_where_they_broke_off() {
         let cut = open_repository(&cutting_proxy(server.address.clone(), 3_000_000));
         for repository in [&direct, &cut] {
             let (received, on_bytes) = counter();
-            let fetched = repository.fetch_blob(
-                &described(expected, size),
-                tempfile::tempfile().unwrap(),
-                Some(on_bytes),
-            );
+            let fetched = repository.fetch_blob(&described(expected, size), unkept(), Some(on_bytes));
             let fetched = fetched.unwrap();
-            assert_eq!((digest(&fetched), fetched.metadata().unwrap().len()), (expected, size));
+            assert_eq!((digest(fetched.file()), fetched.file().metadata().unwrap().len()), (expected, size));
             assert_eq!(received.load(Ordering::Relaxed), size);
         }
         for wrong in [size - 1, size + 1] {
-            let error = direct.fetch_blob(&described(expected, wrong), tempfile::tempfile().unwrap(), None);
+            let error = direct.fetch_blob(&described(expected, wrong), unkept(), None);
             assert_eq!(error.unwrap_err().class(), Class::Corrupt, "{wrong}");
         }
     }
     assert_eq!(direct.put_bytes(b"{}").ok(), Some(true));
-    let missing = direct.fetch_blob(&described(Digest([7; 32]), 5), tempfile::tempfile().unwrap(), None);
+    let missing = direct.fetch_blob(&described(Digest([7; 32]), 5), unkept(), None);
     assert!(missing.unwrap_err().to_string().contains("missing from the registry"));
 }
 

@@ -344,10 +344,15 @@ config_path = {hosts:?}
     /// # Errors
     /// Fails only when it cannot be started.
     pub fn d4c<I: IntoIterator<Item: AsRef<std::ffi::OsStr>>>(&self, arguments: I) -> Result<Output> {
+        Output::of(self.d4c_command().args(arguments))
+    }
+
+    /// The same, its arguments still to come.
+    pub fn d4c_command(&self) -> Command {
         let mut command = self.sandbox.command(built("d4c"));
         command.arg("--address").arg(self.socket()).arg("--control").arg(Snapshotter::control(self.sandbox));
-        command.env("XDG_CACHE_HOME", self.sandbox.path("cache"));
-        Output::of(command.args(arguments))
+        command.env("XDG_CACHE_HOME", self.sandbox.path("cache")).env("TMPDIR", self.sandbox.root());
+        command
     }
 
     /// Waits until containerd sees a plugin that was started again: after a failure it dials only when some time, seconds at most, has passed.

@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -64,6 +64,20 @@ struct Shared {
     faults: AtomicU64,
     bytes: AtomicU64,
     lines: Mutex<Vec<String>>,
+    watched: Mutex<Watched>,
+    changed: Condvar,
+}
+
+/// Answers to requests that have a text in their line.
+#[derive(Default)]
+struct Watched {
+    text: Option<String>,
+    /// Bytes of their bodies passed to clients.
+    passed: u64,
+    /// No more are for now: who has more waits.
+    limit: u64,
+    /// Those that began to wait before are let go, by the end of their connection.
+    round: u64,
 }
 
 impl Proxy {
@@ -81,6 +95,8 @@ impl Proxy {
             faults: AtomicU64::default(),
             bytes: AtomicU64::default(),
             lines: Mutex::default(),
+            watched: Mutex::default(),
+            changed: Condvar::new(),
         });
         let ours = Arc::clone(&shared);
         std::thread::spawn(move || {
@@ -96,6 +112,24 @@ impl Proxy {
     /// A reference to an image behind it.
     pub fn reference(&self, name: &str) -> String {
         format!("127.0.0.1:{}/{name}", self.port)
+    }
+
+    /// From now on counts bodies of answers to requests with `text` in their line, and stops them all together after so many bytes.
+    pub fn stop_after(&self, text: &str, limit: u64) {
+        let mut watched = self.shared.watched.lock().unwrap_or_else(PoisonError::into_inner);
+        *watched = Watched { text: Some(text.to_owned()), passed: 0, limit, round: watched.round };
+    }
+
+    /// Stops no more; the connections that were stopped end.
+    pub fn go_on(&self) {
+        let mut watched = self.shared.watched.lock().unwrap_or_else(PoisonError::into_inner);
+        (watched.limit, watched.round) = (u64::MAX, watched.round + 1);
+        self.shared.changed.notify_all();
+    }
+
+    /// Bytes of the bodies that [`Proxy::stop_after`] has counted.
+    pub fn watched_bytes(&self) -> u64 {
+        self.shared.watched.lock().unwrap_or_else(PoisonError::into_inner).passed
     }
 
     /// Bytes of bodies passed to clients.
@@ -173,9 +207,7 @@ impl Shared {
         let left = length(&request).unwrap_or(0).saturating_sub(sent);
         std::io::copy(&mut client.try_clone()?.take(left), &mut server)?;
         let (answer, start) = head(&mut server)?;
-        let mut body = start;
-        server.read_to_end(&mut body)?;
-        self.answer(&mut client, &line, &answer, body, fault)
+        self.answer(&mut client, &line, &answer, (start, server), fault)
     }
 
     fn answer(
@@ -183,40 +215,100 @@ impl Shared {
         client: &mut TcpStream,
         line: &str,
         answer: &str,
-        mut body: Vec<u8>,
+        (start, mut server): (Vec<u8>, TcpStream),
         fault: Option<Fault>,
     ) -> Result<()> {
         let is_head = line.starts_with("HEAD");
-        let told = length(answer).unwrap_or(body.len() as u64);
-        let told = match fault {
-            Some(Fault::Longer(more)) => told + more,
-            Some(Fault::Shorter) => told.saturating_sub(1),
-            _ => told,
-        };
-        if fault == Some(Fault::Flipped)
-            && let Some(byte) = body.len().checked_div(2).and_then(|middle| body.get_mut(middle))
-        {
-            *byte ^= 1;
-        }
-        if let Some(Fault::Cut(after)) = fault {
-            body.truncate(after);
-        }
         let is_chunked = answer.to_ascii_lowercase().contains("transfer-encoding: chunked");
+        let mut start = start;
+        // Of what tells its length, each part is passed on as it comes.
+        let length = match length(answer) {
+            Some(length) => length,
+            None => {
+                server.read_to_end(&mut start)?;
+                start.len() as u64
+            }
+        };
+        let told = match fault {
+            Some(Fault::Longer(more)) => length + more,
+            Some(Fault::Shorter) => length.saturating_sub(1),
+            _ => length,
+        };
         let mut head = without(answer, &["connection", "content-length"]);
         if !is_chunked {
             head += &format!("Content-Length: {told}\r\n");
         }
         write!(client, "{head}Connection: close\r\n\r\n")?;
         if !is_head {
-            self.bytes.fetch_add(body.len() as u64, Ordering::Relaxed);
-            let pieces = if fault == Some(Fault::Slow) { 5 } else { 1 };
-            for piece in body.chunks(body.len().div_ceil(pieces).max(1)) {
-                client.write_all(piece)?;
-                if pieces > 1 {
-                    std::thread::sleep(Duration::from_millis(25));
-                }
-            }
+            self.body(client, line, &mut start.chain(server), length, fault)?;
         }
         client.shutdown(Shutdown::Both).context("end")
+    }
+
+    /// Passes a body of `length` bytes on.
+    fn body(
+        &self,
+        client: &mut TcpStream,
+        line: &str,
+        from: &mut impl Read,
+        length: u64,
+        fault: Option<Fault>,
+    ) -> Result<()> {
+        let end = if let Some(Fault::Cut(after)) = fault { length.min(after as u64) } else { length };
+        let flipped = (fault == Some(Fault::Flipped)).then_some(length / 2);
+        let pause = (fault == Some(Fault::Slow)).then(|| length.div_ceil(5).max(1));
+        let mut buffer = vec![0; 64 << 10];
+        let mut at = 0;
+        while at < end {
+            let wanted = (end - at).min(pause.unwrap_or(u64::MAX)).min(buffer.len() as u64);
+            let read = from.read(&mut buffer[..usize::try_from(wanted)?])?;
+            if read == 0 {
+                break;
+            }
+            let part = &mut buffer[..read];
+            if let Some(byte) = flipped.and_then(|place| place.checked_sub(at))
+                && let Some(byte) = part.get_mut(usize::try_from(byte)?)
+            {
+                *byte ^= 1;
+            }
+            self.pass(client, line, part)?;
+            at += read as u64;
+            if pause.is_some_and(|every| at % every < read as u64) {
+                std::thread::sleep(Duration::from_millis(25));
+            }
+        }
+        Ok(())
+    }
+
+    /// Passes a part of a body on, and counts it, once it may.
+    fn pass(&self, client: &mut TcpStream, line: &str, mut part: &[u8]) -> Result<()> {
+        while !part.is_empty() {
+            let now = part.len().min(self.allowed(line, part.len())?);
+            client.write_all(&part[..now])?;
+            self.bytes.fetch_add(now as u64, Ordering::Relaxed);
+            part = &part[now..];
+        }
+        Ok(())
+    }
+
+    /// How many of `wanted` bytes may be passed now; they are counted as passed where they are watched.
+    fn allowed(&self, line: &str, wanted: usize) -> Result<usize> {
+        let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
+        let round = watched.round;
+        loop {
+            if !watched.text.as_ref().is_some_and(|text| line.contains(text)) {
+                return Ok(wanted);
+            }
+            if watched.round != round {
+                bail!("stopped, and let go");
+            }
+            let left = watched.limit.saturating_sub(watched.passed);
+            if left > 0 {
+                let now = usize::try_from(left).unwrap_or(usize::MAX).min(wanted);
+                watched.passed += now as u64;
+                return Ok(now);
+            }
+            watched = self.changed.wait(watched).unwrap_or_else(PoisonError::into_inner);
+        }
     }
 }

@@ -1,12 +1,11 @@
 //! Tier 0: many random faults of a registry, at once and without privilege. What is fetched is right, or it is an error.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context, Result, bail, ensure};
-use d4c_image::delta;
+use d4c_image::delta::{self, Place};
 use d4c_image::error::{Class, SourceError};
 use d4c_image::registry::RegistryOptions;
 use d4c_image::source::{Options, RemoteImage, Source};
@@ -55,11 +54,12 @@ fn update(source: &Source, expected: &Digest, tag: &Digest) -> Result<End> {
         Err(error) => return failed(error),
     };
     let Some(published) = published.first() else { return Ok(End::NoDelta) };
-    let file: File = match delta::fetch(image.repository(), published, &[], tempfile::tempfile()?, None) {
-        Ok(file) => file,
+    let place = Place::File(tempfile::tempfile()?);
+    let partial = match delta::fetch(image.repository(), published, &[], place, None) {
+        Ok(partial) => partial,
         Err(error) => return failed(error),
     };
-    let map = d4c_sys::Map::file(&file)?;
+    let map = d4c_sys::Map::file(partial.file())?;
     ensure!(Digest::of(&map) == *expected, "another delta");
     let cdimg = Cdimg::open(Bytes::new(map))?;
     ensure!(cdimg.dimg().target().manifest == *tag, "a delta of another image");

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
-use d4c_image::registry::RegistryOptions;
+use d4c_image::registry::{PARTIAL_BYTES, RegistryOptions};
 use serde::Deserialize;
 
 use crate::error::{Error, Result};
@@ -151,6 +151,7 @@ struct PullTable {
     hosts_dirs: Option<Vec<PathBuf>>,
     insecure: bool,
     serve: Option<String>,
+    partial_limit: Option<String>,
 }
 
 impl PullSettings {
@@ -167,6 +168,8 @@ impl PullSettings {
             insecure: table.insecure,
             trusted_keys,
             serve: table.serve,
+            partial_bytes: parsed("partial_limit", table.partial_limit.as_deref(), parse_size)?
+                .unwrap_or(PARTIAL_BYTES),
         })
     }
 }
@@ -188,6 +191,8 @@ pub struct PullSettings {
     pub trusted_keys: Vec<PathBuf>,
     /// URL of a `d4c serve` to ask where no delta of the registry leads there at once.
     pub serve: Option<String>,
+    /// What is kept at most of deltas whose download broke off.
+    pub partial_bytes: u64,
 }
 
 impl PullSettings {
@@ -366,7 +371,8 @@ mod tests {
             (Duration::from_secs(10), Path::new(DEFAULT_CONTENT))
         );
         assert_eq!(default.registry().hosts_dirs, RegistryOptions::default().hosts_dirs);
-        assert_eq!(default.serve, None);
+        assert_eq!((default.serve, default.partial_bytes), (None, 4 << 30));
+        assert_eq!(pull("[pull]\npartial_limit = \"1GiB\"").partial_bytes, 1 << 30);
         let serving = pull("[pull]\nserve = \"http://127.0.0.1:5080\"");
         assert_eq!(serving.serve.as_deref(), Some("http://127.0.0.1:5080"));
         let other = pull("[pull]\ndeadline = 3\nhosts_dirs = [\"/h\"]\nauth_file = \"/a\"\ninsecure = true");
@@ -385,6 +391,7 @@ mod tests {
         assert!(error("route = \"boat\"", none()).contains("unknown variant `boat`"));
         assert!(error("store_limit = \"much\"", none()).contains("store_limit: not a size"));
         assert!(error("store_reserve = \"101%\"", none()).contains("store_reserve: not a part"));
+        assert!(error("[pull]\npartial_limit = \"much\"", none()).contains("partial_limit: not a size"));
         assert!(error("[pull]\nserve = \"there\"", none()).contains("serve: not a URL: \"there\""));
         assert!(error("root = \"/a:b\"", none()).contains("mount options"));
         assert!(error("address = \"/s\"\ncontrol = \"/s\"", none()).contains("is the address too"));

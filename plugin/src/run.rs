@@ -85,6 +85,7 @@ async fn serve_all(config: &Config) -> Result<()> {
     let snapshotter = Arc::new(Snapshotter::new(store, layers, lower, hooks, overlay));
     let mut terminate = signal(SignalKind::terminate()).map_err(Error::io("catch signal", "SIGTERM"))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(Error::io("catch signal", "SIGINT"))?;
+    let pruned = puller.clone();
     let stop = async move {
         tokio::select! {
             _ = terminate.recv() => {}
@@ -96,7 +97,7 @@ async fn serve_all(config: &Config) -> Result<()> {
         }
     };
     let socket = Socket::bind(&config.address)?;
-    let control = start_control(&config.control, importer.clone(), route).await?;
+    let control = start_control(&config.control, importer.clone(), pruned, route).await?;
     notify("READY=1");
     let served = serve(socket, Service::new(snapshotter), stop).await;
     control.shutdown().await;
@@ -129,8 +130,13 @@ fn choose_route(config: &Config, root: &Path) -> Result<(Found, Holder)> {
     }
 }
 
-async fn start_control(socket: &Path, importer: Arc<Importer>, route: Route) -> Result<ControlServer> {
-    let control = ControlServer::start(socket, importer, route.name()).await?;
+async fn start_control(
+    socket: &Path,
+    importer: Arc<Importer>,
+    puller: Option<Arc<Puller>>,
+    route: Route,
+) -> Result<ControlServer> {
+    let control = ControlServer::start(socket, importer, puller, route.name()).await?;
     tracing::info!(socket = %socket.display(), "serving the command line");
     Ok(control)
 }

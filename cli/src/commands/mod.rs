@@ -6,6 +6,7 @@ pub(crate) mod build;
 mod completions;
 mod convert;
 mod diff;
+mod downloads;
 mod export;
 mod from_tags;
 mod images;

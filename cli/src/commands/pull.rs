@@ -5,9 +5,11 @@
 //! next update finds the contents on the node.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
-use d4c_image::delta::{self, Choice, Present, Published, TrustedKey, Wanted};
+use d4c_image::delta::{self, Choice, Place, Present, Published, TrustedKey, Wanted};
+use d4c_image::registry::Partials;
 use d4c_image::source::{Reference, RemoteImage, Source};
 use di3fs_snapshotter::api::control::ImportResponse;
 use di3fs_snapshotter::config::trusted_keys;
@@ -16,6 +18,7 @@ use dimg::path::Weights;
 use serde_json::{Value, json};
 
 use super::base::{self, Named, Stored};
+use super::downloads::Folder;
 use super::node::Node;
 use super::publish::SCHEME;
 use crate::config::{Config, remembered_registries};
@@ -68,6 +71,8 @@ pub(crate) fn run(options: &Options, config: &Config) -> Result<(), Failure> {
     let mut opener = Opener::new(&options.image, config, &progress)?;
     opener.options.registry.memory = remembered_registries();
     let node = Node::connect(config, &options.snapshotter)?;
+    let folder = Folder::open(&config.tmpdir)?;
+    opener.options.partials = Some(Arc::clone(&folder.partials));
     progress.stage(format!("find {text}"), Unit::Bytes, 0);
     let resolve = || RemoteImage::resolve(&reference, &opener.options);
     // What is here is looked at while the registry is waited for.
@@ -85,7 +90,9 @@ pub(crate) fn run(options: &Options, config: &Config) -> Result<(), Failure> {
         told: None,
     });
     let (stored, present) = (Vec::new(), Vec::new());
-    let mut pull = Pull { image, name, node, stored, present, served, keys, opener: &opener, config };
+    let partials = &*folder.partials;
+    let mut pull =
+        Pull { image, name, node, stored, present, served, keys, opener: &opener, partials, config };
     let done = pull.run(here)?;
     let (value, text) = pull.report(&done);
     drop(pull);
@@ -126,6 +133,8 @@ struct Pull<'a> {
     /// Those that deltas must be signed with; none where they need not be.
     keys: Vec<TrustedKey>,
     opener: &'a Opener<'a>,
+    /// Where downloads go.
+    partials: &'a Partials,
     config: &'a Config,
 }
 
@@ -287,13 +296,18 @@ impl Pull<'_> {
         for (number, published) in deltas.iter().enumerate() {
             let stage = format!("fetch delta {} of {}", number + 1, deltas.len());
             self.opener.progress.stage(stage, Unit::Bytes, published.bytes);
-            let named = Named::new(self.config)?;
-            let handle = named.file.try_clone().map_err(Failure::io("open file", named.pending.path()))?;
             let repository = self.image.repository();
             let on_bytes = self.opener.progress.on_bytes();
-            delta::fetch(repository, published, &self.keys, handle, Some(on_bytes))?;
+            let place = Place::Folder(self.partials);
+            let partial = delta::fetch(repository, published, &self.keys, place, Some(on_bytes))?;
             self.opener.progress.stage("make contents", Unit::Bytes, 0);
-            let mut made = self.node.import(named.pending.path())?;
+            let nameless = || Failure::new(Kind::Failed, "pull", &self.name, "the delta has no name");
+            let made = self.node.import(partial.path().ok_or_else(nameless)?);
+            // Also where it was of no use: the same bytes would be again. But the plugin may have ended meanwhile.
+            if made.as_ref().err().is_none_or(|failure| failure.kind != Kind::Failed) {
+                partial.remove();
+            }
+            let mut made = made?;
             if let Some(before) = last {
                 made.contents_made += before.contents_made;
                 made.bytes_made += before.bytes_made;
@@ -308,7 +322,9 @@ impl Pull<'_> {
         let open = self.image.open(&self.opener.options)?;
         let named = base::write(&open, &self.name, self.opener, self.config)?;
         self.opener.progress.stage("make contents", Unit::Bytes, 0);
-        self.node.import(named.pending.path())
+        let made = self.node.import(named.pending.path())?;
+        self.partials.remove_held();
+        Ok(made)
     }
 
     fn report(&self, done: &Done) -> (Value, String) {

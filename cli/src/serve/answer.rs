@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use d4c_image::delta::{self, Choice, NewDelta, Present, Published};
+use d4c_image::delta::{self, Choice, NewDelta, Place, Present, Published};
 use d4c_image::error::{Class, SourceError};
 use d4c_image::manifest::{Document, Manifest};
 use d4c_image::registry::{Access, Behalf, RegistryOptions, Repository};
@@ -285,7 +285,7 @@ impl Answers {
             Means::Deltas(parts) => match (parts.as_slice(), way.repository.as_deref()) {
                 ([(delta, None)], Some(repository)) => {
                     let file = out.file().try_clone().map_err(Failure::io("open file", path))?;
-                    delta::fetch(repository, delta, &[], file, None)?;
+                    delta::fetch(repository, delta, &[], Place::File(file), None)?;
                 }
                 _ => {
                     let deltas = parts.iter().map(|part| self.fetch(way, part));
@@ -336,8 +336,8 @@ impl Answers {
         let repository = way.repository.as_deref().ok_or_else(gone)?;
         let tmpdir = &self.config.tmpdir;
         let file = tempfile::tempfile_in(tmpdir).map_err(Failure::io("make temporary file", tmpdir))?;
-        let file = delta::fetch(repository, delta, &[], file, None)?;
-        Delta::of(&file, Path::new("delta"))
+        let partial = delta::fetch(repository, delta, &[], Place::File(file), None)?;
+        Delta::of(partial.file(), Path::new("delta"))
     }
 
     fn merge(

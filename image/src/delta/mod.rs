@@ -27,7 +27,7 @@ pub use signature::{TrustedKey, verify};
 
 use crate::error::SourceError;
 use crate::manifest::{Descriptor, Document};
-use crate::registry::{OnBytes, Repository};
+use crate::registry::{OnBytes, Partial, Partials, Repository};
 use artifact::{Artifact, EMPTY, EMPTY_TYPE, Told};
 
 const PUBLISH: &str = "publish delta";
@@ -199,7 +199,16 @@ pub fn require(repository: &Repository, target: Digest) -> Result<(), SourceErro
     Err(SourceError::NotFound { what: PUBLISH, on: repository.name().to_owned(), why })
 }
 
-/// Downloads `delta` into `file`, which is empty, and verifies it: its digest, and that it starts from and leads to what it is listed for.
+/// Where a delta is downloaded to.
+#[derive(Debug)]
+pub enum Place<'a> {
+    /// Into this file, which is empty.
+    File(File),
+    /// Into one of this folder, going on with what is there of it.
+    Folder(&'a Partials),
+}
+
+/// Downloads `delta` and verifies it: its digest, and that it starts from and leads to what it is listed for.
 /// Whether it makes that is seen when it is applied. With `keys`, one of these has to have signed it, which is seen before it is fetched; a
 /// signature is one of the artifact's manifest, which is read then, else only where the list does not say what it names.
 ///
@@ -209,9 +218,9 @@ pub fn fetch(
     repository: &Repository,
     delta: &Published,
     keys: &[TrustedKey],
-    file: File,
+    place: Place<'_>,
     on_bytes: Option<OnBytes>,
-) -> Result<File, SourceError> {
+) -> Result<Partial, SourceError> {
     let on = || format!("{} delta {}", repository.name(), delta.manifest);
     if !keys.is_empty() {
         verify(repository, delta.manifest, keys)?;
@@ -220,17 +229,33 @@ pub fn fetch(
         Some(digest) if keys.is_empty() => artifact::layer(digest, delta.bytes),
         _ => named_layer(repository, delta, on)?,
     };
-    let file = repository.fetch_blob(&layer, file, on_bytes)?;
-    let map = Map::file(&file).map_err(SourceError::io("map file", std::path::Path::new("delta")))?;
-    map.advise_sequential();
-    let (expected, actual) = (layer.digest, Digest::of(&map));
+    let partial = match place {
+        Place::File(file) => Partial::unkept(file),
+        Place::Folder(partials) => partials.begin(&layer)?,
+    };
+    let partial = repository.fetch_blob(&layer, partial, on_bytes)?;
+    match check(repository, delta, &layer, &partial) {
+        Ok(()) => Ok(partial),
+        Err(error) => {
+            partial.remove();
+            Err(error)
+        }
+    }
+}
+
+/// That a file is the blob that was to be fetched, and the delta that was listed.
+fn check(
+    repository: &Repository,
+    delta: &Published,
+    layer: &Descriptor,
+    partial: &Partial,
+) -> Result<(), SourceError> {
+    let on = || format!("{} delta {}", repository.name(), delta.manifest);
+    let (map, actual) = partial.digest()?;
+    let expected = layer.digest;
     if expected != actual {
-        return Err(SourceError::Digest {
-            what: "verify blob",
-            on: repository.blob_name(&layer),
-            expected,
-            actual,
-        });
+        let on = repository.blob_name(layer);
+        return Err(SourceError::Digest { what: "verify blob", on, expected, actual });
     }
     let cdimg = opened(map, FETCH, &on())?;
     if cdimg.dimg().target().manifest != delta.target {
@@ -239,7 +264,7 @@ pub fn fetch(
     if cdimg.dimg().parent().map(|parent| parent.manifest) != delta.source.map(|source| source.manifest) {
         return Err(SourceError::corrupt(FETCH, on(), "starts from another image than it is listed with"));
     }
-    Ok(file)
+    Ok(())
 }
 
 /// The cdimg that the manifest of `delta` names; `on` is the delta's name.

@@ -1,15 +1,16 @@
-//! Blobs: by ranges, several at once, each going on where it broke off.
+//! Blobs: by ranges, several at once, each going on where it broke off, within this process and after it.
 
-use std::fs::File;
-use std::os::unix::fs::FileExt;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use reqwest::header::{CONTENT_RANGE, RANGE};
 use reqwest::{Response, StatusCode};
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 
 use super::failed::Failed;
+use super::partial::{Partial, Shared};
 use super::{Inner, OnBytes, Repository};
 use crate::error::SourceError;
 use crate::manifest::Descriptor;
@@ -19,19 +20,44 @@ const WHAT: &str = "fetch blob";
 const PIECE_BYTES: u64 = 8 << 20;
 /// Pieces fetched at the same time.
 const WORKERS: u64 = 4;
+/// How often it is recorded what is there. A download that takes less costs no flush.
+const RECORD_EVERY: Duration = Duration::from_secs(1);
 
 impl Repository {
-    /// Downloads the blob that `descriptor` names into `file`, which is empty. It has the descriptor's size then; the digest is for whoever
-    /// reads the file to verify.
+    /// Downloads what `partial` lacks of the blob that `descriptor` names. It has the descriptor's size then; the digest is for whoever
+    /// reads it to verify. But where a process before had part of it, that is done here: a blob that comes out wrong is thrown away, and fetched anew once.
     ///
     /// # Errors
-    /// [`SourceError::Corrupt`] where the registry does not have it, though a manifest names it.
+    /// [`SourceError::Corrupt`] where the registry does not have it, though a manifest names it. What was fetched stays, but where it could not be
+    /// written: the disk may be full.
     pub fn fetch_blob(
         &self,
         descriptor: &Descriptor,
-        file: File,
+        partial: Partial,
         on_bytes: Option<OnBytes>,
-    ) -> Result<File, SourceError> {
+    ) -> Result<Partial, SourceError> {
+        let partial = partial.sized(descriptor.size);
+        let before = partial.there();
+        if before == 0 {
+            return self.fetch_missing(descriptor, partial, on_bytes);
+        }
+        if let Some(on_bytes) = &on_bytes {
+            on_bytes(before);
+        }
+        let partial = self.fetch_missing(descriptor, partial, on_bytes.clone())?;
+        if partial.digest()?.1 == descriptor.digest {
+            return Ok(partial);
+        }
+        partial.clear().map_err(SourceError::io("write blob to", partial.shown()))?;
+        self.fetch_missing(descriptor, partial, on_bytes)
+    }
+
+    fn fetch_missing(
+        &self,
+        descriptor: &Descriptor,
+        partial: Partial,
+        on_bytes: Option<OnBytes>,
+    ) -> Result<Partial, SourceError> {
         let inner = Arc::clone(&self.inner);
         let on = self.blob_name(descriptor);
         let blob = Arc::new(Blob {
@@ -40,20 +66,30 @@ impl Repository {
             name: on.clone(),
             on_bytes,
             inner,
-            file,
-            next: AtomicU64::new(0),
+            todo: Mutex::new(partial.missing()),
+            partial,
         });
         let shared = Arc::clone(&blob);
         let fetched = self.wait(async move { fetch(&shared).await })?;
         let name = self.name();
+        let taken = Arc::into_inner(blob).map(|blob| blob.partial);
+        let partial = taken.ok_or_else(|| SourceError::corrupt(WHAT, on.clone(), "still being written"))?;
         match fetched {
             Err(failed) if failed.is_missing() => {
                 Err(SourceError::corrupt(WHAT, on, "missing from the registry"))
             }
-            Err(failed) => Err(failed.told(WHAT, name)),
+            Err(failed @ Failed::Local(_)) => {
+                partial.remove();
+                Err(failed.told(WHAT, name))
+            }
+            Err(failed) => {
+                // That it cannot be recorded costs the next one bytes, and is not why this one failed.
+                let _ = partial.is_kept().then(|| partial.shared().record());
+                Err(failed.told(WHAT, name))
+            }
             Ok(()) => {
-                let taken = Arc::into_inner(blob).map(|blob| blob.file);
-                taken.ok_or_else(|| SourceError::corrupt(WHAT, on, "still being written"))
+                partial.close().map_err(SourceError::io("write blob to", partial.shown()))?;
+                Ok(partial)
             }
         }
     }
@@ -70,10 +106,10 @@ struct Blob {
     path: String,
     size: u64,
     name: String,
-    file: File,
+    partial: Partial,
     on_bytes: Option<OnBytes>,
-    /// Where the next piece begins.
-    next: AtomicU64,
+    /// What nobody fetches yet, in order.
+    todo: Mutex<VecDeque<Range<u64>>>,
 }
 
 /// Why a piece is not there.
@@ -84,12 +120,11 @@ enum Broken {
 }
 
 async fn fetch(blob: &Arc<Blob>) -> Result<(), Failed> {
-    if blob.size > PIECE_BYTES {
-        match fetch_pieces(blob).await {
-            Ok(()) => return Ok(()),
-            Err(Broken::Failed(failed)) => return Err(failed),
-            Err(Broken::NoRanges) => {}
-        }
+    let _recorder = blob.partial.is_kept().then(|| Recorder::start(Arc::clone(blob.partial.shared())));
+    match fetch_pieces(blob).await {
+        Ok(()) => return Ok(()),
+        Err(Broken::Failed(failed)) => return Err(failed),
+        Err(Broken::NoRanges) => {}
     }
     match blob.piece(0, blob.size).await {
         Ok(()) => Ok(()),
@@ -100,19 +135,16 @@ async fn fetch(blob: &Arc<Blob>) -> Result<(), Failed> {
 
 async fn fetch_pieces(blob: &Arc<Blob>) -> Result<(), Broken> {
     // Shows whether there are ranges, before several are asked for.
-    blob.piece(0, PIECE_BYTES).await?;
-    blob.next.store(PIECE_BYTES, Ordering::Relaxed);
+    let Some(first) = blob.next() else { return Ok(()) };
+    blob.piece(first.start, first.end).await?;
     let mut workers = JoinSet::new();
-    for _ in 0..WORKERS.min((blob.size - 1) / PIECE_BYTES) {
+    for _ in 0..WORKERS.min(blob.left()) {
         let blob = Arc::clone(blob);
         workers.spawn(async move {
-            loop {
-                let start = blob.next.fetch_add(PIECE_BYTES, Ordering::Relaxed);
-                if start >= blob.size {
-                    return Ok(());
-                }
-                blob.piece(start, blob.size.min(start + PIECE_BYTES)).await?;
+            while let Some(piece) = blob.next() {
+                blob.piece(piece.start, piece.end).await?;
             }
+            Ok(())
         });
     }
     // The first failure ends the others: they are aborted with the set, and waited for because they hold the file.
@@ -129,7 +161,47 @@ async fn fetch_pieces(blob: &Arc<Blob>) -> Result<(), Broken> {
     result
 }
 
+/// Records what is there while it lives. A record that is being written when it ends goes on, and the file takes it or not.
+struct Recorder(JoinHandle<()>);
+
+impl Recorder {
+    fn start(shared: Arc<Shared>) -> Self {
+        Self(tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(RECORD_EVERY).await;
+                let shared = Arc::clone(&shared);
+                // Flushing takes its time. Where it fails less is recorded, and the download goes on.
+                let _ = tokio::task::spawn_blocking(move || shared.record()).await;
+            }
+        }))
+    }
+}
+
+impl Drop for Recorder {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
 impl Blob {
+    /// The next piece.
+    fn next(&self) -> Option<Range<u64>> {
+        let mut todo = self.todo.lock().unwrap_or_else(PoisonError::into_inner);
+        let gap = todo.front_mut()?;
+        let piece = gap.start..gap.end.min(gap.start.saturating_add(PIECE_BYTES));
+        gap.start = piece.end;
+        if gap.is_empty() {
+            todo.pop_front();
+        }
+        Some(piece)
+    }
+
+    /// How many pieces there are still.
+    fn left(&self) -> u64 {
+        let todo = self.todo.lock().unwrap_or_else(PoisonError::into_inner);
+        todo.iter().map(|gap| (gap.end - gap.start).div_ceil(PIECE_BYTES)).fold(0, u64::saturating_add)
+    }
+
     /// Fetches the bytes from `start` to `end`.
     async fn piece(&self, start: u64, end: u64) -> Result<(), Broken> {
         let mut at = start;
@@ -217,8 +289,8 @@ impl Blob {
             if length > end - *at {
                 return Err(wrong(at.saturating_add(length)));
             }
-            self.file.write_all_at(&chunk, *at).map_err(|error| {
-                Failed::Local(SourceError::io("write blob to", std::path::Path::new("temporary file"))(error))
+            self.partial.shared().write(&chunk, *at).map_err(|error| {
+                Failed::Local(SourceError::io("write blob to", self.partial.shown())(error))
             })?;
             *at += length;
             if let Some(on_bytes) = &self.on_bytes {

@@ -3,7 +3,8 @@
 //! [`Repository`] blocks; the asynchronous part and its runtime are private to this folder, and a call may be made on any thread, one
 //! of another runtime included. `hosts` says where a registry is reached, `credentials` and `auth` how to log in, `request` sends to one
 //! host and decides on attempts, `failed` knows what failures mean; `manifests`, `download`, `upload` and `referrers` are the protocol;
-//! `memory` is what is known of a registry from earlier pulls.
+//! `partial` and `partials` are the files of downloads, which later processes go on with, `ranges` says what such a file has; `memory` is what is known of a
+//! registry from earlier pulls.
 //!
 //! Plain HTTP is for registries on this machine, or by flag, and for these too only where they do not speak TLS; a `hosts.toml` may name
 //! `http://` hosts. Proxies come from the environment (`HTTPS_PROXY`, `NO_PROXY`, …). Every answer has a limit that is enforced while it is
@@ -21,6 +22,9 @@ mod failed;
 mod hosts;
 mod manifests;
 mod memory;
+mod partial;
+mod partials;
+mod ranges;
 mod referrers;
 mod request;
 mod tls;
@@ -41,6 +45,8 @@ use failed::{Failed, cause, one_line};
 use hosts::Host;
 pub use manifests::Found;
 use memory::Memory;
+pub use partial::Partial;
+pub use partials::{Kept, PARTIAL_BYTES, Partials};
 pub use referrers::{Referrer, is_of_artifact};
 use request::{Attempts, Endpoint, EndpointParts, Meter, client};
 

@@ -36,7 +36,7 @@ pub use store::BlobStore;
 use crate::error::SourceError;
 use crate::manifest::Descriptor;
 use crate::platform::Platform;
-use crate::registry::RegistryOptions;
+use crate::registry::{Partials, RegistryOptions};
 use blob::Blob;
 use spool::Spool;
 
@@ -51,6 +51,8 @@ pub struct Options {
     pub max_layer_bytes: Option<u64>,
     /// How registries are reached.
     pub registry: RegistryOptions,
+    /// Where blobs of registries are downloaded to, and held; none: into files without names, in the same place as layers.
+    pub partials: Option<Arc<Partials>>,
     /// The content store behind `containerd:`.
     pub containerd: Option<Arc<dyn BlobStore>>,
 }
@@ -62,6 +64,7 @@ impl fmt::Debug for Options {
             .field("temp_dir", &self.temp_dir)
             .field("max_layer_bytes", &self.max_layer_bytes)
             .field("registry", &self.registry)
+            .field("partials", &self.partials)
             .field("containerd", &self.containerd.is_some())
             .finish()
     }

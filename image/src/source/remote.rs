@@ -1,7 +1,7 @@
 //! `docker://`: an image in a registry. The protocol is [`crate::registry`]'s.
 //!
 //! [`RemoteImage`] is what is known before a layer or the config is fetched: enough to look for deltas. A blob is downloaded into
-//! a file without a name and is then verified and unpacked like any other.
+//! a file, without a name or one that a later process goes on with, and is then verified and unpacked like any other.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use super::{Backend, Options, Source};
 use crate::error::SourceError;
 use crate::manifest::{Config, Descriptor, Document, MAX_CONFIG_BYTES, Manifest, platforms};
 use crate::platform::Platform;
-use crate::registry::{Access, Repository};
+use crate::registry::{Access, Partial, Partials, Repository};
 
 /// An image in a registry: its manifest, verified, and the repository that it is in.
 #[derive(Debug)]
@@ -82,7 +82,7 @@ impl RemoteRoot {
     /// There is none for the platform, or it is damaged.
     pub fn image(&self, options: &Options) -> Result<RemoteImage, SourceError> {
         let (repository, name) = (Arc::clone(&self.repository), self.name.clone());
-        let backend = Registry { repository, spool: options.spool() };
+        let backend = Registry { repository, spool: options.spool(), partials: None };
         let (bytes, manifest) = choose_image(&backend, self.bytes.clone(), options, &name)?;
         let digest = Digest::of(&bytes);
         Ok(RemoteImage { repository: backend.repository, name, bytes, manifest, digest })
@@ -179,7 +179,11 @@ impl RemoteImage {
     }
 
     fn backend(&self, options: &Options) -> Registry {
-        Registry { repository: Arc::clone(&self.repository), spool: options.spool() }
+        Registry {
+            repository: Arc::clone(&self.repository),
+            spool: options.spool(),
+            partials: options.partials.clone(),
+        }
     }
 }
 
@@ -187,12 +191,21 @@ impl RemoteImage {
 struct Registry {
     repository: Arc<Repository>,
     spool: Spool,
+    partials: Option<Arc<Partials>>,
 }
 
 impl Backend for Registry {
     fn blob(&self, descriptor: &Descriptor) -> Result<Blob, SourceError> {
-        let file = self.repository.fetch_blob(descriptor, self.spool.file()?, None)?;
-        self.spool.map(&file).map(Blob::Mapped)
+        let partial = match &self.partials {
+            Some(partials) => partials.begin(descriptor)?,
+            None => Partial::unkept(self.spool.file()?),
+        };
+        let partial = self.repository.fetch_blob(descriptor, partial, None)?;
+        let mapped = self.spool.map(partial.file())?;
+        if let Some(partials) = &self.partials {
+            partials.hold(partial);
+        }
+        Ok(Blob::Mapped(mapped))
     }
 
     fn blob_name(&self, descriptor: &Descriptor) -> String {

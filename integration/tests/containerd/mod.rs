@@ -7,6 +7,7 @@ mod load;
 mod ordinary;
 mod reference;
 mod registry;
+mod resumed;
 mod signed;
 mod source;
 mod status;

@@ -20,6 +20,7 @@ use crate::api::control::{
 use crate::api::control_ttrpc::{Control, create_control};
 use crate::error::{Error, Result};
 use crate::import::{ImportError, Importer, What};
+use crate::pull::Puller;
 
 /// A running control service. Dropped or shut down, it takes its socket away.
 pub struct ControlServer {
@@ -28,11 +29,16 @@ pub struct ControlServer {
 }
 
 impl ControlServer {
-    /// Serves `importer`, whose images are served by `route`, at `socket`; a socket that nobody listens at any more is replaced. Needs a tokio runtime.
+    /// Serves `importer`, whose images are served by `route`, and what `puller` keeps, at `socket`; a socket that nobody listens at any more is replaced. Needs a tokio runtime.
     ///
     /// # Errors
     /// `InUse` when another process listens there, or the socket cannot be made.
-    pub async fn start(socket: &Path, importer: Arc<Importer>, route: &'static str) -> Result<Self> {
+    pub async fn start(
+        socket: &Path,
+        importer: Arc<Importer>,
+        puller: Option<Arc<Puller>>,
+        route: &'static str,
+    ) -> Result<Self> {
         if std::os::unix::net::UnixStream::connect(socket).is_ok() {
             return Err(Error::InUse { what: "socket", path: socket.to_owned() });
         }
@@ -52,7 +58,7 @@ impl ControlServer {
         listener.set_nonblocking(true).map_err(Error::io("listen at", socket))?;
         let listener =
             tokio::net::UnixListener::from_std(listener).map_err(Error::io("listen at", socket))?;
-        let service = create_control(Arc::new(Service { importer, route }));
+        let service = create_control(Arc::new(Service { importer, puller, route }));
         let failed = |error: ttrpc::Error| Error::Unavailable {
             what: format!("serve control socket: {}: {error}", socket.display()),
         };
@@ -82,6 +88,7 @@ impl std::fmt::Debug for ControlServer {
 
 struct Service {
     importer: Arc<Importer>,
+    puller: Option<Arc<Puller>>,
     route: &'static str,
 }
 
@@ -231,7 +238,11 @@ impl Control for Service {
     }
 
     async fn prune(&self, _: &TtrpcContext, request: PruneRequest) -> ttrpc::Result<PruneResponse> {
+        let puller = self.puller.clone();
         self.run(move |importer| -> Result<_> {
+            if let Some(puller) = puller {
+                puller.sweep();
+            }
             let (images, mut removed) = importer.sweep(true)?;
             let mut left_bytes = 0;
             if request.keep_bytes > 0 {

@@ -8,9 +8,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use d4c_image::base::{self, BaseError, read_layer};
-use d4c_image::delta::{self, Choice, MAX_HAVE, Present, Published, SourceImage, TrustedKey, Wanted, Why};
+use d4c_image::delta::{
+    self, Choice, MAX_HAVE, Place, Present, Published, SourceImage, TrustedKey, Wanted, Why,
+};
 use d4c_image::error::SourceError;
-use d4c_image::registry::RegistryOptions;
+use d4c_image::registry::{Partials, RegistryOptions};
 use d4c_image::source::{Layer, OpenImage, Options, Reference, RemoteImage, Source};
 use dimg::Digest;
 use dimg::build::Side;
@@ -75,6 +77,7 @@ pub(super) struct Fetch<'a> {
     importer: &'a Importer,
     asked: &'a Asked,
     dir: &'a Path,
+    partials: &'a Partials,
     settings: &'a PullSettings,
     content: ContentDir,
     options: Options,
@@ -89,12 +92,13 @@ impl<'a> Fetch<'a> {
     pub(super) fn new(
         importer: &'a Importer,
         settings: &'a PullSettings,
-        dir: &'a Path,
+        partials: &'a Partials,
         asked: &'a Asked,
         held: &'a mut Vec<Digest>,
     ) -> Self {
         let content = ContentDir::new(&settings.content);
-        // Not below `dir`, which does not outlive this process.
+        let dir = partials.dir();
+        // Not below `dir`, of which only downloads outlive this process.
         let memory = dir.parent().map(|root| root.join("registries.json"));
         let options = Options {
             temp_dir: Some(dir.to_owned()),
@@ -104,7 +108,7 @@ impl<'a> Fetch<'a> {
         };
         let threads = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
         let until = Instant::now() + settings.deadline;
-        Self { importer, asked, dir, settings, content, options, threads, until, held }
+        Self { importer, asked, dir, partials, settings, content, options, threads, until, held }
     }
 
     /// Makes the image. Where it is not wanted any more when all is fetched, only as a base, which a later pull makes layers of.
@@ -316,14 +320,17 @@ impl<'a> Fetch<'a> {
         let keys = keys.collect::<Result<Vec<_>, _>>()?;
         let mut top = None;
         for (number, published) in deltas.iter().enumerate() {
-            let file = self.file()?;
-            let handle = file.as_file().try_clone().map_err(Error::io("open file", file.path()))?;
-            delta::fetch(image.repository(), published, &keys, handle, None)?;
-            if number + 1 < deltas.len() {
-                self.import(file.path(), What::Base, false)?;
+            let place = Place::Folder(self.partials);
+            let partial = delta::fetch(image.repository(), published, &keys, place, None)?;
+            let path = partial.path().ok_or(Failed::None("the delta has no name"))?;
+            let done = if number + 1 < deltas.len() {
+                self.import(path, What::Base, false).map(drop)
             } else {
-                top = self.last(file.path(), is_wanted)?;
-            }
+                self.last(path, is_wanted).map(|made| top = made)
+            };
+            // Also where it was of no use: the same bytes would be again.
+            partial.remove();
+            done?;
         }
         // A base that is to be unpacked may be the image itself.
         if deltas.is_empty() && is_wanted() { self.restore() } else { Ok(top) }

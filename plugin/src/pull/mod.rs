@@ -13,11 +13,12 @@ mod content;
 mod fetch;
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use d4c_image::registry::Partials;
 use dimg::Digest;
 
 use crate::config::PullSettings;
@@ -40,8 +41,8 @@ pub struct Puller {
     store: Arc<Store>,
     importer: Arc<Importer>,
     settings: PullSettings,
-    /// What is being fetched, and unpacked layers of bases.
-    dir: PathBuf,
+    /// What is being fetched, and beside it unpacked layers of bases.
+    partials: Partials,
     jobs: Mutex<HashMap<Digest, Job>>,
     changed: Condvar,
     closed: AtomicBool,
@@ -109,28 +110,32 @@ impl LayerProvider for Arc<Puller> {
 }
 
 impl Puller {
-    /// A puller that imports through `importer`. What a predecessor left half fetched is removed.
+    /// A puller that imports through `importer`. Deltas that a predecessor left half fetched stay, to be gone on with; what else it left is removed.
     ///
     /// # Errors
-    /// The directory for what is being fetched cannot be made.
+    /// The directory for what is being fetched cannot be made or cleared.
     pub fn open(importer: Arc<Importer>, store: Arc<Store>, settings: PullSettings) -> Result<Arc<Self>> {
         let dir = store.root().join("pull");
-        match std::fs::remove_dir_all(&dir) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(Error::io("remove directory", &dir)(error));
-            }
-            _ => {}
+        match std::fs::create_dir(&dir) {
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => clear(&dir)?,
+            made => made.map_err(Error::io("make directory", &dir))?,
         }
-        std::fs::create_dir(&dir).map_err(Error::io("make directory", &dir))?;
+        let partials = Partials::new(dir, settings.partial_bytes);
+        partials.sweep();
         Ok(Arc::new(Self {
             store,
             importer,
             settings,
-            dir,
+            partials,
             jobs: Mutex::default(),
             changed: Condvar::new(),
             closed: AtomicBool::new(false),
         }))
+    }
+
+    /// Removes downloads that broke off and are old or too many.
+    pub fn sweep(&self) {
+        self.partials.sweep();
     }
 
     /// Lets everyone go who waits.
@@ -257,7 +262,7 @@ impl Puller {
                 .is_some_and(|job| job.waiting > 0 || !job.missed && Instant::now() < job.until)
         };
         let mut held = Vec::new();
-        let mut fetch = Fetch::new(&self.importer, &self.settings, &self.dir, asked, &mut held);
+        let mut fetch = Fetch::new(&self.importer, &self.settings, &self.partials, asked, &mut held);
         let result = fetch.run(&is_wanted);
         let since = Instant::now();
         let ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -292,9 +297,25 @@ impl Puller {
     }
 }
 
+/// Removes from `dir` what is no download.
+fn clear(dir: &Path) -> Result<()> {
+    const WHAT: &str = "clear directory";
+    for entry in std::fs::read_dir(dir).map_err(Error::io(WHAT, dir))? {
+        let entry = entry.map_err(Error::io(WHAT, dir))?;
+        let path = entry.path();
+        if entry.file_name().to_str().is_some_and(Partials::owns) {
+            continue;
+        }
+        let is_dir = entry.file_type().is_ok_and(|kind| kind.is_dir());
+        let removed = if is_dir { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
+        removed.map_err(Error::io(WHAT, &path))?;
+    }
+    Ok(())
+}
+
 impl std::fmt::Debug for Puller {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Puller({})", Path::display(&self.dir))
+        write!(f, "Puller({})", self.partials.dir().display())
     }
 }
 

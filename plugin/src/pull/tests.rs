@@ -15,6 +15,7 @@ fn puller(dir: &Path) -> Arc<Puller> {
         insecure: false,
         trusted_keys: Vec::new(),
         serve: None,
+        partial_bytes: 10_000,
     };
     Puller::open(importer, store, settings).unwrap()
 }
@@ -34,6 +35,25 @@ fn waits(puller: &Arc<Puller>, chain_id: &str, labels: &Labels) -> Duration {
     let started = Instant::now();
     assert_eq!(puller.lookup(&Parent { name: "" }, chain_id, labels).unwrap(), None);
     started.elapsed()
+}
+
+#[test]
+fn of_what_a_predecessor_left_downloads_stay() {
+    let dir = tempfile::tempdir().unwrap();
+    let left = dir.path().join("root/pull");
+    drop(puller(dir.path()));
+    std::fs::create_dir(left.join("folder")).unwrap();
+    for name in ["base", "folder/within"] {
+        std::fs::write(left.join(name), "left").unwrap();
+    }
+    let part = |content: &[u8]| left.join(format!("sha256-{}.part", Digest::of(content).hex()));
+    let (small, large) = (part(b"small"), part(b"large"));
+    std::fs::write(&small, "left").unwrap();
+    std::fs::write(&large, vec![1; 20_000]).unwrap();
+    std::fs::File::open(&large).unwrap().set_modified(std::time::UNIX_EPOCH + REMEMBERED).unwrap();
+    drop(puller(dir.path()));
+    let names: Vec<_> = std::fs::read_dir(&left).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert_eq!(names, [small]);
 }
 
 #[test]

@@ -21,7 +21,7 @@ use serde::Deserialize;
 use super::artifact::EMPTY_TYPE;
 use crate::error::SourceError;
 use crate::manifest::Descriptor;
-use crate::registry::Repository;
+use crate::registry::{Partial, Repository};
 use bundle::BUNDLE_TYPE;
 pub use key::TrustedKey;
 
@@ -154,8 +154,9 @@ fn any(
         };
         let failed = |error| SourceError::io(VERIFY, Path::new("temporary file"))(error);
         let file = tempfile::tempfile().map_err(failed)?;
-        let Some(file) = unless_gone(repository.fetch_blob(&blob, file, None))? else { continue };
-        let payload = Map::file(&file).map_err(failed)?;
+        let partial = Partial::unkept(file);
+        let Some(partial) = unless_gone(repository.fetch_blob(&blob, partial, None))? else { continue };
+        let payload = Map::file(partial.file()).map_err(failed)?;
         let signed = match signature {
             Some(signature) => is_signed(&payload, &signature, signed, keys),
             None => bundle::is_signed(&payload, signed, keys),
