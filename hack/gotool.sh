@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds one of the tests' programs in Go into the cache and prints its path: gotool.sh registry (with referrers), cri (its client), nerdctl and nerdctl2 (as their
+# Builds one of the tests' programs in Go into the cache and prints its path: gotool.sh registry (with referrers), cri (its client), nerdctl, nerdctl22 and nerdctl2 (as their
 # go.mod pin them, no code of ours). Nothing to do when it is there.
 . "$(dirname "$0")/lib.sh"
 

@@ -42,7 +42,7 @@ prepare
 for name in containerd17 containerd20; do
     [[ " ${tiers[*]} " != *" extra_$name "* ]] || hack/containerd.sh "$name" >/dev/null
 done
-if [[ " ${tiers[*]} " == *" extra_nerdctl "* ]]; then hack/gotool.sh nerdctl >/dev/null; hack/gotool.sh nerdctl2 >/dev/null; fi
+if [[ " ${tiers[*]} " == *" extra_nerdctl "* ]]; then for tool in nerdctl nerdctl22 nerdctl2; do hack/gotool.sh $tool >/dev/null; done; fi
 host=$(rustc -vV | sed -n 's/^host: //p' | tr 'a-z-' 'A-Z_')
 if [ ${#as_root[@]} -gt 0 ]; then export "CARGO_TARGET_${host}_RUNNER=${as_root[*]}"; fi
 export RUST_LIB_BACKTRACE=0 # an error tells its place by its context

@@ -46,18 +46,22 @@ fn later_ones_use_deltas() -> Result<()> {
     Ok(())
 }
 
-/// Under its own name the plugin is a snapshotter like others to nerdctl 1.7, which fetches all layers before it asks.
+/// Under its own name the plugin is a snapshotter like others to nerdctl 1.7 and 2.2, which fetch all layers before they ask.
 #[test]
 fn it_pulls_and_runs() -> Result<()> {
-    let counted = pulls("nerdctl", "di3fs")?;
-    ensure!(counted == (0, 0), "{counted:?}");
+    for tool in ["nerdctl", "nerdctl22"] {
+        let counted = pulls(tool, "di3fs")?;
+        ensure!(counted == (0, 0), "{tool}: {counted:?}");
+    }
     Ok(())
 }
 
 /// Under the name of a snapshotter that nerdctl knows to fetch by itself, it is asked first, and a delta is used.
 #[test]
 fn it_uses_deltas_under_a_name_that_it_knows() -> Result<()> {
-    let counted = pulls("nerdctl", "nydus")?;
-    ensure!(counted == (1, 1), "{counted:?}");
+    for tool in ["nerdctl", "nerdctl22"] {
+        let counted = pulls(tool, "nydus")?;
+        ensure!(counted == (1, 1), "{tool}: {counted:?}");
+    }
     Ok(())
 }
