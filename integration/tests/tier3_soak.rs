@@ -431,9 +431,10 @@ fn many_readers_in_little_memory_over_fuse() -> Result<()> {
     many_readers_in_little_memory("fuse")
 }
 
-/// A cgroup that may have so much memory, with those of the plugin and of containers in it.
+/// A cgroup that may have so much memory, with those of the plugin and of containers in it. All bear the name of the sandbox, which
+/// removes them when the test fails.
 struct Limited {
-    name: String,
+    sandbox: String,
     /// Its folder, in the hierarchy of memory.
     group: PathBuf,
 }
@@ -441,31 +442,36 @@ struct Limited {
 impl Limited {
     fn new(sandbox: &Sandbox, bytes: u64) -> Result<Self> {
         let name = sandbox.root().file_name().context("a sandbox has a name")?;
-        let name = format!("{}-limited", name.to_string_lossy());
+        let sandbox = name.to_string_lossy().into_owned();
         let (unified, own) = (Path::new("/sys/fs/cgroup"), Path::new("/sys/fs/cgroup/memory"));
         let (parent, limit) =
             if own.exists() { (own, "memory.limit_in_bytes") } else { (unified, "memory.max") };
-        let group = parent.join(&name);
-        let plugin = group.join("plugin");
+        let group = parent.join(format!("{sandbox}-limited"));
+        let limited = Self { sandbox, group };
+        let plugin = limited.of_plugin();
         fs::create_dir_all(&plugin).with_context(|| format!("make {}", plugin.display()))?;
-        let limit = group.join(limit);
+        let limit = limited.group.join(limit);
         fs::write(&limit, bytes.to_string()).with_context(|| format!("write {}", limit.display()))?;
-        Ok(Self { name, group })
+        Ok(limited)
+    }
+
+    fn of_plugin(&self) -> PathBuf {
+        self.group.join(format!("{}-plugin", self.sandbox))
     }
 
     /// Puts the plugin in.
     fn add(&self, plugin: Pid) -> Result<()> {
-        let members = self.group.join("plugin/cgroup.procs");
-        fs::write(members, plugin.to_string()).context("limit the plugin's memory")
+        fs::write(self.of_plugin().join("cgroup.procs"), plugin.to_string())
+            .context("limit the plugin's memory")
     }
 
     /// What `ctr --cgroup` takes for a container in it.
     fn inner(&self, container: &str) -> String {
-        format!("/{}/{container}", self.name)
+        format!("/{0}-limited/{0}-{container}", self.sandbox)
     }
 
     fn remove(self) -> Result<()> {
-        for group in [self.group.join("plugin"), self.group] {
+        for group in [self.of_plugin(), self.group] {
             fs::remove_dir(&group).with_context(|| format!("remove {}", group.display()))?;
         }
         Ok(())
