@@ -23,6 +23,7 @@ impl Layer {
     /// A member that can be no file.
     pub fn new(index: &LayerIndex) -> Result<Self, TreeError> {
         let mut tree = Tree::default();
+        tree.nodes.reserve_exact(index.entries.len());
         if let Some(root) = tree.directory_mut(Tree::ROOT) {
             root.implied = true;
         }

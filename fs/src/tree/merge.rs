@@ -66,6 +66,14 @@ impl Tree {
 
     /// As [`Tree::cover`].
     pub(super) fn cover_with(&mut self, mut upper: Tree) {
+        let hides = |node: &Node| matches!(node.body, Body::Whiteout | Body::Below(_));
+        if self.is_empty() && !upper.nodes.iter().any(hides) {
+            for directory in upper.nodes.iter_mut().filter_map(Node::as_directory_mut) {
+                (directory.opaque, directory.implied) = (false, false);
+            }
+            *self = upper;
+            return;
+        }
         // By the number in `upper`: what was moved here, and what it is here.
         let mut moved: Vec<Option<NodeId>> = vec![None; upper.numbered()];
         // Directories of `upper` with the directory here that they lie over or become.

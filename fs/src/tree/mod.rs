@@ -54,6 +54,11 @@ impl Tree {
         Ok(tree)
     }
 
+    /// Whether there is nothing but the root.
+    fn is_empty(&self) -> bool {
+        self.node(Self::ROOT).as_directory().is_none_or(|root| root.entries.is_empty())
+    }
+
     /// How many nodes have numbers: those that no name leads to any more, too.
     pub(crate) fn numbered(&self) -> usize {
         self.nodes.len()

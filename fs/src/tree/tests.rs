@@ -70,6 +70,34 @@ fn whiteouts_hide_lower_layers_only() {
     assert_eq!(merged(&[lower(), root.index()]), "d 755 d\nf 644 h 0\n");
 }
 
+/// A first layer's tree becomes the whole; one that hides what is not there, or comes after an empty one, goes node by node.
+#[test]
+fn the_first_layer_is_the_tree() {
+    let layer = || {
+        Members::default()
+            .add(Kind::Directory, b".", |e| e.mode = 0o711)
+            .empty("d/.wh..wh..opq")
+            .empty("d/a")
+            .link("b", "d/a")
+            .symlink("d", "e")
+            .dir("e")
+            .empty("e/f")
+            .empty("e/f")
+            .empty("g/h")
+    };
+    let want = "f 644 b 0\nl d -> e\nd 755 e\nf 644 e/f 0\nd 755 g\nf 644 g/h 0\n";
+    let hides = layer().empty("g/.wh.none");
+    for layers in
+        [vec![layer().index()], vec![hides.index()], vec![Members::default().index(), layer().index()]]
+    {
+        let tree = Tree::merge(&layers).unwrap();
+        assert_eq!((text(&tree), tree.node(Tree::ROOT).attributes.mode), (want.to_owned(), 0o711));
+        let flags = |id| tree.node(id).as_directory().map(|directory| (directory.opaque, directory.implied));
+        let marked = tree.walk().filter_map(|(_, id)| flags(id)).any(|flags| flags != (false, false));
+        assert!(!marked && flags(Tree::ROOT) == Some((false, false)));
+    }
+}
+
 #[test]
 fn an_opaque_root_becomes_whiteouts() {
     let lower = Tree::merge(&[Members::default().empty("d/a").empty("e").empty("f").index()]).unwrap();

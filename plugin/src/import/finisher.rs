@@ -21,6 +21,8 @@ struct State {
     /// When what was opened is to be noted, and room to be made.
     small_at: Option<Instant>,
     room: bool,
+    /// Indexes and trees were in memory, and the allocator has what they took.
+    trim: bool,
     /// When memory is given back, unless something happens before.
     rest_at: Option<Instant>,
     stopped: bool,
@@ -31,8 +33,8 @@ struct State {
 enum Asked {
     /// Complete images.
     Complete,
-    /// Note what was opened, and make room where that is said.
-    Small { room: bool },
+    /// Note what was opened; make room and have the allocator give back where that is said.
+    Small { room: bool, trim: bool },
     /// Nothing happened for a while: give memory back.
     Rest,
 }
@@ -68,17 +70,23 @@ impl Work {
 
     /// Asks for contents to be given back, as far as there are too many.
     pub(super) fn ask_room(&self) {
-        self.small(true);
+        self.small(true, false);
     }
 
     /// Notes that contents were made.
     pub(super) fn tell_made(&self) {
-        self.small(false);
+        self.small(false, false);
     }
 
-    fn small(&self, room: bool) {
+    /// Notes that an image was read.
+    pub(super) fn tell_read(&self) {
+        self.small(false, true);
+    }
+
+    fn small(&self, room: bool, trim: bool) {
         let (mut state, now) = (self.lock(), Instant::now());
         state.room |= room;
+        state.trim |= trim;
         state.rest_at = Some(now + REST_AFTER);
         if state.small_at.is_none() {
             state.small_at = Some(now + SMALL_AFTER);
@@ -114,7 +122,8 @@ impl Work {
             let is_due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
             if is_due(state.small_at) {
                 state.small_at = None;
-                return Some(Asked::Small { room: std::mem::take(&mut state.room) });
+                let (room, trim) = (std::mem::take(&mut state.room), std::mem::take(&mut state.trim));
+                return Some(Asked::Small { room, trim });
             }
             if is_due(state.complete_at) {
                 state.complete_at = None;
@@ -168,10 +177,13 @@ impl Finisher {
                         }
                         then();
                     }
-                    Asked::Small { room } => {
+                    Asked::Small { room, trim } => {
                         work.note_opened();
                         if room {
                             work.keep_room();
+                        }
+                        if trim {
+                            d4c_sys::trim_memory();
                         }
                     }
                     Asked::Rest => work.rest(),
@@ -204,7 +216,8 @@ mod tests {
         assert_eq!(work.wait(), Some(Asked::Complete));
         assert!(started.elapsed() >= Duration::from_millis(20));
         assert!(!work.wants_room(), "not yet");
-        assert_eq!(work.wait(), Some(Asked::Small { room: true }));
+        work.tell_read();
+        assert_eq!(work.wait(), Some(Asked::Small { room: true, trim: true }));
         assert!(started.elapsed() >= SMALL_AFTER && !work.wants_room());
         work.stop();
         assert_eq!(work.wait(), None);

@@ -161,7 +161,15 @@ impl Importer {
     /// # Errors
     /// As for [`Importer::served_image`].
     pub fn is_complete(&self, chain_id: &str) -> Result<bool> {
-        Ok(self.image_of(chain_id)?.is_some_and(|(digest, _)| !self.records.is_pending(digest)))
+        Ok(self.completeness(chain_id)? == Some(true))
+    }
+
+    /// [`ServedImage::complete`] of what [`Importer::served_image`] gives, without reading it.
+    ///
+    /// # Errors
+    /// As for [`Importer::served_image`].
+    pub fn completeness(&self, chain_id: &str) -> Result<Option<bool>> {
+        Ok(self.image_of(chain_id)?.map(|(digest, _)| !self.records.is_pending(digest)))
     }
 
     /// An image that has the layer of `chain_id`, a complete one if there is one, and the layer's number.
@@ -226,6 +234,12 @@ impl Importer {
         let mut file = DeltaFile::open(Bytes::new(map)).map_err(failed)?;
         let parent = self.records.parent_layers(digest)?;
         let (image, check) = file.dimg().resolve_unchecked(parent.as_deref()).map_err(failed)?;
+        let is_new =
+            |layer: &Arc<LayerIndex>| !parent.iter().flatten().any(|other| Arc::ptr_eq(layer, other));
+        let new_layers = image.layers.iter().map(is_new).collect();
+        // Each of these is as large as the tree that is made now.
+        drop(parent);
+        file.forget_edit();
         let worked = thread::scope(|scope| {
             let checking = spawn_scoped(scope, || check.run());
             let worked = work(&image.layers);
@@ -236,9 +250,6 @@ impl Importer {
             checked.map(|()| worked)
         });
         let worked = worked.map_err(failed)?;
-        file.forget_edit();
-        let is_new =
-            |layer: &Arc<LayerIndex>| !parent.iter().flatten().any(|other| Arc::ptr_eq(layer, other));
         let mut recipes: Vec<_> = image.recipes.values().collect();
         let opened = self.records.opened(digest);
         let mut rank: HashMap<&Digest, usize> = HashMap::new();
@@ -261,7 +272,6 @@ impl Importer {
                 Arc::new(contents.with_opened(own))
             }
         };
-        let new_layers = image.layers.iter().map(is_new).collect();
         Ok((Pending { new_layers, order, bases, layers: image.layers, contents }, worked))
     }
 
@@ -364,6 +374,11 @@ impl Importer {
                 self.note(digest, Order::Opened, &opened);
             }
         }
+    }
+
+    /// Notes that an image was read to be served: what that took is given back soon.
+    pub fn tell_served(&self) {
+        self.work.tell_read();
     }
 
     /// Gives back what was kept to make contents faster.

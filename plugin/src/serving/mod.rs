@@ -147,12 +147,12 @@ impl Serving {
         let used = self.used();
         let chains: Vec<String> = served.keys().cloned().collect();
         for chain_id in chains {
-            let wanted = match self.importer.served_image(&chain_id) {
+            let wanted = match self.importer.completeness(&chain_id) {
                 Ok(None) => false,
-                Ok(Some(found)) => {
+                Ok(Some(complete)) => {
                     let session = served.get(&chain_id).is_some_and(|one| one.device().is_some());
                     let erofs = served.get(&chain_id).is_some_and(|one| one.route() == Route::Erofs);
-                    !(found.complete && erofs && session) || is_used(used.as_ref(), &chain_id)
+                    !(complete && erofs && session) || is_used(used.as_ref(), &chain_id)
                 }
                 Err(error) => {
                     tracing::warn!(chain_id, %error, "cannot tell whether a layer is needed");
@@ -266,6 +266,9 @@ impl LowerProvider for Serving {
         tracing::info!(chain_id, route = %one.route(), complete = one.device().is_none(), known, ms, "serving");
         let lower = one.lower().clone();
         served.insert(chain_id.to_owned(), one);
+        if !known {
+            self.importer.tell_served();
+        }
         Ok(lower)
     }
 }
