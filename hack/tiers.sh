@@ -15,6 +15,7 @@ prepare() {
     hack/containerd.sh containerd2 >/dev/null
     hack/gotool.sh registry >/dev/null
     hack/gotool.sh cri >/dev/null
+    hack/gotool.sh runc >/dev/null
     "${as_root[@]}" hack/guest.sh >/dev/null
 }
 

@@ -1,7 +1,8 @@
 // cri does what the kubelet does with one image: pull it, run a pod sandbox on the host's network with one container of it, print what that wrote,
-// and remove both. With -remove it removes the image instead.
+// and remove both. With -users the pod has a user namespace, whose 65536 users and groups are those of the host from there on. With -remove it removes
+// the image instead.
 //
-//	cri -address SOCKET -dir DIRECTORY IMAGE COMMAND…
+//	cri -address SOCKET -dir DIRECTORY [-users FIRST] IMAGE COMMAND…
 package main
 
 import (
@@ -23,14 +24,15 @@ func main() {
 	address := flag.String("address", "", "containerd's socket")
 	dir := flag.String("dir", "", "where logs go")
 	remove := flag.Bool("remove", false, "remove the image")
+	users := flag.Uint("users", 0, "the host's user that is root in the pod")
 	flag.Parse()
-	if err := run(*address, *dir, *remove, flag.Arg(0), flag.Args()[1:]); err != nil {
+	if err := run(*address, *dir, *remove, uint32(*users), flag.Arg(0), flag.Args()[1:]); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
 }
 
-func run(address, dir string, remove bool, image string, command []string) error {
+func run(address, dir string, remove bool, users uint32, image string, command []string) error {
 	connection, err := grpc.NewClient("unix://"+address, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		return err
@@ -44,11 +46,16 @@ func run(address, dir string, remove bool, image string, command []string) error
 		_, err := images.RemoveImage(ctx, &cri.RemoveImageRequest{Image: spec})
 		return err
 	}
+	namespaces := &cri.NamespaceOption{Network: cri.NamespaceMode_NODE}
+	if users != 0 {
+		ids := []*cri.IDMapping{{HostId: users, Length: 65536}}
+		namespaces.UsernsOptions = &cri.UserNamespace{Mode: cri.NamespaceMode_POD, Uids: ids, Gids: ids}
+	}
 	pod := &cri.PodSandboxConfig{
 		Metadata:     &cri.PodSandboxMetadata{Name: filepath.Base(dir), Uid: filepath.Base(dir), Namespace: "default"},
 		LogDirectory: dir,
 		Linux: &cri.LinuxPodSandboxConfig{SecurityContext: &cri.LinuxSandboxSecurityContext{
-			NamespaceOptions: &cri.NamespaceOption{Network: cri.NamespaceMode_NODE},
+			NamespaceOptions: namespaces,
 		}},
 	}
 	pulled, err := images.PullImage(ctx, &cri.PullImageRequest{Image: spec, SandboxConfig: pod})
@@ -78,7 +85,7 @@ func run(address, dir string, remove bool, image string, command []string) error
 			Command:  command,
 			LogPath:  "log",
 			Linux: &cri.LinuxContainerConfig{SecurityContext: &cri.LinuxContainerSecurityContext{
-				NamespaceOptions: &cri.NamespaceOption{Network: cri.NamespaceMode_NODE},
+				NamespaceOptions: namespaces,
 			}},
 		},
 		SandboxConfig: pod,

@@ -154,7 +154,7 @@ impl<'a> Containerd<'a> {
     fn begin(&mut self) -> Result<()> {
         let config = self.sandbox.path("containerd.toml");
         let (root, state) = (self.root(), self.sandbox.path("state"));
-        let (cri_plugins, cri_config) = self.cri();
+        let (cri_plugins, cri_config) = self.cri()?;
         let text = format!(
             r#"version = 2
 root = "{root}"
@@ -204,7 +204,7 @@ unpack_config = [{{ platform = "linux", snapshotter = "overlayfs" }}, {{ platfor
     }
 
     /// The CRI's plugins where they are disabled, and what is configured of them where they are not.
-    fn cri(&self) -> (&'static str, String) {
+    fn cri(&self) -> Result<(&'static str, String)> {
         const PLUGINS: &str =
             r#""io.containerd.grpc.v1.cri", "io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime", "#;
         // Without capabilities over resources, as in many containers, runc could not start anything else.
@@ -213,8 +213,18 @@ unpack_config = [{{ platform = "linux", snapshotter = "overlayfs" }}, {{ platfor
         // Later ones have it as well, and fall back by it to their older way of pulling.
         let annotations =
             if self.version == Version::Twenty { "disable_snapshot_annotations = false" } else { "" };
+        let runc = match self.version {
+            Version::Two if self.cri => {
+                // Pods in user namespaces need a later one than the distribution's.
+                let built = Output::of(Command::new(script("gotool.sh")).arg("runc"))?.success()?;
+                let options = r#"[plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc"#;
+                let (kind, program) = ("io.containerd.runc.v2", built.stdout.trim());
+                format!("{options}]\nruntime_type = {kind:?}\n{options}.options]\nBinaryName = {program:?}\n")
+            }
+            _ => String::new(),
+        };
         let text = match self.version {
-            _ if !self.cri => return (PLUGINS, String::new()),
+            _ if !self.cri => return Ok((PLUGINS, String::new())),
             Version::System | Version::Seventeen => format!(
                 r#"[plugins."io.containerd.grpc.v1.cri"]
 sandbox_image = "{PAUSE}"
@@ -236,10 +246,11 @@ sandbox = "{PAUSE}"
 config_path = {hosts:?}
 [plugins."io.containerd.cri.v1.runtime"]
 {RESOURCES}
+{runc}
 "#
             ),
         };
-        ("", text)
+        Ok(("", text))
     }
 
     /// Has the CRI reach a registry, `host:port`, by plain HTTP.
@@ -260,6 +271,14 @@ config_path = {hosts:?}
     /// Fails when any of it does.
     pub fn run_by_cri(&self, image: &str, command: &[&str]) -> Result<String> {
         Ok(Output::of(self.by_cri(&[image])?.args(command))?.success()?.stdout)
+    }
+
+    /// As [`Containerd::run_by_cri`], in a user namespace whose root is the user `root` of the host.
+    ///
+    /// # Errors
+    /// Fails when any of it does.
+    pub fn run_by_cri_as(&self, root: u32, image: &str, command: &[&str]) -> Result<String> {
+        Ok(Output::of(self.by_cri(&["-users", &root.to_string(), image])?.args(command))?.success()?.stdout)
     }
 
     /// Removes an image as the kubelet does.

@@ -234,6 +234,47 @@ fn deltas_by_the_cri() -> Result<()> {
     sandbox.close()
 }
 
+/// Tells who is root on the host, what the image has, and whose a file is that is written to it.
+const READ_AS_ROOT: &str = "read inside outside count </proc/self/uid_map; echo $outside; cat /app/release; \
+    cd /app && echo own >own && stat -c '%n %u:%g %a' * own";
+
+/// Pods with `hostUsers: false` beside one without, on the same layers: they see the same owners.
+#[test]
+fn pods_with_users_of_their_own() -> Result<()> {
+    if VERSION != Version::Two {
+        return Ok(());
+    }
+    for route in ["erofs", "fuse", "overlay"] {
+        let sandbox = Sandbox::new()?;
+        let registry = Registry::start(&sandbox)?;
+        let published = Published::new(&registry, &["v1", "v2"])?;
+        let plugin = Snapshotter::start_pulling(&sandbox, 30, &["--route", route])?;
+        let containerd = Containerd::start_with_cri(&sandbox, VERSION)?;
+        import_pause(&sandbox, &containerd, &published.series)?;
+        containerd.reach_plainly(&registry.address())?;
+        let name = |tag: &str| registry.reference(&format!("app:{tag}"));
+        let read = ["sh", "-c", READ_AS_ROOT];
+        for (tag, roots) in [("v1", &[100_000][..]), ("v2", &[100_000, 300_000])] {
+            let expected = containerd.run_by_cri(&name(tag), &read)?;
+            ensure!(
+                expected.starts_with(&format!("0\nversion {}\n", &tag[1..])),
+                "{route} {tag}: {expected}"
+            );
+            for root in roots {
+                let seen = containerd.run_by_cri_as(*root, &name(tag), &read)?;
+                ensure!(seen.replacen(&root.to_string(), "0", 1) == expected, "{route} {tag} {root}: {seen}");
+                ensure!(seen.starts_with(&root.to_string()), "{route} {tag}: {seen}");
+            }
+        }
+        ensure!(plugin.log().matches(MADE).count() == 1, "{}", plugin.log());
+        containerd.stop()?;
+        plugin.terminate()?;
+        registry.stop()?;
+        sandbox.close()?;
+    }
+    Ok(())
+}
+
 /// The plugin is killed while a pull waits for it. That pull may fail; the next one has its delta.
 #[test]
 fn the_plugin_is_killed_while_it_fetches() -> Result<()> {
