@@ -56,8 +56,8 @@ pub(super) struct Finder<'a> {
     block: Block,
     /// The last place of each hash.
     heads: Vec<u32>,
-    /// The place before each of the last places, of the same hash.
-    chains: Vec<u32>,
+    /// How far before each of the last places the one of the same hash is; farther than matches may be counts as [`u16::MAX`].
+    chains: Vec<u16>,
     hash_shift: u32,
     hash_mask: usize,
     /// Where the finder stands.
@@ -146,8 +146,8 @@ impl<'a> Finder<'a> {
         let before = *head;
         // Inputs are below 2 GiB.
         *head = u32::try_from(self.at).unwrap_or(0);
-        self.chains[self.at % WINDOW] = before;
         let before = before as usize;
+        self.chains[self.at % WINDOW] = u16::try_from(self.at - before).unwrap_or(u16::MAX);
         let near = before > self.base && self.at - before <= MAX_DISTANCE;
         // gzip stops searching in the last bytes of a full window, which does not move once the input has ended.
         (near && self.at - self.base <= 2 * WINDOW - MIN_AHEAD).then_some(before)
@@ -172,18 +172,22 @@ impl<'a> Finder<'a> {
         if best >= most {
             return None;
         }
+        // Few places have the bytes that make a longer match end where it would: those are looked at first.
+        let mut last = Last::new(scan, best);
         loop {
-            let other = text.get(place - shift..place - shift + most)?;
-            if other[best] == scan[best] && other[best - 1] == scan[best - 1] {
-                let length = common(scan, other);
+            let from = place - shift;
+            if last.agrees(text, from) {
+                let length = common(scan, text.get(from..from + most)?);
                 if length > best && length >= MIN_MATCH {
                     (best, found) = (length, Some((length, place)));
                     if length >= nice || length >= most {
                         break;
                     }
+                    last = Last::new(scan, best);
                 }
             }
-            place = self.chains[place % WINDOW] as usize;
+            // A place's own chain is never 0: no place is entered twice.
+            place = place.saturating_sub(usize::from(self.chains[place % WINDOW]));
             chain -= 1;
             if place <= limit || chain == 0 {
                 break;
@@ -281,6 +285,29 @@ impl<'a> Finder<'a> {
             self.block.literal(self.input[self.at - 1], self.at - self.block_start);
         }
         self.end_block(true, out)
+    }
+}
+
+/// The bytes that a match has at its end if it is longer than one that is known.
+#[derive(Clone, Copy)]
+struct Last {
+    from: usize,
+    bytes: [u8; LAST],
+}
+
+/// Bytes looked at together.
+const LAST: usize = 3;
+
+impl Last {
+    /// Of matches with `scan` longer than `best` bytes, which are at least 2.
+    fn new(scan: &[u8], best: usize) -> Self {
+        let from = (best + 1).saturating_sub(LAST);
+        Self { from, bytes: scan.get(from..).and_then(<[u8]>::first_chunk).copied().unwrap_or_default() }
+    }
+
+    #[inline]
+    fn agrees(&self, text: &[u8], place: usize) -> bool {
+        text.get(place + self.from..).and_then(<[u8]>::first_chunk) == Some(&self.bytes)
     }
 }
 
