@@ -311,6 +311,9 @@ impl Wide for Rough<'_> {
     fn run(mut self) -> Vec<Copied> {
         let mut keys = Keys::new();
         for from in (self.from..self.to).step_by(BLOCK) {
+            if self.goes_on_for(from) {
+                continue;
+            }
             keys.find(&self.new, from, self.to.min(from + BLOCK));
             let mut fetched = false;
             for number in 0..keys.count {
@@ -334,12 +337,43 @@ impl Wide for Rough<'_> {
 }
 
 impl Rough<'_> {
+    /// Whether the alignment goes on for the block at `at`.
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "to be compiled for wider vectors")]
+    fn goes_on_for(&mut self, at: usize) -> bool {
+        let Some(open) = self.open.filter(|open| open.new <= at) else { return false };
+        let old = open.old + (at - open.new);
+        if at + BLOCK > self.to || old + BLOCK > self.old.bytes.len() {
+            return false;
+        }
+        let (mut before, mut after) = ([0u8; BLOCK], [0u8; BLOCK]);
+        self.old.read::<BLOCK, { BLOCK + 12 }>(old, &mut before);
+        self.new.read::<BLOCK, { BLOCK + 12 }>(at, &mut after);
+        if before == after {
+            self.go_on(open, at, BLOCK);
+        }
+        before == after
+    }
+
+    /// Goes on with the alignment at `at` for so many bytes.
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "to be compiled for wider vectors")]
+    fn go_on(&mut self, open: Copied, at: usize, bytes: usize) {
+        let (end, old) = (open.new + open.bytes, open.old + (at - open.new));
+        if at > end + JOINED {
+            let back = self.back(old, at, at - end);
+            self.found.push(open);
+            self.open = Some(Copied { old: old - back, new: at - back, bytes: bytes + back });
+        } else {
+            self.open = Some(Copied { bytes: (at + bytes - open.new).max(open.bytes), ..open });
+        }
+    }
+
     /// Whether the alignment goes on at `at`.
     #[inline(always)]
     #[expect(clippy::inline_always, reason = "to be compiled for wider vectors")]
     fn goes_on(&mut self, at: usize) -> bool {
         let Some(open) = self.open else { return false };
-        let end = open.new + open.bytes;
         let old = open.old + (at - open.new);
         let (Some(before), Some(after)) =
             (self.old.bytes.get(old..old + KEY), self.new.bytes.get(at..at + KEY))
@@ -349,13 +383,7 @@ impl Rough<'_> {
         if before != after && self.matched(old, at, KEY) < KEY {
             return false;
         }
-        if at > end + JOINED {
-            let back = self.back(old, at, at - end);
-            self.found.push(open);
-            self.open = Some(Copied { old: old - back, new: at - back, bytes: KEY + back });
-        } else {
-            self.open = Some(Copied { bytes: at + KEY - open.new, ..open });
-        }
+        self.go_on(open, at, KEY);
         true
     }
 

@@ -13,7 +13,7 @@ use crate::engine::matcher::Copied;
 use crate::engine::parallel::in_order;
 use crate::engine::program::{Program, StreamKind, read_number};
 use crate::engine::varint;
-use d4c_sys::prefetch;
+use d4c_sys::{prefer_huge_pages, prefetch};
 use std::collections::BTreeMap;
 
 /// Votes against the locations beyond so many are not counted.
@@ -73,9 +73,15 @@ pub(super) fn vote(
     let mut ballot = Ballot::new(old, &map.locations, limit);
     let opened = opened(scan, &copies);
     let observed = |unit: usize| observe(scan, unit, new, (&copies, &opened[unit]), &shifts);
-    in_order(threads, scan.units(), observed, |votes| {
-        for (number, vote) in votes.iter().enumerate() {
-            if let Some(soon) = votes.get(number + SOON) {
+    in_order(threads, scan.units(), observed, |said| {
+        for (number, &target) in said.agreed.iter().enumerate() {
+            if let Some(&soon) = said.agreed.get(number + SOON) {
+                ballot.fetch(soon);
+            }
+            ballot.agree(target);
+        }
+        for (number, vote) in said.votes.iter().enumerate() {
+            if let Some(soon) = said.votes.get(number + SOON) {
                 ballot.fetch(soon.target);
             }
             ballot.cast(*vote);
@@ -169,6 +175,14 @@ struct Vote {
 
 const NO_BASE: u32 = u32::MAX;
 
+/// What the fields of a unit say.
+#[derive(Default)]
+struct Said {
+    /// Targets that moved as their locations did, named from the same location: most of them.
+    agreed: Vec<u64>,
+    votes: Vec<Vote>,
+}
+
 /// The copies that go over the start of each unit.
 fn opened(scan: &Scan<'_>, copies: &[Copied]) -> Vec<Vec<Copied>> {
     let starts: Vec<usize> = (0..scan.units()).map(|unit| scan.start(unit)).collect();
@@ -197,8 +211,8 @@ fn observe(
     new: &Image<'_>,
     (copies, opened): (&[Copied], &[Copied]),
     shifts: &Shifts<'_>,
-) -> Vec<Vote> {
-    let (old, mut votes) = (scan.image, Vec::new());
+) -> Said {
+    let (old, mut said) = (scan.image, Said::default());
     let start = scan.start(unit);
     let mut next = copies.partition_point(|copied| copied.old < start);
     let mut active = opened.to_vec();
@@ -214,16 +228,22 @@ fn observe(
         }
         for copied in &active {
             let at = field.offset - copied.old + copied.new;
-            if let Some(shift) = shift_of((&mut old_places, &mut new_places), field, at, copied, shifts)
+            let base_in = field.base.map_or(NO_BASE, |base| shifts.location(base));
+            let base_moved = || if base_in == NO_BASE { 0 } else { shifts.of_number(base_in) };
+            if let Some(shift) = shift_of((&mut old_places, &mut new_places), field, at, copied, base_moved)
                 && shift.unsigned_abs() < MAX_SHIFT
             {
                 let (target, target_in) = (field.target, shifts.location(field.target));
-                let base_in = field.base.map_or(NO_BASE, |base| shifts.location(base));
-                votes.push(Vote { target, shift, location: shifts.of_number(target_in), target_in, base_in });
+                let location = shifts.of_number(target_in);
+                if shift == location && target_in == base_in {
+                    said.agreed.push(target);
+                } else {
+                    said.votes.push(Vote { target, shift, location, target_in, base_in });
+                }
             }
         }
     });
-    votes
+    said
 }
 
 /// Addresses of places, most of which lie in the segment of the one before.
@@ -248,13 +268,13 @@ impl<'i> Places<'i> {
     }
 }
 
-/// By how much the target of a field moved, given that it stands at `at` of the new file.
+/// By how much the target of a field moved, given that it stands at `at` of the new file, and by how much its base did.
 fn shift_of(
     (old_places, new_places): (&mut Places<'_>, &mut Places<'_>),
     field: &Field,
     at: usize,
     copied: &Copied,
-    shifts: &Shifts<'_>,
+    base_moved: impl FnOnce() -> i64,
 ) -> Option<i64> {
     let (old, new) = (old_places.image, new_places.image);
     let was = value_at(old.bytes, field.offset, field.form);
@@ -264,7 +284,7 @@ fn shift_of(
         None => 0,
         // Its own place is known; others are as the map says.
         Some(base) if base == own => new_places.address_of(at).wrapping_sub(own).cast_signed(),
-        Some(base) => shifts.of_location(base),
+        Some(_) => base_moved(),
     };
     let difference = is.wrapping_sub(was);
     let [a, b, c, d, ..] = difference.to_le_bytes();
@@ -324,12 +344,14 @@ impl Ballot {
         let bytes = old.bytes.len() as u64;
         // A file may claim more memory than any real one; then the highest addresses share a bit.
         let room = Room::new(bytes, limit);
+        let mut counts = vec![0; room.counters];
+        prefer_huge_pages(&mut counts);
         let bits = (span.min(bytes.saturating_mul(8)) + bytes) / 4 + 2;
         Self {
             low: old.low,
             span,
             agreed: vec![0; usize::try_from(bits / 64 + 1).unwrap_or(1)],
-            counts: vec![0; room.counters],
+            counts,
             against: Vec::new(),
             room: room.against,
             support: vec![0; locations.len() + 1],
@@ -357,6 +379,13 @@ impl Ballot {
         prefetch(&self.counts, self.counter(target));
     }
 
+    /// Counts that a target moved as its location did.
+    fn agree(&mut self, target: u64) {
+        let (bit, counter) = (self.bit(target), self.counter(target));
+        self.agreed[bit / 64] |= 1 << (bit % 64);
+        self.counts[counter] = self.counts[counter].saturating_add(1);
+    }
+
     fn cast(&mut self, Vote { target, shift, location, target_in, base_in }: Vote) {
         let place = target_in as usize;
         if shift == location {
@@ -367,9 +396,7 @@ impl Ballot {
                     *support += 1;
                 }
             }
-            let (bit, counter) = (self.bit(target), self.counter(target));
-            self.agreed[bit / 64] |= 1 << (bit % 64);
-            self.counts[counter] = self.counts[counter].saturating_add(1);
+            self.agree(target);
         } else {
             if place > 0 && shift == self.shifts[place - 1] {
                 self.support[place] -= 1;
