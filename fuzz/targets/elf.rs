@@ -7,9 +7,9 @@
 
 use d4c_fuzz::parts::Parts;
 use dimg::engine::elf::sample::Sample;
-use dimg::engine::elf::{AddressMap, Version, derive, fits, relocate};
+use dimg::engine::elf::{AddressMap, Version, derive, fits, look, relocate};
 use dimg::engine::frame::RelocationFrame;
-use dimg::engine::matcher::{MatchOptions, diff};
+use dimg::engine::matcher::MatchOptions;
 use dimg::engine::program::apply;
 use libfuzzer_sys::fuzz_target;
 use std::sync::LazyLock;
@@ -44,9 +44,9 @@ fn moved(old: &[u8], map: &AddressMap) -> Vec<u8> {
 /// A patch that is made from a hostile file makes the new one all the same.
 fn derived(old: &[u8], new: &[u8]) {
     let options = MatchOptions::default();
-    let plain = diff(old, new, &options);
+    let seen = look(old, new, &options).expect("programs are sound");
     let Some(relocated) =
-        derive(old, new, &plain, 2, &options, &tempfile::tempfile).expect("a patch is made")
+        derive(old, new, &seen, 2, &options, &tempfile::tempfile).expect("a patch is made")
     else {
         return;
     };

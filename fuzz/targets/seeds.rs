@@ -10,7 +10,7 @@ use d4c_fuzz::tars;
 use dimg::build::Codec;
 use dimg::engine::bsdiff;
 use dimg::engine::compress::Level;
-use dimg::engine::elf::derive;
+use dimg::engine::elf::{derive, look};
 use dimg::engine::elf::sample::Sample;
 use dimg::engine::frame::{
     BsdiffFrame, ParameterFrame, ProgramFrame, ReferenceFrame, RelocationFrame, StoredFrame,
@@ -144,9 +144,9 @@ fn executables(target: &Target) -> io::Result<()> {
         let sample = Sample { arm, fixed, sections, functions: 40, ..Sample::default() };
         let (old, new) = (sample.build(), Sample { longer: 7, ..sample }.build());
         let options = MatchOptions::default();
-        let plain = diff(&old, &new, &options);
+        let seen = look(&old, &new, &options).map_err(io::Error::other)?;
         let relocated =
-            derive(&old, &new, &plain, 2, &options, &tempfile::tempfile).map_err(io::Error::other)?;
+            derive(&old, &new, &seen, 2, &options, &tempfile::tempfile).map_err(io::Error::other)?;
         let relocated = relocated.ok_or_else(|| io::Error::other("nothing moved"))?;
         let maps = [&relocated.map, &relocated.map];
         for count in 1..3 {

@@ -131,7 +131,7 @@ pub(super) fn memory(content: &Content, found: &Found, options: &BuildOptions) -
 }
 
 pub(super) fn match_options(options: &BuildOptions, threads: usize) -> MatchOptions {
-    MatchOptions { level: options.level, index_bytes: options.memory_bytes / 2, threads, coarse: false }
+    MatchOptions { level: options.level, index_bytes: options.memory_bytes / 2, threads }
 }
 
 fn uses_bsdiff(old_bytes: u64, new_bytes: u64, options: &BuildOptions) -> bool {

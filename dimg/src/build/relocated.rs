@@ -49,16 +49,19 @@ pub(super) fn smallest(
         return encode::program(place, None, full(), level, threads);
     }
     // What moved where is seen as well at a coarser look; most often the plain program is not needed for more.
-    let coarse = diff(old, new, &MatchOptions { coarse: true, ..*matching });
+    let seen = elf::look(old, new, matching)?;
+    let Some(coarse) = seen.first().map(|seen| &seen.program) else {
+        return encode::program(place, None, full(), level, threads);
+    };
     if coarse.raw_bytes() < SMALL_RAW_BYTES {
         return encode::program(place, None, full(), level, threads);
     }
     let passes = if level == Level::Best { 3 } else { 2 };
     let scratch = scratch(options);
-    let Some(relocated) = elf::derive(old, new, &coarse, passes, matching, &scratch)? else {
+    let Some(relocated) = elf::derive(old, new, &seen, passes, matching, &scratch)? else {
         return encode::program(place, None, full(), level, threads);
     };
-    let clear = moved_weight(&relocated) * CLEARLY_SMALLER <= weight(&coarse);
+    let clear = moved_weight(&relocated) * CLEARLY_SMALLER <= weight(coarse);
     let Relocated { map, program, fill } = relocated;
     let moved = Some(Box::new(Moved { map, fill }));
     if clear {
@@ -69,10 +72,10 @@ pub(super) fn smallest(
         Level::Best => usize::MAX,
         _ => fast_bytes(moved.as_deref().map(|moved| &moved.map), &program)?,
     };
-    if moved_bytes < fast_bytes(None, &coarse)? / COARSE_PART.1 * COARSE_PART.0 {
+    if moved_bytes < fast_bytes(None, coarse)? / COARSE_PART.1 * COARSE_PART.0 {
         return encode::program(place, moved, program, level, threads);
     }
-    drop(coarse);
+    drop(seen);
     let plain = full();
     if moved_bytes < fast_bytes(None, &plain)? {
         return encode::program(place, moved, program, level, threads);

@@ -187,8 +187,8 @@ mod tests {
     use super::*;
     use crate::build::tests::noise;
     use crate::engine::elf::sample::Sample;
-    use crate::engine::elf::{derive, relocate};
-    use crate::engine::matcher::{MatchOptions, diff};
+    use crate::engine::elf::{derive, look, relocate};
+    use crate::engine::matcher::MatchOptions;
     use crate::engine::program::apply;
 
     fn run(program: &Program, old: &[u8]) -> Vec<u8> {
@@ -205,8 +205,8 @@ mod tests {
         };
         let (old, new) = (content(usize::MAX, 2), content(17, 3));
         let options = MatchOptions::default();
-        let plain = diff(&old, &new, &options);
-        let patch = derive(&old, &new, &plain, 2, &options, &tempfile::tempfile).unwrap().unwrap();
+        let seen = look(&old, &new, &options).unwrap();
+        let patch = derive(&old, &new, &seen, 2, &options, &tempfile::tempfile).unwrap().unwrap();
         let fill = patch.fill.unwrap();
         let filled = run(&fill, &old);
         assert!(filled.len() == old.len());

@@ -31,7 +31,7 @@ mod tests;
 mod vote;
 mod x86;
 
-pub use derive::{Relocated, derive, derive_quick, fits, memory};
+pub use derive::{Relocated, Seen, derive, derive_quick, fits, look, memory};
 pub use map::{AddressMap, MAX_MAP_BYTES, MAX_SEGMENTS, MapError};
 pub use relocate::relocate;
 pub(crate) use relocate::relocate_on;

@@ -62,8 +62,8 @@ fn a_patch_is_the_same_for_any_number_of_threads() {
     let new = Sample { functions: 900, longer: 37, ..Sample::default() }.build();
     let made = |threads, index_bytes| {
         let options = MatchOptions { threads, index_bytes, ..MatchOptions::default() };
-        let plain = diff(&old, &new, &options);
-        let relocated = derive(&old, &new, &plain, 2, &options, &|| tempfile::tempfile()).unwrap().unwrap();
+        let seen = look(&old, &new, &options).unwrap();
+        let relocated = derive(&old, &new, &seen, 2, &options, &|| tempfile::tempfile()).unwrap().unwrap();
         let quick = MatchOptions { level: Level::Fast, ..options };
         let quick = derive_quick(&old, &new, &quick, &tempfile::tempfile).unwrap().unwrap();
         (relocated.map, relocated.program, quick.map, quick.program)
@@ -71,6 +71,17 @@ fn a_patch_is_the_same_for_any_number_of_threads() {
     for index_bytes in [64 << 10, 512 << 20] {
         let one = made(1, index_bytes);
         assert!(one == made(2, index_bytes) && one == made(5, index_bytes));
+    }
+}
+
+#[test]
+fn the_default_level_is_as_good_as_the_fast_one() {
+    for arm in [false, true] {
+        let sample = Sample { arm, functions: 900, ..Sample::default() };
+        let (old, new) = (sample.build(), Sample { longer: 37, ..sample }.build());
+        let (_, relocated) = derived(&old, &new);
+        let quick = derived_quickly(&old, &new).unwrap();
+        assert!(relocated.program.raw_bytes() <= quick.program.raw_bytes(), "arm {arm}");
     }
 }
 
@@ -84,7 +95,8 @@ fn derived(old: &[u8], new: &[u8]) -> (Program, Relocated) {
     let options = MatchOptions::default();
     let plain = diff(old, new, &options);
     let scratch = || tempfile::tempfile();
-    let relocated = derive(old, new, &plain, 2, &options, &scratch).unwrap().unwrap();
+    let seen = look(old, new, &options).unwrap();
+    let relocated = derive(old, new, &seen, 2, &options, &scratch).unwrap().unwrap();
     let mut made = Vec::new();
     let base = moved(old, &relocated.map);
     let program = &relocated.program;
@@ -300,6 +312,6 @@ fn derived_quickly(old: &[u8], new: &[u8]) -> Option<Relocated> {
 fn derived_or_not(old: &[u8], new: &[u8]) {
     derived_quickly(old, new);
     let options = MatchOptions::default();
-    let plain = diff(old, new, &options);
-    let _ = derive(old, new, &plain, 1, &options, &tempfile::tempfile).unwrap();
+    let seen = look(old, new, &options).unwrap();
+    let _ = derive(old, new, &seen, 1, &options, &tempfile::tempfile).unwrap();
 }

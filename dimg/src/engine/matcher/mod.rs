@@ -33,13 +33,11 @@ pub struct MatchOptions {
     pub index_bytes: u64,
     /// The threads that scan. Not a part of the result.
     pub threads: usize,
-    /// Whether few keys suffice: to see what moved where, in a fraction of the time.
-    pub coarse: bool,
 }
 
 impl Default for MatchOptions {
     fn default() -> Self {
-        Self { level: Level::Default, index_bytes: 512 << 20, threads: 1, coarse: false }
+        Self { level: Level::Default, index_bytes: 512 << 20, threads: 1 }
     }
 }
 
@@ -67,14 +65,10 @@ impl MatchOptions {
         }
     }
 
-    /// How the fast level and a coarse look sample.
+    /// How the fast level samples.
     fn sparse(&self, old_bytes: u64) -> Option<Sparse> {
-        let quick = match self.level {
-            Level::Fast => true,
-            Level::Default => self.coarse,
-            Level::Best => false,
-        };
-        (quick && Sparse::holds(old_bytes)).then(|| Sparse::fit(old_bytes, self.index_bytes))
+        (self.level == Level::Fast && Sparse::holds(old_bytes))
+            .then(|| Sparse::fit(old_bytes, self.index_bytes))
     }
 }
 
@@ -102,6 +96,18 @@ pub(crate) fn diff_hinted(old: &[u8], new: &[u8], hints: &[Copied], options: &Ma
         return diff(old, new, options);
     }
     make(&Hinted::new(old, new, hints, options.index_bytes, options.threads), new, options.threads)
+}
+
+/// The program of these copies alone, which ascend in `new` and do not overlap there: what lies between them is inserted.
+pub(crate) fn follow(old: &[u8], new: &[u8], copies: &[Copied]) -> Program {
+    let (mut builder, mut at) = (Builder::new(), 0);
+    for copied in copies {
+        builder.insert(&new[at..copied.new]);
+        at = copied.new + copied.bytes;
+        builder.copy_to(copied.old as u64, &old[copied.old..copied.old + copied.bytes], &new[copied.new..at]);
+    }
+    builder.insert(&new[at..]);
+    builder.finish()
 }
 
 fn make<I: Find + Sync>(index: &I, new: &[u8], threads: usize) -> Program {

@@ -1,4 +1,4 @@
-//! The index of the fast level and of coarse looks: few keys of the old content, at places that their own bytes choose.
+//! The index of the fast level and of first looks: few keys of the old content, at places that their own bytes choose.
 //!
 //! A key is taken where a hash of its first bytes, of eight bits, has a given value in its top bits. The new content's keys are looked
 //! up at such places only, so that both sides take one look-up in 16 bytes or fewer and still find whatever long enough they have in

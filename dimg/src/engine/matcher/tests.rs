@@ -52,7 +52,7 @@ proptest! {
     #[test]
     fn round_trip((old, new) in edited(), level in prop::sample::select(vec![Level::Fast, Level::Default, Level::Best])) {
         check(&old, &new, &MatchOptions { level, ..MatchOptions::default() });
-        check(&old, &new, &MatchOptions { level, index_bytes: 1, threads: 2, coarse: true });
+        check(&old, &new, &MatchOptions { level, index_bytes: 1, threads: 2 });
     }
 
     #[test]
