@@ -77,6 +77,11 @@ impl Memory {
         self.limit / 4
     }
 
+    /// How much one part of what a content takes may be, of `most` bytes that it is better with: little where there is little in all.
+    pub(crate) fn part(&self, most: u64) -> u64 {
+        most.min(self.reserve() / 4)
+    }
+
     /// How many of `threads` may work on one large content.
     pub(crate) fn threads(&self, threads: usize) -> usize {
         let most = usize::try_from(self.limit / MAKER_BYTES).unwrap_or(usize::MAX);

@@ -1,8 +1,7 @@
 //! What making a content takes, estimated from above by its recipe alone.
 //!
-//! Bases, and what stages but the last make of more than a few MiB, are mapped and do not count.
+//! Bases, and what stages but the last make of more than some MiB, are mapped and do not count.
 
-use super::make::SMALL_STAGE_BYTES;
 use super::{Dimg, FrameKind, Recipe, Stage, StageCodec};
 use crate::engine::compress::MAX_WINDOW_LOG;
 use crate::engine::frame::{
@@ -28,13 +27,12 @@ impl Dimg {
     pub(super) fn making_bytes(&self, recipe: &Recipe, threads: usize) -> u64 {
         let (mut old, mut most) = (recipe.base.map_or(0, |base| base.size), 0u64);
         let last = recipe.stages.len().saturating_sub(1);
-        let in_memory = |bytes: u64| if bytes <= SMALL_STAGE_BYTES { bytes } else { 0 };
+        // What the stage is given of what is in memory.
+        let mut given = 0;
         for (number, stage) in recipe.stages.iter().enumerate().filter(|(_, stage)| !stage.is_fill()) {
-            let given = if number > 0 { in_memory(old) } else { 0 };
-            // It grows.
-            let made = if number < last { 2 * in_memory(stage.out_bytes) } else { 0 };
+            let made = if number < last && self.holds(given, stage.out_bytes) { stage.out_bytes } else { 0 };
             most = most.max(self.stage_bytes(stage, old).saturating_add(given + made));
-            old = stage.out_bytes;
+            (old, given) = (stage.out_bytes, made);
         }
         most.saturating_add(REST_BYTES + (threads as u64).saturating_sub(1) * THREAD_BYTES)
     }
