@@ -55,19 +55,23 @@ pub(super) struct Image<'a> {
     code_high: u64,
 }
 
+#[inline]
 pub(super) fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
     Some(u16::from_le_bytes(bytes.get(at..at.checked_add(2)?)?.try_into().ok()?))
 }
 
+#[inline]
 pub(super) fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_le_bytes(bytes.get(at..at.checked_add(4)?)?.try_into().ok()?))
 }
 
+#[inline]
 pub(super) fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
     Some(u64::from_le_bytes(bytes.get(at..at.checked_add(8)?)?.try_into().ok()?))
 }
 
 /// The signed 32-bit number there, as a distance to add to an address.
+#[inline]
 pub(super) fn distance_at(bytes: &[u8], at: usize) -> Option<u64> {
     u32_at(bytes, at).map(|value| i64::from(value.cast_signed()).cast_unsigned())
 }
@@ -235,11 +239,13 @@ impl<'a> Image<'a> {
     }
 
     /// Whether the address is one of the image, its end included.
+    #[inline]
     pub(super) fn contains(&self, address: u64) -> bool {
         address >= self.low && address <= self.high
     }
 
     /// Whether the address is among those of code.
+    #[inline]
     pub(super) fn in_code(&self, address: u64) -> bool {
         address >= self.code_low && address < self.code_high
     }

@@ -28,6 +28,7 @@ mod scan;
 mod tables;
 #[cfg(test)]
 mod tests;
+mod usual;
 mod vote;
 mod x86;
 

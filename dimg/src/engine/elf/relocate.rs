@@ -67,6 +67,7 @@ pub(super) fn relocate_scanned(
 }
 
 /// What stands in the field, and what is to stand there.
+#[inline]
 pub(super) fn moved(old: &[u8], field: &Field, shifts: &Shifts<'_>) -> (u64, u64) {
     let value = value_at(old, field.offset, field.form);
     let to = shifts.of_target(field.target);
@@ -103,6 +104,7 @@ pub(super) fn moved(old: &[u8], field: &Field, shifts: &Shifts<'_>) -> (u64, u64
 }
 
 /// What stands in a field of `bytes`, 0 where it is cut off.
+#[inline]
 pub(super) fn value_at(bytes: &[u8], offset: usize, form: Form) -> u64 {
     match form.bytes() {
         8 => u64_at(bytes, offset).unwrap_or(0),

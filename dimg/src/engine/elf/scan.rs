@@ -53,14 +53,14 @@ pub(super) struct Field {
     pub(super) base: Option<u64>,
 }
 
-/// Takes fields, and keeps those that are in order and within the file.
-pub(super) struct Sink<'s> {
-    each: &'s mut dyn FnMut(&Field),
+/// Takes fields, and keeps those that are in order and within the file. Code has so many that `each` is known to its scan.
+pub(super) struct Sink<'s, F: ?Sized = dyn FnMut(&Field) + 's> {
+    each: &'s mut F,
     from: usize,
     end: usize,
 }
 
-impl Sink<'_> {
+impl<F: FnMut(&Field) + ?Sized> Sink<'_, F> {
     #[inline]
     pub(super) fn put(&mut self, field: &Field) {
         let end = field.offset.saturating_add(field.form.bytes());
@@ -164,26 +164,26 @@ impl<'i> Scan<'i> {
     }
 
     /// Calls `each` with all fields: their offsets ascend, and they do not overlap.
-    pub(super) fn run(&self, each: &mut dyn FnMut(&Field)) {
+    pub(super) fn run(&self, each: &mut impl FnMut(&Field)) {
         for number in 0..self.units.len() {
             self.unit(number, each);
         }
     }
 
     /// Calls `each` with the fields of one unit, which come before those of the next one.
-    pub(super) fn unit(&self, number: usize, each: &mut dyn FnMut(&Field)) {
+    pub(super) fn unit(&self, number: usize, each: &mut impl FnMut(&Field)) {
         let Some(&Unit { region, from, to, ref slice }) = self.units.get(number) else { return };
         let (image, region) = (self.image, &self.regions[region]);
-        let mut sink = Sink { each, from, end: region.end };
-        let sink = &mut sink;
+        if let Some(slice) = slice {
+            x86::scan(image, region, slice, to, &mut Sink { each, from, end: region.end });
+            return;
+        }
+        let sink: &mut Sink<'_> = &mut Sink { each, from, end: region.end };
         // Tables of even entries are cut between two of them.
         let address = region.address.wrapping_add((from - region.start) as u64);
         let part = &Region { start: from, end: to, address, ..*region };
         match region.kind {
-            RegionKind::Code => match slice {
-                Some(slice) => x86::scan(image, region, slice, to, sink),
-                None => arm::scan(image, region, from, to, sink),
-            },
+            RegionKind::Code => arm::scan(image, region, from, to, sink),
             RegionKind::Data => {
                 data::scan(image, region, (&self.regions, &self.jump_tables, &self.golang), sink);
             }

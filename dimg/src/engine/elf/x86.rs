@@ -7,19 +7,20 @@ use super::code::Tables;
 use super::image::{Image, distance_at};
 use super::scan::{Field, Form, Sink};
 use super::tables::Region;
+use super::usual::{self, LANES};
 use crate::engine::parallel::in_order;
 
 /// Bytes that a decoder may look at.
-const WINDOW: usize = 32;
+pub(super) const WINDOW: usize = 32;
 
 /// Traits of an opcode.
-const MODRM: u8 = 1;
+pub(super) const MODRM: u8 = 1;
 /// One byte follows at the end.
-const BYTE: u8 = 2;
+pub(super) const BYTE: u8 = 2;
 /// Four bytes follow, two with the prefix 66.
-const WORD: u8 = 4;
+pub(super) const WORD: u8 = 4;
 /// A distance of four bytes from the next instruction.
-const NEAR: u8 = 8;
+pub(super) const NEAR: u8 = 8;
 /// Not an instruction.
 const BAD: u8 = 16;
 /// A prefix.
@@ -72,8 +73,8 @@ const fn two_bytes() -> [u8; 256] {
     table
 }
 
-static ONE_BYTE: [u8; 256] = one_byte();
-static TWO_BYTES: [u8; 256] = two_bytes();
+pub(super) static ONE_BYTE: [u8; 256] = one_byte();
+pub(super) static TWO_BYTES: [u8; 256] = two_bytes();
 
 /// An instruction; places are from its first byte, and 0 where it has no such part.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -239,7 +240,7 @@ pub(super) fn decode(window: &[u8; WINDOW]) -> Option<Instruction> {
 
 /// What a decoder looks at of the instruction at `at`: beyond the end of `bytes` zeros.
 #[inline]
-fn window<'w>(bytes: &'w [u8], at: usize, last: &'w mut [u8; WINDOW]) -> &'w [u8; WINDOW] {
+pub(super) fn window<'w>(bytes: &'w [u8], at: usize, last: &'w mut [u8; WINDOW]) -> &'w [u8; WINDOW] {
     let rest = bytes.get(at..).unwrap_or_default();
     if let Some(window) = rest.first_chunk() {
         return window;
@@ -277,7 +278,13 @@ fn walk(
 }
 
 /// The fields of the instructions of a slice, to before `to`.
-pub(super) fn scan(image: &Image<'_>, region: &Region, slice: &Slice, to: usize, sink: &mut Sink<'_>) {
+pub(super) fn scan<F: FnMut(&Field) + ?Sized>(
+    image: &Image<'_>,
+    region: &Region,
+    slice: &Slice,
+    to: usize,
+    sink: &mut Sink<'_, F>,
+) {
     let skew = region.address.wrapping_sub(region.start as u64);
     let Some(marks) = &slice.marks else {
         walk(image, region, slice.start, to, |at, found| {
@@ -314,26 +321,34 @@ pub(super) const MAX_MARK_BYTES: usize = 16 << 20;
 /// Where an instruction has its only field, a distance: the place in the lowest four bits, above them the bytes behind it. Zero when
 /// it is another one, which has to be decoded again.
 #[derive(Clone, Copy, Debug)]
-struct Layout(u8);
+pub(super) struct Layout(pub(super) u8);
 
 impl Layout {
     /// What stands for no bytes behind a distance to code.
-    const NEAR: u8 = 15;
+    pub(super) const NEAR: u32 = 15;
 
     #[inline]
-    fn of(image: &Image<'_>, found: &Instruction) -> Self {
+    pub(super) fn of(fixed: bool, found: &Instruction) -> Self {
         let place = found.near.max(found.relative);
-        if place == 0 || image.fixed && found.absolute | found.number != 0 {
+        if place == 0 || fixed && found.absolute | found.number != 0 {
             return Self(0);
         }
         // Instructions have at most 15 bytes.
-        let behind = if found.near != 0 { usize::from(Self::NEAR) } else { found.length - place - 4 };
+        let behind = if found.near != 0 { Self::NEAR as usize } else { found.length - place - 4 };
         Self(u8::try_from(behind << 4 | place).unwrap_or(0))
     }
 
     #[inline]
     fn is_near(self) -> bool {
-        self.0 >> 4 == Self::NEAR
+        u32::from(self.0 >> 4) == Self::NEAR
+    }
+
+    /// Whether the instruction at `at` may load an address told from the next one.
+    #[inline]
+    fn may_load(self, bytes: &[u8], at: usize) -> bool {
+        // The opcode, and the first byte of the operand.
+        let opcode = (at + usize::from(self.0 & 15)).saturating_sub(2);
+        !self.is_near() && self.0 != 0 && bytes.get(opcode) == Some(&0x8d)
     }
 
     /// The place of the distance, and the length of the instruction.
@@ -347,11 +362,11 @@ impl Layout {
 
 /// Places and layouts of instructions, ascending: about two bytes each.
 #[derive(Clone, Debug)]
-struct Marks {
+pub(super) struct Marks {
     start: usize,
-    last: usize,
+    pub(super) last: usize,
     /// Distances from the start or the place before; after 255 it goes on, else the layout follows.
-    steps: Vec<u8>,
+    pub(super) steps: Vec<u8>,
 }
 
 impl Marks {
@@ -361,13 +376,29 @@ impl Marks {
 
     #[inline]
     fn put(&mut self, at: usize, layout: Layout) {
-        let mut step = at - self.last;
+        put_step(&mut self.steps, at - self.last);
+        self.steps.push(layout.0);
         self.last = at;
-        while step >= 255 {
-            self.steps.push(255);
-            step -= 255;
+    }
+
+    /// Adds those of `other` from `from` on, which lie behind.
+    fn go_on(&mut self, other: &Self, from: usize) {
+        let (mut at, mut place) = (other.start, 0);
+        while let Some(&step) = other.steps.get(place) {
+            at += usize::from(step);
+            place += 1;
+            if step == 255 {
+                continue;
+            }
+            let Some(&layout) = other.steps.get(place) else { break };
+            place += 1;
+            if at >= from {
+                self.put(at, Layout(layout));
+                self.steps.extend_from_slice(&other.steps[place..]);
+                self.last = other.last;
+                break;
+            }
         }
-        self.steps.extend([u8::try_from(step).unwrap_or(0), layout.0]);
     }
 
     #[inline]
@@ -384,14 +415,30 @@ impl Marks {
     }
 }
 
+/// Appends a distance as [`Marks`] have it.
+#[inline]
+pub(super) fn put_step(steps: &mut Vec<u8>, mut step: usize) {
+    while step >= 255 {
+        steps.push(255);
+        step -= 255;
+    }
+    steps.push(u8::try_from(step).unwrap_or(0));
+}
+
 /// Whether [`fields`] may find any.
 #[inline]
-fn has_fields(image: &Image<'_>, found: &Instruction) -> bool {
-    found.near | found.relative != 0 || image.fixed && found.absolute | found.number != 0
+pub(super) fn has_fields(fixed: bool, found: &Instruction) -> bool {
+    found.near | found.relative != 0 || fixed && found.absolute | found.number != 0
 }
 
 #[inline]
-fn fields(image: &Image<'_>, skew: u64, at: usize, found: &Instruction, sink: &mut Sink<'_>) {
+fn fields<F: FnMut(&Field) + ?Sized>(
+    image: &Image<'_>,
+    skew: u64,
+    at: usize,
+    found: &Instruction,
+    sink: &mut Sink<'_, F>,
+) {
     let distance = |place: usize| distance_at(image.bytes, at + place);
     if found.near != 0 || found.relative != 0 {
         let place = found.near.max(found.relative);
@@ -412,12 +459,12 @@ fn fields(image: &Image<'_>, skew: u64, at: usize, found: &Instruction, sink: &m
 
 /// The field of a distance, given its place in an instruction, the length of that and whether it is one to code; false when it is cut off.
 #[inline]
-fn relative(
+fn relative<F: FnMut(&Field) + ?Sized>(
     image: &Image<'_>,
     skew: u64,
     at: usize,
     (place, length, near): (usize, usize, bool),
-    sink: &mut Sink<'_>,
+    sink: &mut Sink<'_, F>,
 ) -> bool {
     let Some(distance) = distance_at(image.bytes, at + place) else { return false };
     let target = skew.wrapping_add((at + length) as u64).wrapping_add(distance);
@@ -455,8 +502,18 @@ struct Guess {
     exit: usize,
 }
 
+impl Guess {
+    fn new(from: usize) -> Self {
+        let starts = Vec::with_capacity(SYNC_INSTRUCTIONS);
+        Self { starts, tables: Vec::new(), marks: Marks::new(from), exit: from }
+    }
+}
+
 /// Instructions of a slice among which decoding is expected to come in step.
-const SYNC_INSTRUCTIONS: usize = 1024;
+const SYNC_INSTRUCTIONS: usize = 512;
+
+/// A region of less for each lane is one slice.
+const MIN_LANE_BYTES: usize = if cfg!(fuzzing) { 1 << 8 } else { 16 << 10 };
 
 /// The jump tables of a region of code, and its slices of `slice` bytes, with so many threads. Marks take `room`.
 ///
@@ -471,28 +528,56 @@ pub(super) fn find_tables(
     room: &mut usize,
 ) -> Vec<Slice> {
     let skew = region.address.wrapping_sub(region.start as u64);
+    let all = region.end - region.start;
+    // As many for each lane.
+    let slice = if all > LANES * MIN_LANE_BYTES { slice.min(all.div_ceil(LANES)) } else { slice };
+    let count = all.div_ceil(slice);
+    let slice = all.div_ceil(if count > 1 { count.next_multiple_of(LANES) } else { 1 }).max(1);
+    let count = all.div_ceil(slice);
     let bounds = |number: usize| {
-        let from = region.start + number * slice;
+        let from = region.start.saturating_add(number.saturating_mul(slice)).min(region.end);
         (from, from.saturating_add(slice).min(region.end))
     };
-    let guess = |number: usize| {
-        let (from, to) = bounds(number);
-        let (mut starts, mut tables) = (Vec::with_capacity(SYNC_INSTRUCTIONS), Vec::new());
-        let mut marks = Marks::new(from);
-        let exit = walk(image, region, from, to, |at, found| {
-            if starts.len() < SYNC_INSTRUCTIONS {
-                starts.push(at);
-            }
-            if has_fields(image, found) {
-                marks.put(at, Layout::of(image, found));
-                tables.extend(table(image, skew, at, found).map(|table| (at, table)));
-            }
-            true
-        });
-        Guess { starts, tables, marks, exit }
+    let guess = |pair: usize| {
+        let mut guesses: [Guess; LANES] =
+            std::array::from_fn(|lane| Guess::new(bounds(pair * LANES + lane).0));
+        let mut left = [(0, 0); LANES];
+        for (lane, guess) in guesses.iter_mut().enumerate() {
+            let (from, to) = bounds(pair * LANES + lane);
+            let first = walk(image, region, from, to, |at, found| {
+                let room = guess.starts.len() < SYNC_INSTRUCTIONS;
+                if room {
+                    guess.starts.push(at);
+                    if has_fields(image.fixed, found) {
+                        guess.marks.put(at, Layout::of(image.fixed, found));
+                    }
+                }
+                room
+            });
+            left[lane] = (first, to);
+        }
+        let bytes = &image.bytes[..region.end];
+        let marks = guesses.each_mut().map(|guess| &mut guess.marks);
+        let exits = match image.fixed {
+            true => usual::look::<true>(bytes, left, marks),
+            false => usual::look::<false>(bytes, left, marks),
+        };
+        for (guess, exit) in guesses.iter_mut().zip(exits) {
+            guess.exit = exit;
+            let (tables, marks) = (&mut guess.tables, &guess.marks);
+            marks.each(|at, layout| {
+                if layout.may_load(bytes, at) {
+                    let mut last = [0u8; WINDOW];
+                    let found = decode(window(bytes, at, &mut last));
+                    let table = found.and_then(|found| table(image, skew, at, &found));
+                    tables.extend(table.map(|table| (at, table)));
+                }
+            });
+        }
+        guesses
     };
     let (mut slices, mut entry) = (Vec::new(), region.start);
-    in_order(threads, (region.end - region.start).div_ceil(slice), guess, |guess| {
+    let mut join = |guess: Guess| {
         let (from, to) = bounds(slices.len());
         let (start, mut marks) = (entry, guess.marks);
         entry = guess.exit;
@@ -500,18 +585,14 @@ pub(super) fn find_tables(
             let (mut in_step, mut own) = (false, Marks::new(start));
             let met = walk(image, region, start, to, |at, found| {
                 in_step = guess.starts.binary_search(&at).is_ok();
-                if !in_step && has_fields(image, found) {
-                    own.put(at, Layout::of(image, found));
+                if !in_step && has_fields(image.fixed, found) {
+                    own.put(at, Layout::of(image.fixed, found));
                     tables.extend(table(image, skew, at, found));
                 }
                 !in_step
             });
             if in_step {
-                marks.each(|at, layout| {
-                    if at >= met {
-                        own.put(at, layout);
-                    }
-                });
+                own.go_on(&marks, met);
                 tables.extend(guess.tables.iter().filter(|(at, _)| *at >= met).map(|(_, table)| *table));
             } else {
                 entry = met;
@@ -524,6 +605,9 @@ pub(super) fn find_tables(
         let left = room.checked_sub(marks.steps.len());
         *room = left.unwrap_or(*room);
         slices.push(Slice { start, marks: left.map(|_| marks) });
+    };
+    in_order(threads, count.div_ceil(LANES), guess, |guesses| {
+        guesses.into_iter().filter(|guess| guess.marks.start < region.end).for_each(&mut join);
         true
     });
     slices
