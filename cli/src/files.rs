@@ -5,11 +5,12 @@
 //! once and after everything else has succeeded.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Seek, SeekFrom};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use d4c_sys::Map;
+use dimg::format::MAX_HEADER_BYTES;
 
 use crate::beside::{new_file, parent};
 use crate::failure::{Failure, Kind};
@@ -145,31 +146,47 @@ pub(crate) struct InFile {
 }
 
 impl InFile {
-    /// Maps the file at `path`; what is no regular file (`-`, a pipe) is read to its end first.
+    /// Maps the file at `path`; what is no regular file (`-`, a pipe) is read to its end first, if `expected` does not refuse its first bytes:
+    /// as many as it says, and one more, so that it is seen that there are more.
     ///
     /// # Errors
-    /// It is not there or cannot be read.
-    pub(crate) fn open(path: &Path, tmpdir: &Path) -> Result<Self, Failure> {
+    /// It is not there or cannot be read; it is longer than what is free in `tmpdir`; those of `expected`.
+    pub(crate) fn open(path: &Path, tmpdir: &Path, expected: &Expected) -> Result<Self, Failure> {
         const WHAT: &str = "read file";
         let file = if path == Path::new(STANDARD) {
-            drain(&mut io::stdin().lock(), path, tmpdir)?
+            drain(&mut io::stdin().lock(), path, tmpdir, expected)?
         } else {
             let mut file = File::open(path).map_err(Failure::io(WHAT, path))?;
             let meta = file.metadata().map_err(Failure::io(WHAT, path))?;
             if meta.is_dir() {
                 return Err(Failure::new(Kind::Failed, WHAT, path.display(), "is a directory"));
             }
-            if meta.is_file() { file } else { drain(&mut file, path, tmpdir)? }
+            if meta.is_file() { file } else { drain(&mut file, path, tmpdir, expected)? }
         };
         let map = Map::file(&file).map_err(Failure::io(WHAT, path))?;
         Ok(Self { map })
     }
 }
 
+/// Says of the first [`MAX_HEADER_BYTES`] of a file how many bytes it has at most.
+pub(crate) type Expected<'a> = dyn Fn(&[u8]) -> Result<u64, Failure> + 'a;
+
 /// An unnamed file with all that `from` gives.
-fn drain(from: &mut impl io::Read, shown: &Path, tmpdir: &Path) -> Result<File, Failure> {
+fn drain(from: &mut impl Read, shown: &Path, tmpdir: &Path, expected: &Expected) -> Result<File, Failure> {
+    const WHAT: &str = "read file";
+    let mut head = Vec::new();
+    from.take(MAX_HEADER_BYTES as u64).read_to_end(&mut head).map_err(Failure::io(WHAT, shown))?;
+    let bytes = expected(&head)?;
+    if let Ok(stat) = d4c_sys::statvfs(tmpdir) {
+        let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+        if bytes > free {
+            let why = format!("it has {bytes} bytes, and {} has room for {free}", tmpdir.display());
+            return Err(Failure::new(Kind::NoSpace, WHAT, shown.display(), why));
+        }
+    }
     let mut file = spool(tmpdir)?;
-    io::copy(from, &mut file).map_err(Failure::io("read file", shown))?;
+    let rest = bytes.saturating_add(1).saturating_sub(head.len() as u64);
+    io::copy(&mut head.chain(from.take(rest)), &mut file).map_err(Failure::io(WHAT, shown))?;
     Ok(file)
 }
 
@@ -250,8 +267,12 @@ mod tests {
         let missing = dir.path().join("no/out");
         assert_eq!(OutFile::create(&missing, dir.path()).unwrap_err().kind, Kind::NotFound);
         assert_eq!(OutFile::create(dir.path(), dir.path()).unwrap_err().kind, Kind::Failed);
-        assert_eq!(InFile::open(&missing, dir.path()).unwrap_err().kind, Kind::NotFound);
-        assert_eq!(InFile::open(dir.path(), dir.path()).unwrap_err().kind, Kind::Failed);
-        assert!(InFile::open(Path::new("/dev/null"), dir.path()).unwrap().map.is_empty());
+        let open = |path: &Path| InFile::open(path, dir.path(), &|_| Ok(100));
+        assert_eq!(open(&missing).unwrap_err().kind, Kind::NotFound);
+        assert_eq!(open(dir.path()).unwrap_err().kind, Kind::Failed);
+        assert!(open(Path::new("/dev/null")).unwrap().map.is_empty());
+        assert_eq!(open(Path::new("/dev/zero")).unwrap().map.len(), 101, "one more than there should be");
+        let endless = |bytes| InFile::open(Path::new("/dev/zero"), dir.path(), &|_| Ok(bytes));
+        assert_eq!(endless(u64::MAX).unwrap_err().kind, Kind::NoSpace);
     }
 }

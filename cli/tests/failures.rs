@@ -201,3 +201,20 @@ fn an_interrupted_command_leaves_nothing() {
     }
     assert!(!folder.names().iter().any(|name| name.starts_with('.')), "{:?}", folder.names());
 }
+
+#[test]
+fn what_has_no_end_is_refused_by_its_start() {
+    let folder = Folder::new();
+    let line = |words: &str| folder.fails(words);
+    let neither = "d4c: delta file: /dev/zero: read file at offset 0: neither a cdimg nor a dimg".to_owned();
+    for words in
+        ["show /dev/zero", "verify /dev/zero", "patch oci:i:v1 /dev/zero dir:out", "unpack /dev/zero out"]
+    {
+        assert_eq!(line(words), (4, neither.clone()), "{words}");
+    }
+    let archive = "d4c: read archive: /dev/zero at offset 0: not a tar header".to_owned();
+    for words in ["convert oci-archive:/dev/zero out.cdimg", "convert docker-archive:/dev/zero out.cdimg"] {
+        assert_eq!(line(words), (4, archive.clone()), "{words}");
+    }
+    assert_eq!(folder.names(), ["i"]);
+}

@@ -73,7 +73,7 @@ impl Given {
 
 /// The files in a tar file.
 fn open_tar(path: &Path, config: &Config) -> Result<Vec<Given>, Failure> {
-    let bytes = Bytes::new(InFile::open(path, &config.tmpdir)?.map);
+    let bytes = Bytes::new(InFile::open(path, &config.tmpdir, &|_| Ok(u64::MAX))?.map);
     let open = |(name, part): (PathBuf, Bytes)| Given::new(Delta::of_bytes(part.clone(), &name)?, Some(part));
     pick::members(path, &bytes)?.into_iter().map(open).collect()
 }

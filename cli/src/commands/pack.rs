@@ -4,6 +4,7 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use dimg::engine::compress::Level;
+use dimg::limits::MAX_DOCUMENT_BYTES;
 
 use super::build::finish;
 use crate::config::Config;
@@ -34,8 +35,8 @@ pub(crate) struct Options {
 /// The parts do not belong together, or a file cannot be read or written.
 pub(crate) fn run(options: &Options, config: &Config) -> Result<(), Failure> {
     let dimg = Delta::open(&options.dimg, &config.tmpdir)?;
-    let [manifest, image_config] =
-        [&options.manifest, &options.config].map(|path| InFile::open(path, &config.tmpdir));
+    let [manifest, image_config] = [&options.manifest, &options.config]
+        .map(|path| InFile::open(path, &config.tmpdir, &|_| Ok(MAX_DOCUMENT_BYTES)));
     let (manifest, image_config) = (manifest?.map, image_config?.map);
     let (head, data) = dimg
         .file

@@ -26,7 +26,7 @@ use di3fs_snapshotter::client::{Containerd, ContentBlobs};
 use dimg::Digest;
 use dimg::build::{Side, SideLayer};
 use dimg::content::{Bytes, ContentSource};
-use dimg::format::DeltaFile;
+use dimg::format::{DeltaFile, announced_bytes};
 use dimg::index::LayerIndex;
 use dimg::memory::Memory;
 
@@ -294,7 +294,8 @@ impl Delta {
     /// # Errors
     /// It is not there, or no cdimg or dimg.
     pub(crate) fn open(path: &Path, tmpdir: &Path) -> Result<Self, Failure> {
-        Self::new(InFile::open(path, tmpdir)?.map, path)
+        let announced = |head: &[u8]| announced_bytes(head).map_err(Failure::delta(path));
+        Self::new(InFile::open(path, tmpdir, &announced)?.map, path)
     }
 
     /// As [`Delta::open`], of a file that is open and will be at `path`.

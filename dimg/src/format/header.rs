@@ -14,6 +14,8 @@ pub const CDIMG_MAGIC: [u8; 6] = *b"\x89CDIMG";
 pub const VERSION: u16 = 2;
 /// Bytes of a checksum.
 pub(crate) const CHECK_BYTES: usize = 8;
+/// Bytes of a header at most: magic, version, flags, four lengths, checksum.
+pub const MAX_HEADER_BYTES: usize = CDIMG_MAGIC.len() + 2 + 4 * 10 + CHECK_BYTES;
 
 /// What stands where the version does in files of version 1.
 const VERSION_1: u8 = b'\r';
@@ -74,9 +76,21 @@ pub(crate) fn check4(bytes: &[u8]) -> u32 {
     u32::from_le_bytes([a, b, c, d])
 }
 
-impl Header {
-    /// Reads the header of the file `bytes`, whole; DOCUMENTS and META have their checksum.
-    pub(crate) fn parse(bytes: &[u8]) -> Result<Self, DimgError> {
+/// What the first bytes of a file say.
+struct Start {
+    is_cdimg: bool,
+    has_parent: bool,
+    /// Where the lengths begin.
+    lengths_at: usize,
+    /// Where the checksum is.
+    check_at: usize,
+    check: [u8; CHECK_BYTES],
+    places: [Range<u64>; 4],
+}
+
+impl Start {
+    /// Reads all of a header but what its checksum is of.
+    fn parse(bytes: &[u8]) -> Result<Self, DimgError> {
         let corrupt = |at: usize, reason: String| DimgError::corrupt(NAME, at as u64, reason);
         let is_cdimg = bytes.starts_with(&CDIMG_MAGIC);
         if !is_cdimg && !bytes.starts_with(&DIMG_MAGIC) {
@@ -110,23 +124,49 @@ impl Header {
                 return Err(wire(before.error(section.name(), why)));
             }
         }
-        let checked = reader.offset();
-        let check = reader.take(CHECK_BYTES, "checksum").map_err(wire)?;
+        let check_at = reader.offset();
+        let mut check = [0; CHECK_BYTES];
+        check.copy_from_slice(reader.take(CHECK_BYTES, "checksum").map_err(wire)?);
         let mut next = reader.offset() as u64;
         let places = lengths.map(|length| {
             let start = next;
             next = next.saturating_add(length);
             start..next
         });
-        let header = Self { is_cdimg, has_parent: flags & HAS_PARENT != 0, places };
-        if next != bytes.len() as u64 {
-            return Err(corrupt(magic_bytes + 2, format!("the file has {} bytes, not {next}", bytes.len())));
+        let (has_parent, lengths_at) = (flags & HAS_PARENT != 0, magic_bytes + 2);
+        Ok(Self { is_cdimg, has_parent, lengths_at, check_at, check, places })
+    }
+
+    /// Where the file ends.
+    fn end(&self) -> u64 {
+        self.places[Section::Data as usize].end
+    }
+}
+
+/// How many bytes the file has that begins with `head`, of which [`MAX_HEADER_BYTES`] are enough: to refuse what is no such file before all of it
+/// is read. Nothing else is checked.
+///
+/// # Errors
+/// It does not begin like a cdimg or dimg.
+pub fn announced_bytes(head: &[u8]) -> Result<u64, DimgError> {
+    Start::parse(head).map(|start| start.end())
+}
+
+impl Header {
+    /// Reads the header of the file `bytes`, whole; DOCUMENTS and META have their checksum.
+    pub(crate) fn parse(bytes: &[u8]) -> Result<Self, DimgError> {
+        let start = Start::parse(bytes)?;
+        if start.end() != bytes.len() as u64 {
+            let why = format!("the file has {} bytes, not {}", bytes.len(), start.end());
+            return Err(DimgError::corrupt(NAME, start.lengths_at as u64, why));
         }
+        let Start { is_cdimg, has_parent, check_at, check, places, .. } = start;
+        let header = Self { is_cdimg, has_parent, places };
         let opened = header.place(Section::Documents).start..header.place(Section::Meta).end;
         let opened = slice(bytes, &opened).unwrap_or_default();
-        if check != check8(&[&bytes[..checked], opened].concat()).to_le_bytes() {
-            let reason = "the checksum of header, manifest, config and META is wrong".to_owned();
-            return Err(corrupt(checked, reason));
+        if check != check8(&[&bytes[..check_at], opened].concat()).to_le_bytes() {
+            let reason = "the checksum of header, manifest, config and META is wrong";
+            return Err(DimgError::corrupt(NAME, check_at as u64, reason));
         }
         Ok(header)
     }

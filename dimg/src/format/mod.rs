@@ -24,7 +24,7 @@ mod writer;
 pub use cdimg::{Cdimg, DeltaFile, write_cdimg};
 pub use dump::dump;
 pub use error::{Class, DimgError};
-pub use header::{CDIMG_MAGIC, DIMG_MAGIC, VERSION};
+pub use header::{CDIMG_MAGIC, DIMG_MAGIC, MAX_HEADER_BYTES, VERSION, announced_bytes};
 pub use image::{Image, Recipe, Stage};
 pub use make::Scratch;
 pub use meta::{LayerCheck, LayerSource, Meta, Parent, Target, TargetLayer};

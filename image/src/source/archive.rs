@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::Cursor;
+use std::io::{Cursor, Read};
 use std::path::{Path, PathBuf};
 
 use ::tar::{Archive, EntryType};
@@ -13,8 +13,9 @@ use d4c_sys::Map;
 
 use super::Options;
 use super::blob::{Blob, MappedBytes};
-use super::spool::{Expect, Spool};
+use super::spool::{Compression, Expect, Spool};
 use crate::error::SourceError;
+use crate::tar::block::{BLOCK, Fields};
 
 const WHAT: &str = "read archive";
 /// Links that one name may lead through.
@@ -46,7 +47,7 @@ impl ArchiveFiles {
         let blob = if kind.is_file() {
             Blob::Mapped(MappedBytes::whole(Map::file(&file).map_err(io("map archive"))?))
         } else {
-            Blob::Stream(Box::new(file))
+            Blob::Stream(Box::new(begins_as_archive(file, path)?))
         };
         // The limit is one of layers, and an archive has many.
         let spool = Spool { limit_bytes: None, ..options.spool() };
@@ -83,6 +84,18 @@ impl ArchiveFiles {
         }
         Err(bad(format!("more than {MAX_LINKS} links in a row")))
     }
+}
+
+/// What reads all of `file`, a pipe or a device, if it begins like a tar or compressed: what is neither might have no end.
+fn begins_as_archive(mut file: File, path: &Path) -> Result<impl Read + use<>, SourceError> {
+    let mut head = Vec::new();
+    file.by_ref().take(BLOCK as u64).read_to_end(&mut head).map_err(SourceError::io(WHAT, path))?;
+    let is_header = <[u8; BLOCK]>::try_from(&head[..]).is_ok_and(|block| Fields::read(&block).is_ok());
+    if !head.is_empty() && Compression::detect(&head) == Compression::None && !is_header {
+        let (on, why) = (path.display().to_string(), "not a tar header".to_owned());
+        return Err(SourceError::Corrupt { what: WHAT, on, offset: Some(0), why });
+    }
+    Ok(Cursor::new(head).chain(file))
 }
 
 fn members(bytes: &MappedBytes, on: &str) -> Result<HashMap<Vec<u8>, Member>, SourceError> {
@@ -144,6 +157,12 @@ fn clean(path: &[u8]) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_has_no_end_is_refused_by_its_start() {
+        let error = ArchiveFiles::open(Path::new("/dev/zero"), &Options::default()).err().unwrap();
+        assert_eq!(error.to_string(), "read archive: /dev/zero at offset 0: not a tar header");
+    }
 
     #[test]
     fn paths_are_cleaned_or_refused() {

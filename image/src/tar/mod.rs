@@ -13,7 +13,7 @@
 //! Nothing is believed: whatever [`write`] makes of an entry it reads again as the parser would, and an index whose
 //! headers say something else than its entries is refused.
 
-mod block;
+pub(crate) mod block;
 mod build;
 mod contents;
 mod derive;

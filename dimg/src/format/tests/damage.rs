@@ -63,6 +63,18 @@ fn header(start: impl FnOnce(&mut Vec<u8>), lengths: impl FnOnce(&mut Vec<u64>))
 }
 
 #[test]
+fn the_start_of_a_file_tells_its_size() {
+    let sample = original();
+    for whole in [sample.dimg(), sample.cdimg()] {
+        let start = &whole[..MAX_HEADER_BYTES.min(whole.len())];
+        assert_eq!(announced_bytes(start).unwrap(), whole.len() as u64);
+    }
+    let refused = |start: &[u8]| announced_bytes(start).unwrap_err().to_string();
+    assert_eq!(refused(&[0; MAX_HEADER_BYTES]), "read file at offset 0: neither a cdimg nor a dimg");
+    assert!(refused(&sample.dimg()[..12]).starts_with("read header at offset "));
+}
+
+#[test]
 fn each_check_of_the_header_refuses() {
     let start = |at: usize, byte: u8| header(|bytes| bytes[at] = byte, |_| ());
     assert_eq!(start(4, 0), "read file at offset 0: neither a cdimg nor a dimg");
