@@ -14,6 +14,7 @@ use di3fs::store::StoreError;
 use di3fs_snapshotter::client::ClientError;
 use di3fs_snapshotter::control::ControlError;
 use dimg::format::DimgError;
+use nix::libc::{EMFILE, ENFILE};
 use serde_json::json;
 
 /// The class of a failure; decides the exit status.
@@ -61,6 +62,7 @@ impl Kind {
     /// The class of an error of the operating system.
     pub(crate) fn of_io(error: &io::Error) -> Self {
         match error.kind() {
+            _ if matches!(error.raw_os_error(), Some(EMFILE | ENFILE)) => Self::NoSpace,
             io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => Self::NotFound,
             io::ErrorKind::StorageFull
             | io::ErrorKind::QuotaExceeded
@@ -321,7 +323,7 @@ mod tests {
             let error = io::Error::from_raw_os_error(errno);
             Failure::io("open", Path::new("f"))(error).kind.exit_code()
         };
-        assert_eq!([2, 20, 28, 122, 27, 12, 13, 5].map(code), [3, 3, 5, 5, 5, 5, 1, 1]);
+        assert_eq!([2, 20, 28, 122, 27, 12, 24, 23, 13, 5].map(code), [3, 3, 5, 5, 5, 5, 5, 5, 1, 1]);
     }
 
     #[test]

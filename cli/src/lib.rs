@@ -23,6 +23,7 @@ mod usage;
 mod virtiofsd;
 
 use std::ffi::OsString;
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -55,11 +56,9 @@ fn start(name: &str, run: impl FnOnce(Vec<OsString>) -> Result<(), Failure>) -> 
         // Whoever read our output has enough of it.
         Err(failure) if failure.kind == Kind::Closed => ExitCode::SUCCESS,
         Err(failure) => {
-            if json {
-                eprintln!("{}", failure.json());
-            } else {
-                eprintln!("{name}: {failure}");
-            }
+            let line = if json { failure.json().to_string() } else { format!("{name}: {failure}") };
+            // The status tells it as well, where standard error takes nothing.
+            drop(writeln!(std::io::stderr(), "{line}"));
             ExitCode::from(failure.kind.exit_code())
         }
     }
@@ -73,22 +72,26 @@ fn run(arguments: Vec<OsString>) -> Result<(), Failure> {
         Err(error) => return error.print().map_err(output::closed_or("write help")),
     };
     let config = Config::new(args.global)?;
-    start_logging(&config, BoxMakeWriter::new(std::io::stderr), &[]);
+    start_logging(&config, None, &[]);
     interrupt::watch()?;
     commands::run(args.command, &config)
 }
 
-/// Sends log lines to `writer`, but for those of the crates `silent`.
-fn start_logging(config: &Config, writer: BoxMakeWriter, silent: &[&str]) {
+/// Sends log lines to `other`, else to standard error, but for those of the crates `silent`.
+fn start_logging(config: &Config, other: Option<BoxMakeWriter>, silent: &[&str]) {
     // What a certificate is refused for is told by the command that fails with it.
     let silent = silent.iter().chain(&["rustls_platform_verifier"]);
     let levels = silent.fold(Targets::new().with_default(config.log_level), |levels, name| {
         levels.with_target(*name, LevelFilter::OFF)
     });
+    let plain = other.is_some() || !std::io::stderr().is_terminal();
     let lines = tracing_subscriber::fmt::layer()
         .with_target(false)
         .without_time()
-        .with_writer(writer)
-        .with_filter(levels);
-    tracing_subscriber::registry().with(lines).init();
+        .with_writer(other.unwrap_or_else(|| BoxMakeWriter::new(std::io::stderr)))
+        // A line that cannot be written is told nowhere: by default that ends the process where it is standard error.
+        .log_internal_errors(false);
+    // Left alone otherwise: it looks at NO_COLOR.
+    let lines = if plain { lines.with_ansi(false) } else { lines };
+    tracing_subscriber::registry().with(lines.with_filter(levels)).init();
 }

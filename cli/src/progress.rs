@@ -3,6 +3,7 @@
 //! Counters are atomics, so that working threads add to them without waiting; a bar or a line is drawn from them by
 //! a thread of its own, a few times a second or every few seconds.
 
+use std::io::Write;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -163,7 +164,7 @@ impl Shared {
             let (name, counts) = self.text();
             if !name.is_empty() {
                 let colon = if counts.is_empty() { "" } else { ": " };
-                eprintln!("d4c: {name}{colon}{counts}");
+                drop(writeln!(std::io::stderr(), "d4c: {name}{colon}{counts}"));
             }
         }
     }

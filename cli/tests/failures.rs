@@ -218,3 +218,26 @@ fn what_has_no_end_is_refused_by_its_start() {
     }
     assert_eq!(folder.names(), ["i"]);
 }
+
+#[test]
+fn log_lines_for_files_have_no_colours() {
+    let folder = Folder::new();
+    let convert = folder.run("convert --log-level trace oci:i:v1 a.cdimg");
+    let log = String::from_utf8(convert.stderr).unwrap();
+    assert!(convert.status.success() && !log.contains('\x1b'), "{log}");
+}
+
+#[test]
+fn a_full_standard_error_changes_no_status() {
+    let folder = Folder::new();
+    let full = || fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let cases = [
+        ("show no.cdimg", 3),
+        ("show --json no.cdimg", 3),
+        ("convert --log-level trace oci:i:v1 a.cdimg", 0),
+    ];
+    for (words, code) in cases {
+        let status = folder.command(words).stderr(full()).status().unwrap();
+        assert_eq!(status.code(), Some(code), "{words}");
+    }
+}

@@ -1,5 +1,6 @@
 //! `di3fs-snapshotter`: the containerd plugin. All of it is in the library.
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -14,7 +15,8 @@ fn main() -> ExitCode {
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("di3fs-snapshotter: {error}");
+            // The status tells it as well, where standard error takes nothing.
+            drop(writeln!(std::io::stderr(), "di3fs-snapshotter: {error}"));
             ExitCode::FAILURE
         }
     }

@@ -153,6 +153,8 @@ fn log_to_stderr(level: &str) -> Result<()> {
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
+        // By default a line that cannot be written ends the process.
+        .log_internal_errors(false)
         .try_init()
         .map_err(|e| Error::Unavailable { what: format!("start logging: {e}") })
 }

@@ -58,8 +58,7 @@ pub(crate) fn run(arguments: Vec<OsString>) -> Result<(), Failure> {
     global.quiet |= args.syslog;
     let config = Config::new(global)?;
     let system = args.syslog.then(syslog::Syslog::connect).and_then(Result::ok);
-    let writer = system.map_or_else(|| BoxMakeWriter::new(std::io::stderr), BoxMakeWriter::new);
-    crate::start_logging(&config, writer, &GUESTS);
+    crate::start_logging(&config, system.map(BoxMakeWriter::new), &GUESTS);
     interrupt::watch()?;
     let sockets = sockets(&args)?;
     raise_file_limit();
