@@ -356,6 +356,23 @@ fn namespaces_share_layers() -> Result<()> {
 
 /// What a newcomer gets wrong with `load`.
 #[test]
+fn loads_at_once_wait_for_each_other() -> Result<()> {
+    let sandbox = Sandbox::new()?;
+    let files = deltas("tiny")?;
+    let plugin = Snapshotter::start(&sandbox, &[])?;
+    let containerd = Containerd::start(&sandbox, VERSION)?;
+    let load = |_| containerd.d4c_command().args(["load", &files[0], "--name", NAME]).spawn();
+    let loads = (0..8).map(load).collect::<std::io::Result<Vec<_>>>()?;
+    for load in loads {
+        let ended = load.wait_with_output()?;
+        ensure!(ended.status.success(), "one of several failed: {}", ended.status);
+    }
+    containerd.stop()?;
+    plugin.terminate()?;
+    sandbox.close()
+}
+
+#[test]
 fn wrong_loads_are_told_in_one_line() -> Result<()> {
     let sandbox = Sandbox::new()?;
     let files = deltas("tiny")?;

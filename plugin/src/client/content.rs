@@ -1,10 +1,12 @@
 //! Small blobs in containerd's content store: manifests and configs.
 
 use std::collections::HashMap;
+use std::time::{Duration, Instant};
 
 use dimg::Digest;
 use protobuf::MessageField;
 use protobuf::well_known_types::field_mask::FieldMask;
+use tokio::time::sleep;
 use tokio_stream::StreamExt;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;
@@ -14,6 +16,10 @@ use super::ClientError;
 use crate::api::Headers;
 use crate::api::content::{Info, UpdateRequest, WriteAction, WriteContentRequest};
 use crate::api::grpc::content_client::ContentClient;
+
+/// How long another client may take to write a manifest or config.
+const LOCKED: Duration = Duration::from_secs(10);
+const PAUSE: Duration = Duration::from_millis(20);
 
 pub(super) type Client = ContentClient<InterceptedService<Channel, Headers>>;
 
@@ -36,13 +42,26 @@ pub(super) async fn put(
         labels: labels.clone(),
         ..Default::default()
     };
-    match write(client, request).await {
+    let until = Instant::now() + LOCKED;
+    let written = loop {
+        match write(client, request.clone()).await {
+            // Another one writes the same, or has just been killed at it.
+            Err(status) if is_locked(&status) && Instant::now() < until => sleep(PAUSE).await,
+            written => break written,
+        }
+    };
+    match written {
         Ok(()) => Ok(digest),
         Err(status) if status.code() == Code::AlreadyExists => {
             label(client, what, digest, labels).await.map(|()| digest)
         }
         Err(status) => Err(ClientError::call(what, digest.to_string())(status)),
     }
+}
+
+/// Whether containerd's store does not take a blob because it takes it from another client.
+fn is_locked(status: &Status) -> bool {
+    status.code() == Code::Unavailable && status.message().contains(" locked")
 }
 
 async fn write(client: &mut Client, request: WriteContentRequest) -> Result<(), Status> {
@@ -67,4 +86,17 @@ async fn label(
     };
     client.update(request).await.map_err(ClientError::call(what, digest.to_string()))?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_locked_is_waited_for() {
+        let locked = "ref default/1/d4c-sha256:77 locked for 1.3ms (since 2026-11-28)";
+        assert!(is_locked(&Status::unavailable(locked)));
+        assert!(!is_locked(&Status::unavailable("connection refused")));
+        assert!(!is_locked(&Status::failed_precondition(locked)));
+    }
 }
