@@ -109,9 +109,8 @@ impl Memory {
         let mut state = self.changed.wait_while(state, waits).unwrap_or_else(PoisonError::into_inner);
         state.lanes[lane].waiting.pop_front();
         state.lanes[lane].used += bytes;
-        drop(state);
         // The next one's turn may be now.
-        self.changed.notify_all();
+        self.changed(state);
         Taken { memory: self, lane, bytes }
     }
 
@@ -122,6 +121,14 @@ impl Memory {
         Some(Kept { memory: Arc::clone(self), bytes })
     }
 
+    /// Wakes those who wait; a call of the system that would wake nobody is left out.
+    fn changed(&self, state: MutexGuard<'_, State>) {
+        if state.lanes.iter().any(|lane| !lane.waiting.is_empty()) {
+            drop(state);
+            self.changed.notify_all();
+        }
+    }
+
     /// No code that could panic runs under this lock.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -130,8 +137,9 @@ impl Memory {
 
 impl Drop for Taken<'_> {
     fn drop(&mut self) {
-        self.memory.lock().lanes[self.lane].used -= self.bytes;
-        self.memory.changed.notify_all();
+        let mut state = self.memory.lock();
+        state.lanes[self.lane].used -= self.bytes;
+        self.memory.changed(state);
     }
 }
 

@@ -263,20 +263,23 @@ impl Batch<'_> {
 
     /// Claims `content` if it is to be made here.
     fn is_wanted(&self, content: &Content) -> Result<bool, StoreError> {
-        if self.store.has(content)? {
-            self.store.counters.reused.fetch_add(1, Ordering::Relaxed);
-            return Ok(false);
-        }
         match self.store.claims.claim(content.digest, self.id) {
             Claim::Ours => return Ok(false),
             Claim::Theirs => {
                 lock(&self.awaited).push(*content);
                 return Ok(false);
             }
-            Claim::New => lock(&self.claimed).push(content.digest),
+            Claim::New => {}
         }
-        // Its maker may have finished between the look and the claim.
-        self.store.has(content).map(|there| !there)
+        // Only now: its maker may just have finished.
+        let there = self.store.has(content);
+        if matches!(there, Ok(false)) {
+            lock(&self.claimed).push(content.digest);
+            return Ok(true);
+        }
+        self.store.claims.give_up(content.digest);
+        self.store.counters.reused.fetch_add(u64::from(there.is_ok()), Ordering::Relaxed);
+        there.map(|_| false)
     }
 
     /// Flushes what was made and gives it its names; gives what others are still making.

@@ -18,6 +18,8 @@ struct State {
     by_digest: HashMap<Digest, u64>,
     /// Batches of which someone awaits a content.
     awaited: HashSet<u64>,
+    /// How many wait.
+    waiting: usize,
 }
 
 /// Whose a content is.
@@ -51,19 +53,33 @@ impl Claims {
             claims.by_digest.remove(&digest);
         }
         claims.awaited.remove(&batch);
-        drop(claims);
-        self.released.notify_all();
+        // A call of the system, for nobody as a rule.
+        if claims.waiting > 0 {
+            drop(claims);
+            self.released.notify_all();
+        }
+    }
+
+    /// Gives up the claim on `digest`, which whoever asks has just made.
+    pub(super) fn give_up(&self, digest: Digest) {
+        let mut claims = self.lock();
+        claims.by_digest.remove(&digest);
+        if claims.waiting > 0 {
+            drop(claims);
+            self.released.notify_all();
+        }
     }
 
     /// Waits until no one is making `digest`.
     pub(super) fn wait(&self, digest: Digest) {
-        let claims = self.lock();
+        let mut claims = self.lock();
+        claims.waiting += 1;
         let waited = self.released.wait_while(claims, |claims| {
             let maker = claims.by_digest.get(&digest).copied();
             claims.awaited.extend(maker);
             maker.is_some()
         });
-        drop(waited.unwrap_or_else(PoisonError::into_inner));
+        waited.unwrap_or_else(PoisonError::into_inner).waiting -= 1;
     }
 
     /// Whether someone waits for a content of `batch`: it should not begin anything more.

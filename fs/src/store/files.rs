@@ -1,13 +1,16 @@
 //! Objects as they lie in their directory, for whoever only reads them: the store itself, or another process while the store keeps them.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Read};
 use std::path::PathBuf;
 
 use dimg::content::{Bytes, ContentSource};
 use dimg::index::Content;
 
 use super::StoreError;
+
+/// Up to so many bytes are read, which is cheaper than to map them, have the pages faulted in and the mapping taken away.
+const READ_BYTES: u64 = 64 << 10;
 
 /// A directory of objects, `ab/cdef…`.
 #[derive(Debug, Clone)]
@@ -47,8 +50,13 @@ impl ContentSource for ObjectFiles {
         if content.size == 0 {
             return Ok(Some(Bytes::default()));
         }
-        let Some(file) = self.file(content)? else { return Ok(None) };
-        Ok(Some(Bytes::new(d4c_sys::Map::file(&file)?)))
+        let Some(mut file) = self.file(content)? else { return Ok(None) };
+        if content.size > READ_BYTES {
+            return Ok(Some(Bytes::new(d4c_sys::Map::file(&file)?)));
+        }
+        let mut bytes = vec![0; usize::try_from(content.size).map_err(io::Error::other)?];
+        file.read_exact(&mut bytes)?;
+        Ok(Some(bytes.into()))
     }
 
     fn file(&self, content: &Content) -> io::Result<Option<File>> {

@@ -17,6 +17,8 @@ pub(super) struct Readers {
 struct State {
     waiting: usize,
     last: Option<Instant>,
+    /// How many let them go first.
+    behind: usize,
 }
 
 /// While this lives someone waits for a content.
@@ -43,8 +45,10 @@ impl Readers {
             if left.is_zero() {
                 return false;
             }
+            state.behind += 1;
             let waited = self.changed.wait_timeout(state, left);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
+            state.behind -= 1;
         }
     }
 
@@ -58,8 +62,12 @@ impl Drop for Reading<'_> {
         let mut state = self.0.lock();
         state.waiting -= 1;
         state.last = Some(Instant::now());
+        let behind = state.behind;
         drop(state);
-        self.0.changed.notify_all();
+        // A call of the system, for nobody as a rule.
+        if behind > 0 {
+            self.0.changed.notify_all();
+        }
     }
 }
 
