@@ -45,8 +45,7 @@ fn moved(old: &[u8], map: &AddressMap) -> Vec<u8> {
 fn derived(old: &[u8], new: &[u8]) {
     let options = MatchOptions::default();
     let seen = look(old, new, &options).expect("programs are sound");
-    let Some(relocated) =
-        derive(old, new, &seen, 2, &options, &tempfile::tempfile).expect("a patch is made")
+    let Some(relocated) = derive(old, new, &seen, 2, &options, &tempfile::tempfile).expect("a patch is made")
     else {
         return;
     };

@@ -10,8 +10,8 @@ use d4c_fuzz::tars;
 use dimg::build::Codec;
 use dimg::engine::bsdiff;
 use dimg::engine::compress::Level;
-use dimg::engine::elf::{derive, look};
 use dimg::engine::elf::sample::Sample;
+use dimg::engine::elf::{derive, look};
 use dimg::engine::frame::{
     BsdiffFrame, ParameterFrame, ProgramFrame, ReferenceFrame, RelocationFrame, StoredFrame,
 };
