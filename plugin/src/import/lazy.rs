@@ -3,7 +3,7 @@
 //! An image that was imported so is *pending*: its record keeps the file that it came from and the layers of its parent.
 //! Its contents are made by whoever opens them first and, one after the other, by [`Importer::finish`], which then checks
 //! that its layers' tars come back with their diff IDs. After that it is complete and needs neither any more. An image that
-//! does not come back as it says is *rejected*: nothing new is served from it.
+//! does not come back as it says is *rejected*: nothing new is served from it. The file of a complete one may be kept (`reopen`).
 //!
 //! The parent of a pending image is always complete, so what its recipes start from are objects.
 
@@ -55,7 +55,7 @@ pub(super) struct Pending {
     /// What its recipes make: first what was opened first, then along the file, so that a group of small ones is decoded once.
     pub(super) order: Vec<Content>,
     /// What its recipes start from.
-    pub(super) bases: HashSet<Digest>,
+    pub(super) bases: HashSet<Content>,
 }
 
 /// What of a pending image someone uses: memory is for what is read, not for all that could be.
@@ -65,6 +65,8 @@ pub(super) struct Known {
     contents: Weak<Contents>,
     /// So many first opens are on the disk.
     noted: Arc<AtomicUsize>,
+    /// Its contents were given back: the background makes them when a container is there that may want them.
+    pub(super) given_back: bool,
 }
 
 /// An image as it is served up to one of its layers.
@@ -143,6 +145,9 @@ impl Importer {
         let merge = |layers: &[Arc<LayerIndex>]| Tree::merge(layers.get(..=top).unwrap_or(layers));
         let pending = self.pending_and(digest, merge)?;
         let complete = pending.is_none();
+        if !complete && self.is_given_back(digest) {
+            self.work.ask();
+        }
         let (tree, contents) = match pending {
             Some((pending, tree)) => (tree, Arc::clone(&pending.contents)),
             None => {
@@ -215,22 +220,29 @@ impl Importer {
             let worked = work(&pending.layers);
             return Ok(Some((pending, worked)));
         }
-        let (pending, worked) = self.load_pending(digest, entry, work)?;
+        let (pending, worked) = self.load_pending(digest, &self.records.delta(digest), entry, work)?;
         let pending = Arc::new(pending);
         entry.pending = Arc::downgrade(&pending);
         entry.contents = Arc::downgrade(&pending.contents);
         Ok(Some((pending, worked)))
     }
 
+    /// What a complete image was made from, by the file that was kept of it.
+    pub(super) fn kept(&self, digest: Digest) -> Result<Pending> {
+        let loaded = self.load_pending(digest, &self.records.kept(digest), &Known::default(), |_| ());
+        loaded.map(|(pending, ())| pending)
+    }
+
+    /// Of the image whose file is at `path`.
     fn load_pending<T>(
         &self,
         digest: Digest,
+        path: &Path,
         known: &Known,
         work: impl FnOnce(&[Arc<LayerIndex>]) -> T,
     ) -> Result<(Pending, T)> {
-        let path = self.records.delta(digest);
         let failed = |error: DimgError| Error::Corrupt { what: format!("{}: {error}", path.display()) };
-        let map = Map::path(&path).map_err(Error::io("read file", &path))?;
+        let map = Map::path(path).map_err(Error::io("read file", path))?;
         let mut file = DeltaFile::open(Bytes::new(map)).map_err(failed)?;
         let parent = self.records.parent_layers(digest)?;
         let (image, check) = file.dimg().resolve_unchecked(parent.as_deref()).map_err(failed)?;
@@ -260,7 +272,7 @@ impl Importer {
         recipes.sort_unstable_by_key(|recipe| {
             (rank(recipe.content.digest), recipe.place(), recipe.content.digest)
         });
-        let bases = recipes.iter().filter_map(|recipe| Some(recipe.base?.digest)).collect();
+        let bases = recipes.iter().filter_map(|recipe| recipe.base).collect();
         let order = recipes.iter().map(|recipe| recipe.content).collect();
         let contents = match known.contents.upgrade() {
             Some(contents) => contents,
@@ -275,7 +287,7 @@ impl Importer {
         Ok((Pending { new_layers, order, bases, layers: image.layers, contents }, worked))
     }
 
-    fn pending_lock(&self) -> MutexGuard<'_, HashMap<Digest, Known>> {
+    pub(super) fn pending_lock(&self) -> MutexGuard<'_, HashMap<Digest, Known>> {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -335,7 +347,7 @@ impl Importer {
         let synced = self.objects.sync();
         synced.map_err(|error| Error::Unavailable { what: format!("complete image {digest}: {error}") })?;
         self.note_opened();
-        self.records.complete(digest)?;
+        self.records.complete(digest, self.is_worth_keeping(digest, &pending))?;
         pending.contents.rest();
         self.pending_lock().remove(&digest);
         let ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -355,6 +367,7 @@ impl Importer {
             }
             if self.records.is_pending(digest)
                 && self.records.rejected(digest).is_none()
+                && !self.is_left_given_back(digest)
                 && let Err(error) = self.finish_at(digest, NonZeroUsize::MIN, Pace::Background)
             {
                 // Removed meanwhile: what was half done goes with it.

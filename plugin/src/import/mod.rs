@@ -17,6 +17,7 @@ mod finisher;
 mod holds;
 mod lazy;
 mod record;
+mod reopen;
 mod room;
 mod sweeper;
 
@@ -273,10 +274,13 @@ impl Importer {
         if let Some(why) = self.records.rejected(digest) {
             return Err(Error::Corrupt { what: format!("{}: {why}", what()) });
         }
-        if !self.finish(digest, self.workers)? {
-            return Err(Error::Unavailable { what: format!("complete {}", what()) });
-        }
+        // First, so that nothing is given back between the two.
         self.holds.take(digest);
+        let finished = self.finish(digest, self.workers).and_then(|finished| match finished {
+            true => Ok(()),
+            false => Err(Error::Unavailable { what: format!("complete {}", what()) }),
+        });
+        finished.inspect_err(|_| self.holds.release(digest))?;
         Ok(Exported { image, layers: self.records.layers_path(digest), objects: self.objects.objects() })
     }
 
@@ -485,7 +489,7 @@ impl Importer {
                     needed.extend(layer.contents().map(|content| content.digest));
                 }
                 if let Some(pending) = self.pending(digest)? {
-                    needed.extend(&pending.bases);
+                    needed.extend(pending.bases.iter().map(|base| base.digest));
                 }
             }
             Ok(needed)

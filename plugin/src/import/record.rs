@@ -4,7 +4,8 @@
 //! other: the image that a delta was made from may go. `used` in it marks that containerd has had the image.
 //!
 //! A pending image (`lazy`) has `delta` as well, the file that it came from, and `parent`, the indexes of its parent's
-//! layers unless it has none; it is complete when `delta` is gone. `rejected` says why nothing new is served from it. `opened`
+//! layers unless it has none; it is complete when `delta` is gone. That may have become `kept`, which is small beside what it makes: with
+//! its first name back the image is pending again. `rejected` says why nothing new is served from it. `opened`
 //! has the digests of contents in the order in which containers first opened them, 32 bytes each, and `carried` what was so for the parent. They
 //! are hints: they are not flushed, and wrong or missing they change only what is made first.
 
@@ -220,19 +221,42 @@ impl Records {
         }
     }
 
-    /// Notes that all contents of an image are there, flushed, and its layers what they are said to be.
-    pub(super) fn complete(&self, digest: Digest) -> Result<()> {
+    /// Notes that all contents of an image are there, flushed, and its layers what they are said to be. With `keep` what makes them
+    /// stays, and [`Records::reopen`] is possible.
+    pub(super) fn complete(&self, digest: Digest, keep: bool) -> Result<()> {
         let path = self.path(digest);
+        let (delta, kept) = (self.delta(digest), self.kept(digest));
         let complete = || -> io::Result<()> {
             // First what decides.
-            fs::remove_file(path.join("delta"))?;
+            if keep { fs::rename(&delta, &kept) } else { fs::remove_file(&delta) }?;
             File::open(&path)?.sync_all()?;
-            match fs::remove_file(path.join("parent")) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-                _ => Ok(()),
-            }
+            if keep { Ok(()) } else { absent(fs::remove_file(path.join("parent"))) }
         };
         complete().map_err(Error::io("complete image", &path))
+    }
+
+    /// The file that a complete image came from, as long as it is kept.
+    pub(super) fn kept(&self, digest: Digest) -> PathBuf {
+        self.path(digest).join("kept")
+    }
+
+    /// Notes, durably, that contents of a complete image may be missing from now on; what makes them was kept.
+    pub(super) fn reopen(&self, digest: Digest) -> Result<()> {
+        let path = self.path(digest);
+        let renamed = fs::rename(self.kept(digest), self.delta(digest));
+        renamed.and_then(|()| File::open(&path)?.sync_all()).map_err(Error::io("reopen image", &path))
+    }
+
+    /// Removes what makes a complete image's contents, if it was kept.
+    pub(super) fn forget_kept(&self, digest: Digest) -> Result<()> {
+        let path = self.path(digest);
+        // The file without which the other is of no use goes first.
+        let removed =
+            absent(fs::remove_file(self.kept(digest))).and_then(|()| match self.is_pending(digest) {
+                true => Ok(()),
+                false => absent(fs::remove_file(path.join("parent"))),
+            });
+        removed.map_err(Error::io("remove what makes image", &path))
     }
 
     /// Notes that an image is not what it is said to be.
@@ -293,6 +317,13 @@ impl Records {
     }
 }
 
+fn absent(removed: io::Result<()>) -> io::Result<()> {
+    match removed {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -344,7 +375,26 @@ mod tests {
         assert!(records.rejected(image.digest).is_none());
         records.reject(image.digest, "no").unwrap();
         assert_eq!(records.rejected(image.digest).unwrap(), "no");
-        records.complete(image.digest).unwrap();
+        // To and fro as often as wanted: whichever name the file has tells what the image is.
+        for _ in 0..2 {
+            records.complete(image.digest, true).unwrap();
+            assert!(!records.is_pending(image.digest) && records.kept(image.digest).exists());
+            records.reopen(image.digest).unwrap();
+            assert!(records.is_pending(image.digest) && !records.kept(image.digest).exists());
+            assert_eq!(fs::read(records.delta(image.digest)).unwrap(), b"delta");
+            assert_eq!(records.parent_layers(image.digest).unwrap().unwrap().len(), 2);
+            assert!(records.reopen(image.digest).is_err(), "nothing was kept");
+            records.forget_kept(image.digest).unwrap();
+            assert!(records.parent_layers(image.digest).unwrap().is_some(), "of a pending image");
+        }
+        records.complete(image.digest, true).unwrap();
+        for _ in 0..2 {
+            records.forget_kept(image.digest).unwrap();
+            assert!(!records.is_pending(image.digest) && !records.kept(image.digest).exists());
+            assert!(records.parent_layers(image.digest).unwrap().is_none());
+        }
+        fs::write(records.delta(image.digest), "again").unwrap();
+        records.complete(image.digest, false).unwrap();
         assert!(!records.is_pending(image.digest) && records.parent_layers(image.digest).unwrap().is_none());
     }
 }

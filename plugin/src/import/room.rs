@@ -11,6 +11,7 @@ use di3fs::store::{Removed, Room, StoreError, Until};
 use dimg::Digest;
 use dimg::index::Content;
 
+use super::lazy::Pending;
 use super::{Importer, SweepError, chain_ids};
 use crate::error::{Error, Result};
 
@@ -28,6 +29,10 @@ const ROOM: u64 = 16 << 20;
 pub trait Mounts: fmt::Debug + Send + Sync {
     /// Ends those that no container lies on. What is wanted again is mounted again.
     fn end_unused(&self);
+
+    /// Calls `work` if nothing of these chain IDs is mounted, no container lies on them, and none can come to lie on them before it
+    /// has returned. Waits for nobody.
+    fn while_unused(&self, chain_ids: &[Digest], work: &mut dyn FnMut());
 }
 
 /// What [`Importer::prefetch`] made.
@@ -85,7 +90,7 @@ impl Importer {
     }
 
     /// Removes contents that can be made again and that no container can see, the oldest first, until the object store has at most
-    /// `keep_bytes`. It may have more then: contents of complete images cannot be made again.
+    /// `keep_bytes`. It may have more then: contents of complete images can be made again only where what makes them was kept.
     ///
     /// # Errors
     /// The store is in use all the time, or something cannot be read or removed.
@@ -112,8 +117,9 @@ impl Importer {
         let left_bytes = self.objects.bytes().map_err(unavailable)?;
         let (free, _) = self.objects.disk_bytes().map_err(unavailable)?;
         let is_well = left_bytes <= until.keep_bytes && free >= until.free_bytes;
-        if is_well || !self.has_evictable()? {
-            return Ok(Evicted { removed: Removed { objects: 0, bytes: 0 }, left_bytes });
+        if is_well || !(self.is_there(&self.evictable(None)?)? || self.reopenable()?.is_some()) {
+            let bytes = if is_well { 0 } else { self.forget_kept(until)? };
+            return Ok(Evicted { removed: Removed { objects: 0, bytes }, left_bytes });
         }
         self.end_unused_mounts();
         let end = Instant::now() + patience;
@@ -139,10 +145,30 @@ impl Importer {
             Err(TryLockError::Poisoned(one)) => one.into_inner(),
             Err(TryLockError::WouldBlock) => return Ok(None),
         };
-        let evictable = || Ok(self.evictable().map_err(SweepError)?.into_keys().collect());
-        let evicted = self.objects.evict(evictable, until);
-        let evicted = evicted.map_err(|SweepError(error)| error)?;
-        Ok(evicted.map(|(removed, left_bytes)| Evicted { removed, left_bytes }))
+        let (mut removed, mut left_bytes, mut reopen) = (Removed::default(), 0, false);
+        loop {
+            let mut reopened = false;
+            let evictable = || {
+                reopened = reopen && self.reopen_one().map_err(SweepError)?;
+                Ok(self.evictable(None).map_err(SweepError)?.into_keys().collect())
+            };
+            let evicted = self.objects.evict(evictable, until);
+            let Some((now, left)) = evicted.map_err(|SweepError(error)| error)? else {
+                return Ok((removed.objects > 0).then_some(Evicted { removed, left_bytes }));
+            };
+            left_bytes = left;
+            removed.objects += now.objects;
+            removed.bytes += now.bytes;
+            let (free, _) = self.objects.disk_bytes().map_err(unavailable)?;
+            if left_bytes <= until.keep_bytes && free >= until.free_bytes {
+                return Ok(Some(Evicted { removed, left_bytes }));
+            }
+            if reopen && !reopened {
+                removed.bytes += self.forget_kept(until)?;
+                return Ok(Some(Evicted { removed, left_bytes }));
+            }
+            reopen = true;
+        }
     }
 
     /// Has the store tell of space from now on; `mounts` are of images of this importer.
@@ -160,7 +186,7 @@ impl Importer {
         });
         match kept {
             Ok(None) => return,
-            Ok(Some(Evicted { removed, left_bytes })) if removed.objects > 0 => {
+            Ok(Some(Evicted { removed, left_bytes })) if removed.bytes > 0 => {
                 let (objects, bytes) = (removed.objects, removed.bytes);
                 tracing::info!(objects, bytes, left_bytes, "gave back contents that can be made again");
                 if !matches!(self.too_much(), Ok(Some(_))) {
@@ -208,7 +234,7 @@ impl Importer {
             self.evict_until(Until { keep_bytes: u64::MAX, free_bytes }, READERS_PATIENCE)
         });
         match made {
-            Ok(Evicted { removed, .. }) if removed.objects > 0 => {
+            Ok(Evicted { removed, .. }) if removed.bytes > 0 => {
                 tracing::info!(
                     objects = removed.objects,
                     bytes = removed.bytes,
@@ -236,21 +262,24 @@ impl Importer {
         self.last_full.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What pending images that no container lies on can make again, and nothing else needs.
-    fn evictable(&self) -> Result<HashMap<Digest, Content>> {
+    /// What pending images that no container lies on can make again, and nothing else needs; with `also` as if that complete image were
+    /// pending.
+    pub(super) fn evictable(&self, also: Option<(Digest, &Pending)>) -> Result<HashMap<Digest, Content>> {
         let in_use = self.store.lazy_in_use()?;
         let (mut evictable, mut needed) = (HashMap::new(), HashSet::new());
         for digest in self.records.list()? {
             let Some(record) = self.records.get(digest)? else { continue };
             let chain = chain_ids(&record.diff_ids()?);
             let used = chain.iter().any(|chain_id| in_use.contains(&chain_id.to_string()));
-            let Some(pending) = self.pending(digest)? else {
+            let known = self.pending(digest)?;
+            let as_if = also.filter(|(one, _)| *one == digest).map(|(_, pending)| pending);
+            let Some(pending) = known.as_deref().or(as_if) else {
                 for layer in self.records.layers(digest)? {
                     needed.extend(layer.contents().map(|content| content.digest));
                 }
                 continue;
             };
-            needed.extend(&pending.bases);
+            needed.extend(pending.bases.iter().map(|base| base.digest));
             let made: HashSet<Digest> = pending.order.iter().map(|content| content.digest).collect();
             if used || self.records.rejected(digest).is_some() {
                 needed.extend(made);
@@ -267,9 +296,9 @@ impl Importer {
         Ok(evictable)
     }
 
-    /// Whether a content is there that may be given back, as far as can be told without keeping anyone from making more.
-    fn has_evictable(&self) -> Result<bool> {
-        for content in self.evictable()?.values() {
+    /// Whether any of these contents is there, as far as can be told without keeping anyone from making more.
+    pub(super) fn is_there(&self, contents: &HashMap<Digest, Content>) -> Result<bool> {
+        for content in contents.values() {
             if self.objects.has(content).map_err(unavailable)? {
                 return Ok(true);
             }
@@ -328,6 +357,6 @@ impl Room for Watch {
     }
 }
 
-fn unavailable(error: StoreError) -> Error {
+pub(super) fn unavailable(error: StoreError) -> Error {
     Error::Unavailable { what: format!("make room: {error}") }
 }

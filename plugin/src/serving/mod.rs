@@ -21,6 +21,8 @@ use std::time::SystemTime;
 
 use di3fs::mount::{Lower, METADATA, Options, Route, Served};
 
+use dimg::Digest;
+
 use crate::error::{Error, Result};
 use crate::holder::Holder;
 use crate::import::{Importer, Mounts};
@@ -281,6 +283,16 @@ impl Mounts for Serving {
         let Some(used) = self.used() else { return };
         for (chain_id, one) in served.extract_if(.., |chain_id, _| !used.contains(chain_id)) {
             self.end(&chain_id, one);
+        }
+    }
+
+    fn while_unused(&self, chain_ids: &[Digest], work: &mut dyn FnMut()) {
+        // Whoever has it may wait until contents are removed. A snapshot is recorded before it is asked what it lies on.
+        let Ok(served) = self.served.try_lock() else { return };
+        let Some(used) = self.used() else { return };
+        let is_free = |chain_id: String| !served.contains_key(&chain_id) && !used.contains(&chain_id);
+        if chain_ids.iter().all(|chain_id| is_free(chain_id.to_string())) {
+            work();
         }
     }
 }
