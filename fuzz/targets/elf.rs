@@ -1,4 +1,4 @@
-//! A relocated ELF file: a hostile old file, and a hostile frame of address maps.
+//! A relocated ELF file or class data archive: a hostile old file, and a hostile frame of address maps.
 //!
 //! Layout: 1 byte, 2 bytes of length of the frame, the frame, the old file. With an odd first byte a map is made too, from the old file to one
 //! that the seeds have.
@@ -6,7 +6,7 @@
 #![no_main]
 
 use d4c_fuzz::parts::Parts;
-use dimg::engine::elf::sample::Sample;
+use dimg::engine::elf::sample::{Sample, archive};
 use dimg::engine::elf::{AddressMap, Version, derive, fits, look, relocate};
 use dimg::engine::frame::RelocationFrame;
 use dimg::engine::matcher::MatchOptions;
@@ -14,8 +14,10 @@ use dimg::engine::program::apply;
 use libfuzzer_sys::fuzz_target;
 use std::sync::LazyLock;
 
-static NEW: LazyLock<[Vec<u8>; 2]> = LazyLock::new(|| {
-    [false, true].map(|arm| Sample { arm, functions: 40, longer: 7, ..Sample::default() }.build())
+static NEW: LazyLock<[Vec<u8>; 3]> = LazyLock::new(|| {
+    let [x86, arm] =
+        [false, true].map(|arm| Sample { arm, functions: 40, longer: 7, ..Sample::default() }.build());
+    [x86, arm, archive(120, 7)]
 });
 
 fuzz_target!(|input: &[u8]| {

@@ -10,7 +10,7 @@ use d4c_fuzz::tars;
 use dimg::build::Codec;
 use dimg::engine::bsdiff;
 use dimg::engine::compress::Level;
-use dimg::engine::elf::sample::Sample;
+use dimg::engine::elf::sample::{Sample, archive};
 use dimg::engine::elf::{derive, look};
 use dimg::engine::frame::{
     BsdiffFrame, ParameterFrame, ProgramFrame, ReferenceFrame, RelocationFrame, StoredFrame,
@@ -136,13 +136,16 @@ fn claims(file: &[u8]) -> io::Result<Vec<u8>> {
 /// Libraries of the machine that fit into an input; which of them there are differs.
 const LIBRARIES: [&str; 4] = ["libBrokenLocale.so.1", "libdl.so.2", "libutil.so.1", "libpthread.so.0"];
 
-/// Executables and maps to relocate them by, as the target `elf` reads them.
+/// Executables, an archive of classes, and maps to relocate them by, as the target `elf` reads them.
 fn executables(target: &Target) -> io::Result<()> {
     let mut last = Vec::new();
-    for bits in 0u8..8 {
+    for bits in 0u8..9 {
         let (arm, fixed, sections) = (bits & 1 != 0, bits & 2 != 0, bits & 4 != 0);
         let sample = Sample { arm, fixed, sections, functions: 40, ..Sample::default() };
-        let (old, new) = (sample.build(), Sample { longer: 7, ..sample }.build());
+        let (old, new) = match bits {
+            8 => (archive(120, usize::MAX), archive(120, 7)),
+            _ => (sample.build(), Sample { longer: 7, ..sample }.build()),
+        };
         let options = MatchOptions::default();
         let seen = look(&old, &new, &options).map_err(io::Error::other)?;
         let relocated =

@@ -1,4 +1,4 @@
-//! Patches between ELF files: plain, or on the base with its addresses moved.
+//! Patches between ELF files or class data archives: plain, or on the base with its addresses moved.
 
 use super::encode::{self, Moved, Way};
 use super::names::Candidate;

@@ -22,7 +22,7 @@ pub enum StageCodec {
     Bsdiff,
     /// A content compressed with its base in the dictionary.
     Reference,
-    /// The addresses in an ELF file are moved by a map.
+    /// The addresses in an ELF file, or in a class data archive, are moved by a map.
     Elf,
     /// The opened form of a content with compressed members ([`crate::engine::member`]); it takes no frame.
     Unpack,
@@ -120,7 +120,7 @@ pub enum FrameKind {
     Program,
     /// One patch of the crate `bsdiff`.
     Bsdiff,
-    /// Address maps of ELF files, one or several.
+    /// Address maps, one or several.
     Relocations,
     /// Parameters of packing, of one content or several.
     Parameters,

@@ -224,7 +224,7 @@ fn with_data(number: u8, longer: usize) -> Made {
 #[test]
 fn fills_take_out_what_the_next_delta_does_not_copy() {
     const FILL: (StageCodec, u32) = (StageCodec::Program, StageCodec::FILL);
-    const ELF: (StageCodec, u32) = (StageCodec::Elf, 2);
+    const ELF: (StageCodec, u32) = (StageCodec::Elf, 3);
     const PROGRAM: (StageCodec, u32) = (StageCodec::Program, 1);
     let images: Vec<_> =
         [(1, usize::MAX), (2, 23), (3, 17), (4, 13), (5, 11)].map(|(n, longer)| with_data(n, longer)).into();

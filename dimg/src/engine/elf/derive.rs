@@ -33,7 +33,7 @@ pub struct Relocated {
     pub fill: Option<Program>,
 }
 
-/// Whether both are ELF files for the same machine that this codec understands.
+/// Whether both are ELF files for the same machine, or class data archives, that this codec understands.
 #[must_use]
 pub fn fits(old: &[u8], new: &[u8]) -> bool {
     let machine = |bytes| Image::parse(bytes).map(|image| image.machine);

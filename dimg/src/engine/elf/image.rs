@@ -1,5 +1,7 @@
 //! The parts of an ELF file that say where its bytes lie in memory.
 
+use super::archive;
+
 /// Addresses from here on are places in the file that are not loaded: this plus the offset. Segments end below.
 pub(super) const UNLOADED: u64 = 1 << 48;
 
@@ -7,11 +9,13 @@ pub(super) const UNLOADED: u64 = 1 << 48;
 const MAX_PROGRAM_HEADERS: usize = 128;
 const MAX_SECTIONS: usize = 8192;
 
-/// The instruction sets that are understood.
+/// The instruction sets that are understood, or what has none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Machine {
     X86,
     Arm,
+    /// None: a class data archive.
+    Archive,
 }
 
 /// A loaded segment.
@@ -37,7 +41,7 @@ pub(super) struct Section<'a> {
     pub(super) bytes: usize,
 }
 
-/// An ELF file, 64-bit and little-endian, of an executable or a shared object.
+/// An ELF file, 64-bit and little-endian, of an executable or a shared object; or a class data archive, which is one segment.
 #[derive(Debug)]
 pub(super) struct Image<'a> {
     pub(super) bytes: &'a [u8],
@@ -112,6 +116,19 @@ pub(super) fn program_headers(bytes: &[u8]) -> impl Iterator<Item = ProgramHeade
 impl<'a> Image<'a> {
     /// Reads the headers; `None` for any other file.
     pub(super) fn parse(bytes: &'a [u8]) -> Option<Self> {
+        if let Some(mapped) = archive::mapped(bytes) {
+            return Some(Self {
+                bytes,
+                machine: Machine::Archive,
+                fixed: true,
+                low: mapped.address,
+                high: mapped.end,
+                code_low: 0,
+                code_high: 0,
+                by_offset: vec![0],
+                segments: vec![mapped],
+            });
+        }
         if bytes.get(..7)? != b"\x7fELF\x02\x01\x01" {
             return None;
         }

@@ -6,12 +6,15 @@
 //! with the fields so changed: [`relocate`]. It has the length of the old file and is what a plain program is then matched against.
 //! The patch is the map and the program: two stages of a recipe.
 //!
+//! A class data archive of the JVM is one more such file ([`archive`]).
+//!
 //! Which bytes are fields, and how a field changes, is part of the format (`FORMAT.md`, section 7.7): any change to the scan needs
 //! another version of the codec. A scan of a hostile file finds odd fields, but reads and writes only within the file, in memory
 //! that does not grow with it, and never panics. That a map is good is known by the digest of what is made in the end.
 //!
 //! [`derive`] makes the map of two files ([`vote`]).
 
+mod archive;
 mod arm;
 mod code;
 mod data;
@@ -40,17 +43,19 @@ pub(crate) use relocate::relocate_on;
 use image::Image;
 
 /// Which fields a scan finds. Any is read; the last is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Version {
     /// What linkers write for any language, and Go's table of functions.
     One,
     /// The same, lengths of functions and symbols, and more of what Go's linker writes: types, what belongs to functions, inlined calls.
     Two,
+    /// The same, and what stands in class data archives, which those before leave as they are.
+    Three,
 }
 
 impl Version {
     /// The one that this program writes.
-    pub const LAST: Self = Self::Two;
+    pub const LAST: Self = Self::Three;
 
     /// The number in the format.
     #[must_use]
@@ -58,6 +63,7 @@ impl Version {
         match self {
             Self::One => 1,
             Self::Two => 2,
+            Self::Three => 3,
         }
     }
 
@@ -67,6 +73,7 @@ impl Version {
         match number {
             1 => Some(Self::One),
             2 => Some(Self::Two),
+            3 => Some(Self::Three),
             _ => None,
         }
     }

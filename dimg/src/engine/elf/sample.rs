@@ -297,3 +297,37 @@ impl Sample {
         file[..head.len()].copy_from_slice(&head);
     }
 }
+
+/// A class data archive of so many objects, each with two addresses and the distances of the same; those whose number is a multiple of `longer` are longer.
+///
+/// # Panics
+/// It would be too large.
+#[must_use]
+pub fn archive(objects: usize, longer: usize) -> Vec<u8> {
+    let words = |number: usize| 7 + number % 4 + if number.is_multiple_of(longer) { 2 } else { 0 };
+    let mut places = vec![0u64];
+    for number in 0..objects {
+        places.push(places[number] + 8 * words(number) as u64);
+    }
+    let named = |number: usize| places[noise(number as u64) as usize % objects];
+    let mut file = Vec::new();
+    put32(&mut file, 0xf00b_aba2);
+    put32(&mut file, 7);
+    for word in [11, 0, 0, 0, PAGE, 0, places[objects]] {
+        put64(&mut file, word);
+    }
+    file.resize(PAGE_BYTES, 0);
+    for number in 0..objects {
+        for word in 0..words(number) {
+            match word {
+                1 | 4 => put64(&mut file, (32 << 30) + named(3 * number + word)),
+                2 => {
+                    put32(&mut file, named(3 * number + 4));
+                    put32(&mut file, named(3 * number + 1));
+                }
+                _ => put64(&mut file, noise((number * 16 + word) as u64)),
+            }
+        }
+    }
+    file
+}

@@ -1,5 +1,6 @@
 //! The scan: all fields of a file, in the order of their offsets.
 
+use super::archive::Targets;
 use super::code::Tables;
 use super::golang::Golang;
 use super::image::{Image, Machine};
@@ -91,6 +92,8 @@ pub(super) struct Scan<'i> {
     version: Version,
     regions: Vec<Region>,
     golang: Golang,
+    /// In a class data archive.
+    targets: Targets,
     jump_tables: Vec<u64>,
     units: Vec<Unit>,
 }
@@ -112,7 +115,11 @@ impl<'i> Scan<'i> {
         let regions = regions(image, version);
         let golang = match version {
             Version::One => Golang::default(),
-            Version::Two => Golang::new(image, &regions),
+            Version::Two | Version::Three => Golang::new(image, &regions),
+        };
+        let targets = match image.machine {
+            Machine::Archive if !regions.is_empty() => Targets::new(image),
+            _ => Targets::default(),
         };
         let mut jump_tables = Tables::default();
         let mut units: Vec<Unit> = Vec::new();
@@ -137,7 +144,7 @@ impl<'i> Scan<'i> {
                 (RegionKind::Relocations { .. } | RegionKind::Symbols { .. }, _) => {
                     slices(region, slice_bytes, 24)
                 }
-                (RegionKind::Packed, _) => slices(region, slice_bytes, 8),
+                (RegionKind::Packed | RegionKind::Archive, _) => slices(region, slice_bytes, 8),
                 _ => vec![region.start],
             };
             for (place, &from) in starts.iter().enumerate() {
@@ -145,7 +152,7 @@ impl<'i> Scan<'i> {
                 units.push(Unit { region: number, from, to, slice: None });
             }
         }
-        Self { image, version, regions, golang, jump_tables: jump_tables.finish(), units }
+        Self { image, version, regions, golang, targets, jump_tables: jump_tables.finish(), units }
     }
 
     /// The regions, by offset.
@@ -191,7 +198,7 @@ impl<'i> Scan<'i> {
             RegionKind::Packed => tables::packed(image, part, sink),
             RegionKind::GoLines => match self.version {
                 Version::One => tables::go_lines(image, region, sink),
-                Version::Two => self.golang.lines(image, region, sink),
+                Version::Two | Version::Three => self.golang.lines(image, region, sink),
             },
             RegionKind::GoLinks => self.golang.links(image, region, sink),
             RegionKind::Symbols { strings } => {
@@ -200,6 +207,7 @@ impl<'i> Scan<'i> {
             RegionKind::Dynamic => tables::dynamic(image, region, sink),
             RegionKind::Frames => tables::frames(image, region, self.version, sink),
             RegionKind::FrameIndex => tables::frame_index(image, region, sink),
+            RegionKind::Archive => self.targets.scan(image, part, sink),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Where the parts of a file are that hold fields, and the fields of those that are tables.
 
 use super::Version;
-use super::image::{Image, UNLOADED, distance_at, program_headers, u32_at, u64_at};
+use super::image::{Image, Machine, UNLOADED, distance_at, program_headers, u32_at, u64_at};
 use super::scan::{Field, Form, Sink};
 
 /// Regions beyond so many are left as they are.
@@ -31,6 +31,8 @@ pub(super) enum RegionKind {
     GoLines,
     /// Go's list of types.
     GoLinks,
+    /// What is mapped of a class data archive.
+    Archive,
 }
 
 /// A part of the file that lies within one segment, or outside of all.
@@ -80,6 +82,12 @@ impl Claims<'_> {
 /// The regions of a file, by offset.
 pub(super) fn regions(image: &Image<'_>, version: Version) -> Vec<Region> {
     let mut claims = Claims { image, regions: Vec::new() };
+    if image.machine == Machine::Archive {
+        for segment in image.segments.iter().filter(|_| version >= Version::Three) {
+            claims.claim(RegionKind::Archive, segment.offset, segment.bytes);
+        }
+        return claims.regions;
+    }
     let sections = image.sections();
     let loaded = |flags: u64| flags & 2 != 0;
     for section in &sections {
@@ -92,7 +100,7 @@ pub(super) fn regions(image: &Image<'_>, version: Version) -> Vec<Region> {
             (1 | 0x7000_0001, b".eh_frame") => RegionKind::Frames,
             (1, b".eh_frame_hdr") => RegionKind::FrameIndex,
             (1, b".gopclntab") => RegionKind::GoLines,
-            (1, b".typelink" | b".data.rel.ro.typelink") if version == Version::Two => RegionKind::GoLinks,
+            (1, b".typelink" | b".data.rel.ro.typelink") if version >= Version::Two => RegionKind::GoLinks,
             _ => continue,
         };
         claims.claim(kind, section.offset, section.bytes);
@@ -239,7 +247,7 @@ pub(super) fn symbols(
             absolute(image, at + 8, value, sink);
             // What has a length ends where its last byte goes.
             if let Some(length) = u64_at(image.bytes, at + 16)
-                && version == Version::Two
+                && version >= Version::Two
                 && matches!(kind, 1 | 2)
             {
                 extent(image, at + 16, Form::Add64, value, length, sink);
@@ -295,7 +303,7 @@ pub(super) fn frames(image: &Image<'_>, region: &Region, version: Version, sink:
             sink.put(&Field { offset: at + 4, form: Form::Sub32, target, base: Some(base) });
             near(image, bytes, at + 8, address(at + 8), sink);
             if let (Some(start), Some(length)) = (distance_at(bytes, at + 8), u32_at(bytes, at + 12))
-                && version == Version::Two
+                && version >= Version::Two
             {
                 let start = address(at + 8).wrapping_add(start);
                 extent(image, at + 12, Form::Add32, start, length.into(), sink);

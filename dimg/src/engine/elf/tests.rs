@@ -2,7 +2,7 @@
 
 use super::image::Image;
 use super::map::{Location, Override, Shifts};
-use super::sample::Sample;
+use super::sample::{self, Sample};
 use super::scan::{Field, Scan};
 use super::*;
 use crate::engine::compress::Level;
@@ -53,6 +53,16 @@ fn slices_change_nothing() {
                 );
             }
         }
+    }
+}
+
+#[test]
+fn slices_of_an_archive_change_nothing() {
+    let file = sample::archive(500, 7);
+    let whole = fields_in(&file, usize::MAX, 1);
+    assert!(whole.len() > 1900, "{}", whole.len());
+    for (slice_bytes, threads) in [(1, 1), (13, 2), (1000, 3), (1 << 20, 4)] {
+        assert!(fields_in(&file, slice_bytes, threads) == whole, "{slice_bytes}");
     }
 }
 
@@ -134,9 +144,36 @@ fn a_rebuild_leaves_next_to_nothing() {
 }
 
 #[test]
+fn classes_that_grew_leave_next_to_nothing() {
+    let (old, new) = (sample::archive(900, usize::MAX), sample::archive(900, 90));
+    assert!(fields(&old).len() > 3500);
+    let (plain, relocated) = derived(&old, &new);
+    let (before, after) = (nonzero(&plain), nonzero(&relocated.program));
+    assert!(before > 3000 && after * 6 < before, "{before} differences, then {after}");
+    assert!(relocated.map.segments() < 30, "{} segments", relocated.map.segments());
+    let quick = derived_quickly(&old, &new).map(|quick| nonzero(&quick.program));
+    assert!(quick.is_some_and(|after| after * 4 < before), "{before} differences, then {quick:?}");
+}
+
+#[test]
+fn earlier_versions_leave_archives_as_they_are() {
+    let file = sample::archive(100, 7);
+    let map = AddressMap { locations: vec![Location { start: 0, shift: 16 }], overrides: vec![] };
+    for version in [Version::One, Version::Two] {
+        let mut out = Vec::new();
+        relocate(&file, &map, version, &mut out).unwrap();
+        assert!(out == file);
+    }
+    assert!(moved(&file, &map) != file);
+}
+
+#[test]
 fn nothing_moves_by_an_empty_map() {
-    for arm in [false, true] {
-        let file = Sample { arm, ..Sample::default() }.build();
+    for file in [false, true]
+        .map(|arm| Sample { arm, ..Sample::default() }.build())
+        .into_iter()
+        .chain([sample::archive(600, 9)])
+    {
         assert!(fields(&file).len() > 2000);
         assert!(moved(&file, &AddressMap::default()) == file);
     }
@@ -250,6 +287,38 @@ proptest! {
             prop_assert!(map.overrides.iter().all(|segment| segment.start < segment.end));
         }
         let _ = AddressMap::decode(&mut &bytes[..at]);
+    }
+
+    #[test]
+    fn fields_of_damaged_archives_are_within_them(
+        damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u64>()), 0..12),
+        headers in prop::collection::vec((0usize..0x80, any::<u8>()), 0..4),
+        kept in any::<prop::sample::Index>(),
+        cut: bool,
+        map in map(),
+    ) {
+        let mut file = sample::archive(120, 7);
+        for (at, value) in damage {
+            let at = at.index(file.len() - 8);
+            file[at..at + 8].copy_from_slice(&value.to_le_bytes());
+        }
+        for (at, value) in headers {
+            file[at] = value;
+        }
+        if cut {
+            file.truncate(kept.index(file.len()));
+        }
+        let mut end = 0;
+        for field in fields(&file) {
+            prop_assert!(field.offset >= end && field.offset + field.form.bytes() <= file.len());
+            end = field.offset + field.form.bytes();
+        }
+        prop_assert_eq!(moved(&file, &map).len(), file.len());
+        let other = sample::archive(120, 11);
+        if fits(&file, &other) {
+            derived_or_not(&file, &other);
+            derived_or_not(&other, &file);
+        }
     }
 
     #[test]
