@@ -341,6 +341,12 @@ impl Importer {
             _ => contents::check_diff_ids(objects, layers, &diff_ids, &pending.new_layers, workers),
         };
         if let Err(why) = checked {
+            // Removed, swept and there again meanwhile: what was made before the sweep is no fault of the image.
+            let made = pending.order.iter().all(|content| objects.has(content).unwrap_or(false));
+            if !made {
+                self.work.ask();
+                return Err(Error::Unavailable { what: format!("complete image {digest}: {why}") });
+            }
             self.records.reject(digest, &why)?;
             return Err(Error::Corrupt { what: format!("image {digest} is rejected: {why}") });
         }
