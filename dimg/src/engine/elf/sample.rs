@@ -309,7 +309,7 @@ pub fn archive(objects: usize, longer: usize) -> Vec<u8> {
     for number in 0..objects {
         places.push(places[number] + 8 * words(number) as u64);
     }
-    let named = |number: usize| places[noise(number as u64) as usize % objects];
+    let named = |number: usize| places[usize::try_from(noise(number as u64) >> 32).unwrap_or(0) % objects];
     let mut file = Vec::new();
     put32(&mut file, 0xf00b_aba2);
     put32(&mut file, 7);
