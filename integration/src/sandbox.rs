@@ -117,8 +117,13 @@ impl Sandbox {
     /// # Errors
     /// Fails when a process, a mount or a loop device is left; it is removed all the same.
     pub fn close(mut self) -> Result<()> {
+        // A process takes a moment to end, and a loop device lets go of its file only when the last look at its mount is over.
         let wait_until = Instant::now() + Duration::from_secs(5);
-        while !leftovers::processes(&self.root, self.since).is_empty() && Instant::now() < wait_until {
+        let left = || {
+            !leftovers::processes(&self.root, self.since).is_empty()
+                || !leftovers::loops(&self.root).is_empty()
+        };
+        while left() && Instant::now() < wait_until {
             std::thread::sleep(Duration::from_millis(50));
         }
         let processes: Vec<String> =
