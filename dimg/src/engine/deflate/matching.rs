@@ -7,6 +7,7 @@
 
 use super::bits::BitWriter;
 use super::block::Block;
+use super::links::{Links, Long, of};
 use super::tables::{MAX_MATCH, MIN_MATCH};
 use super::{Encoder, Maker};
 use std::io;
@@ -48,18 +49,26 @@ static EFFORTS: [Effort; 9] = [
     effort(32, 258, 258, 4096),
 ];
 
+/// Chains of so many places are gone through faster by longer ones.
+const LONG_CHAIN: usize = 128;
+/// A match of so many bytes is looked for on the longest chain.
+const LONG: usize = 6;
+
+/// How far to go along a chain, and what is good enough.
+#[derive(Clone, Copy)]
+struct Chain {
+    steps: usize,
+    nice: usize,
+    limit: usize,
+}
+
 /// Searches one input.
 pub(super) struct Finder<'a> {
     input: &'a [u8],
     gnu: bool,
     effort: Effort,
     block: Block,
-    /// The last place of each hash.
-    heads: Vec<u32>,
-    /// How far before each of the last places the one of the same hash is; farther than matches may be counts as [`u16::MAX`].
-    chains: Vec<u16>,
-    hash_shift: u32,
-    hash_mask: usize,
+    links: Links<'a>,
     /// Where the finder stands.
     at: usize,
     /// Where the window starts.
@@ -76,16 +85,13 @@ pub(super) struct Finder<'a> {
 
 impl<'a> Finder<'a> {
     pub(super) fn new(encoder: Encoder, input: &'a [u8]) -> Self {
-        let hash_bits = encoder.hash_bits();
+        let effort = EFFORTS[usize::from(encoder.level - 1)];
         let mut finder = Self {
             input,
             gnu: encoder.maker == Maker::Gnu,
-            effort: EFFORTS[usize::from(encoder.level - 1)],
+            effort,
             block: Block::new(encoder),
-            heads: vec![0; 1 << hash_bits],
-            chains: vec![0; WINDOW],
-            hash_shift: hash_bits.div_ceil(3),
-            hash_mask: (1 << hash_bits) - 1,
+            links: Links::new(input, encoder.hash_bits(), effort.chain >= LONG_CHAIN),
             at: 0,
             base: 0,
             filled: input.len().min(2 * WINDOW),
@@ -137,17 +143,12 @@ impl<'a> Finder<'a> {
         }
     }
 
-    /// Enters the place where the finder stands; the last one of its hash, if it is near enough.
-    fn enter(&mut self) -> Option<usize> {
-        let Some(&[a, b, c]) = self.input.get(self.at..self.at + MIN_MATCH) else { return None };
-        let hash =
-            usize::from(a) << (2 * self.hash_shift) ^ usize::from(b) << self.hash_shift ^ usize::from(c);
-        let head = &mut self.heads[hash & self.hash_mask];
-        let before = *head;
-        // Inputs are below 2 GiB.
-        *head = u32::try_from(self.at).unwrap_or(0);
-        let before = before as usize;
-        self.chains[self.at % WINDOW] = u16::try_from(self.at - before).unwrap_or(u16::MAX);
+    /// The last place of the same hash as that where the finder stands, which is entered, if it is near enough.
+    fn before(&self) -> Option<usize> {
+        if self.at + MIN_MATCH > self.input.len() {
+            return None;
+        }
+        let before = self.links.before(self.at);
         let near = before > self.base && self.at - before <= MAX_DISTANCE;
         // gzip stops searching in the last bytes of a full window, which does not move once the input has ended.
         (near && self.at - self.base <= 2 * WINDOW - MIN_AHEAD).then_some(before)
@@ -172,6 +173,12 @@ impl<'a> Finder<'a> {
         if best >= most {
             return None;
         }
+        if let Some(long) = self.links.long().filter(|_| self.tail.is_empty()) {
+            let chain = Chain { steps: chain, nice, limit };
+            if let Some(found) = self.longest_of_few(long, start, known, chain) {
+                return found;
+            }
+        }
         // Few places have the bytes that make a longer match end where it would: those are looked at first.
         let mut last = Last::new(scan, best);
         loop {
@@ -187,13 +194,82 @@ impl<'a> Finder<'a> {
                 }
             }
             // A place's own chain is never 0: no place is entered twice.
-            place = place.saturating_sub(usize::from(self.chains[place % WINDOW]));
+            place = self.links.before(place);
             chain -= 1;
             if place <= limit || chain == 0 {
                 break;
             }
         }
         found.map(|(length, place)| (length.min(ahead), place))
+    }
+
+    /// What [`Finder::longest`] is to find, along longer chains; none when these are longer than the compressor's, which other bytes
+    /// than those of a text can bring about.
+    #[inline]
+    fn longest_of_few(
+        &self,
+        long: &Long,
+        start: usize,
+        known: usize,
+        chain: Chain,
+    ) -> Option<Option<(usize, usize)>> {
+        let (text, Chain { steps, nice, limit }) = (self.input, chain);
+        let scan = text.get(self.at..self.at + MAX_MATCH)?;
+        let (mut best, mut found, mut place) = (known, None, self.at);
+        if best < MIN_MATCH {
+            let first = self.first(start, scan, chain);
+            let Some(first) = first else { return Some(None) };
+            best = common(scan, text.get(first..first + MAX_MATCH)?);
+            found = Some((best, first));
+            if best >= nice {
+                return Some(found);
+            }
+            if best >= LONG {
+                place = first;
+            }
+        }
+        let mut last = Last::new(scan, best);
+        let mut back = long.chain(best >= LONG);
+        for _ in 0..steps {
+            let distance = usize::from(of(back, place));
+            place = place.saturating_sub(distance);
+            if distance == 0 || place <= limit {
+                return Some(found);
+            }
+            if !last.agrees(text, place) {
+                continue;
+            }
+            let length = common(scan, text.get(place..place + MAX_MATCH)?);
+            if length <= best {
+                continue;
+            }
+            if long.steps(self.at, place) > steps {
+                return Some(found);
+            }
+            found = Some((length, place));
+            if length >= nice {
+                return Some(found);
+            }
+            best = length;
+            last = Last::new(scan, best);
+            back = long.chain(best >= LONG);
+        }
+        None
+    }
+
+    /// The first place of the chain from `start` on that begins as `scan` does.
+    fn first(&self, start: usize, scan: &[u8], chain: Chain) -> Option<usize> {
+        let mut place = start;
+        for _ in 0..chain.steps {
+            if self.input[place..place + MIN_MATCH] == scan[..MIN_MATCH] {
+                return Some(place);
+            }
+            place = self.links.before(place);
+            if place <= chain.limit {
+                break;
+            }
+        }
+        None
     }
 
     fn end_block(&mut self, last: bool, out: &mut BitWriter<'_>) -> io::Result<()> {
@@ -213,15 +289,15 @@ impl<'a> Finder<'a> {
     /// Takes each match that it finds.
     pub(super) fn greedy(mut self, out: &mut BitWriter<'_>) -> io::Result<()> {
         while self.ahead() > 0 {
-            let start = self.enter();
-            let found = start.and_then(|start| self.longest(start, MIN_MATCH - 1));
+            self.links.enter(self.at);
+            let found = self.before().and_then(|start| self.longest(start, MIN_MATCH - 1));
             let full = match found.filter(|(length, _)| *length >= MIN_MATCH) {
                 Some((length, place)) => {
                     let full = self.matched(self.at, length, place);
                     if length <= self.effort.lazy && (self.gnu || self.ahead() - length >= MIN_MATCH) {
                         for _ in 1..length {
                             self.at += 1;
-                            self.enter();
+                            self.links.enter(self.at);
                         }
                         self.at += 1;
                     } else {
@@ -247,7 +323,8 @@ impl<'a> Finder<'a> {
     pub(super) fn lazy(mut self, out: &mut BitWriter<'_>) -> io::Result<()> {
         let (mut length, mut place, mut pending) = (MIN_MATCH - 1, 0, false);
         while self.ahead() > 0 {
-            let start = self.enter();
+            self.links.reach(self.at);
+            let start = self.before();
             let (before, place_before) = (length, place);
             length = MIN_MATCH - 1;
             if let Some(start) = start.filter(|_| before < self.effort.lazy)
@@ -260,11 +337,7 @@ impl<'a> Finder<'a> {
             }
             if before >= MIN_MATCH && length <= before {
                 let full = self.matched(self.at - 1, before, place_before);
-                for _ in 2..before {
-                    self.at += 1;
-                    self.enter();
-                }
-                self.at += 1;
+                self.at += before - 1;
                 (pending, length) = (false, MIN_MATCH - 1);
                 if full {
                     self.end_block(false, out)?;

@@ -8,6 +8,7 @@
 mod bits;
 mod block;
 mod golang;
+mod links;
 mod matching;
 mod tables;
 mod tree;
