@@ -2,11 +2,12 @@
 
 use super::fill;
 use super::image::Image;
-use super::relocate::relocate_scanned;
+use super::relocate::{self, relocate_scanned};
 use super::rough;
 use super::scan::Scan;
 use super::vote::{self, vote};
 use super::{AddressMap, Version};
+use crate::content::Bytes;
 use crate::engine::EngineError;
 use crate::engine::compress::Level;
 use crate::engine::matcher::{Copied, MatchOptions, diff, diff_hinted, follow};
@@ -45,8 +46,30 @@ pub fn fits(old: &[u8], new: &[u8]) -> bool {
 /// The memory of [`derive`] beside that of matching, whose index is bounded by `index_bytes`.
 #[must_use]
 pub fn memory(old_bytes: u64, index_bytes: u64) -> u64 {
-    // Jump tables, places of instructions, the index of a map, and the program of the pass before.
-    vote::memory(old_bytes, index_bytes) + old_bytes.min(32 << 20)
+    // Jump tables, places of instructions, the index of a map, and the program and the relocated file of the pass before.
+    let moved = if old_bytes <= in_memory(index_bytes) { 2 * old_bytes } else { 0 };
+    vote::memory(old_bytes, index_bytes) + old_bytes.min(32 << 20) + moved
+}
+
+/// Old contents of at most so many bytes are relocated in memory: a file takes longer.
+fn in_memory(index_bytes: u64) -> u64 {
+    (index_bytes / 16).min(32 << 20)
+}
+
+/// The old file with its addresses moved.
+fn relocated(
+    scan: &Scan<'_>,
+    map: &AddressMap,
+    options: &MatchOptions,
+    scratch: &dyn Fn() -> io::Result<File>,
+) -> io::Result<Bytes> {
+    let bytes = scan.image.bytes.len();
+    if bytes as u64 <= in_memory(options.index_bytes) {
+        return Ok(relocate::relocated(scan, map, options.threads).into());
+    }
+    let mut file = scratch()?;
+    relocate_scanned(scan, map, options.threads, &mut file)?;
+    Ok(Bytes::new(Map::file(&file)?))
 }
 
 /// What is known of where bytes went, before anything is relocated.
@@ -90,7 +113,7 @@ pub fn look(old: &[u8], new: &[u8], options: &MatchOptions) -> Result<Vec<Seen>,
 
 /// Makes a relocated patch in passes, the first for all that was [`look`]ed at; `None` when nothing moves.
 ///
-/// `scratch` gives files for the relocated old content, which is mapped, not held in memory.
+/// `scratch` gives files for the relocated old content where that is large: it is mapped then, not held in memory.
 ///
 /// # Errors
 /// [`EngineError::Output`] when there is no scratch file or it cannot be written.
@@ -105,16 +128,14 @@ pub fn derive(
     let (Some(before), Some(after)) = (Image::parse(old), Image::parse(new)) else { return Ok(None) };
     let threads = options.threads;
     let scan = Scan::new(&before, Version::LAST, threads);
-    let mut best: Option<(Relocated, Map)> = None;
-    let pass = |copies: Vec<Copied>, hints: Option<&[Copied]>, best: &mut Option<(Relocated, Map)>| {
+    let mut best: Option<(Relocated, Bytes)> = None;
+    let pass = |copies: Vec<Copied>, hints: Option<&[Copied]>, best: &mut Option<(Relocated, Bytes)>| {
         let map = vote(&scan, &after, copies, options.index_bytes, threads);
         if map.segments() == 0 {
             return Ok(false);
         }
         let settled = best.as_ref().is_some_and(|(best, _)| best.map == map);
-        let mut file = scratch().map_err(EngineError::Output)?;
-        relocate_scanned(&scan, &map, threads, &mut file).map_err(EngineError::Output)?;
-        let moved = Map::file(&file).map_err(EngineError::Output)?;
+        let moved = relocated(&scan, &map, options, scratch).map_err(EngineError::Output)?;
         let program = match hints {
             Some(hints) => diff_hinted(&moved, new, hints, options),
             None => diff(&moved, new, options),
@@ -159,9 +180,7 @@ pub fn derive_quick(
     if map.segments() == 0 {
         return Ok(None);
     }
-    let mut file = scratch().map_err(EngineError::Output)?;
-    relocate_scanned(&scan, &map, threads, &mut file).map_err(EngineError::Output)?;
-    let moved = Map::file(&file).map_err(EngineError::Output)?;
+    let moved = relocated(&scan, &map, options, scratch).map_err(EngineError::Output)?;
     let program = diff_hinted(&moved, new, &copies, options);
     Ok(Some(Relocated { map, program, fill: None }))
 }

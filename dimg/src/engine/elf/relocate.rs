@@ -6,6 +6,7 @@ use super::scan::{Field, Form, Scan};
 use super::{AddressMap, Image, Version};
 use crate::engine::parallel::in_order;
 use std::io::{self, Write};
+use std::ops::Range;
 
 /// One write per this many bytes.
 const BUFFER_BYTES: usize = 256 << 10;
@@ -41,12 +42,39 @@ pub(super) fn relocate_scanned(
     threads: usize,
     out: &mut dyn Write,
 ) -> io::Result<()> {
+    let mut writer = Rewriter { old: scan.image.bytes, start: 0, buffer: Vec::new(), out, result: Ok(()) };
+    each_moved(scan, map, threads, |offset, value, form| {
+        writer.put(offset, value, form);
+        writer.result.is_ok()
+    });
+    writer.finish()
+}
+
+/// As [`relocate_scanned`], in memory.
+pub(super) fn relocated(scan: &Scan<'_>, map: &AddressMap, threads: usize) -> Vec<u8> {
+    let mut new = scan.image.bytes.to_vec();
+    each_moved(scan, map, threads, |offset, value, form| {
+        set(&mut new, offset..offset + form.bytes(), value);
+        true
+    });
+    new
+}
+
+/// Calls `put` with offset, new value and form of all fields that change, ascending, and maybe of some that do not; with one thread until it gives
+/// false for the last one of a part.
+fn each_moved(
+    scan: &Scan<'_>,
+    map: &AddressMap,
+    threads: usize,
+    mut put: impl FnMut(usize, u64, Form) -> bool,
+) {
     let (image, old) = (scan.image, scan.image.bytes);
     let shifts = Shifts::new(map, image.low, image.high);
-    let mut writer = Rewriter { old, start: 0, buffer: Vec::new(), out, result: Ok(()) };
     if threads <= 1 {
-        scan.run(&mut |field| writer.put(field.offset, moved(old, field, &shifts).1, field.form));
-        return writer.finish();
+        scan.run(&mut |field| {
+            put(field.offset, moved(old, field, &shifts).1, field.form);
+        });
+        return;
     }
     let changed = |field: &Field| {
         let (old, new) = moved(old, field, &shifts);
@@ -58,12 +86,8 @@ pub(super) fn relocate_scanned(
         all
     };
     in_order(threads, scan.units(), unit, |all| {
-        for (offset, new, form) in all {
-            writer.put(offset, new, form);
-        }
-        writer.result.is_ok()
+        all.into_iter().fold(true, |_, (offset, new, form)| put(offset, new, form))
     });
-    writer.finish()
 }
 
 /// What stands in the field, and what is to stand there.
@@ -112,6 +136,17 @@ pub(super) fn value_at(bytes: &[u8], offset: usize, form: Form) -> u64 {
     }
 }
 
+/// Puts the value into a field of four or eight bytes, if it is there.
+#[inline]
+fn set(bytes: &mut [u8], field: Range<usize>, value: u64) {
+    if let Some(field) = bytes.get_mut(field) {
+        match (field.len(), value.to_le_bytes()) {
+            (8, bytes) => field.copy_from_slice(&bytes),
+            (_, [a, b, c, d, ..]) => field.copy_from_slice(&[a, b, c, d]),
+        }
+    }
+}
+
 /// Writes the old file in pieces, in which fields are set.
 struct Rewriter<'r> {
     old: &'r [u8],
@@ -130,14 +165,7 @@ impl Rewriter<'_> {
         if end > self.start + self.buffer.len() {
             self.go_on(offset);
         }
-        if let Some(field) =
-            self.buffer.get_mut(offset.wrapping_sub(self.start)..end.wrapping_sub(self.start))
-        {
-            match (field.len(), value.to_le_bytes()) {
-                (8, bytes) => field.copy_from_slice(&bytes),
-                (_, [a, b, c, d, ..]) => field.copy_from_slice(&[a, b, c, d]),
-            }
-        }
+        set(&mut self.buffer, offset.wrapping_sub(self.start)..end.wrapping_sub(self.start), value);
     }
 
     /// Writes all before `offset`; the piece from there on is next.
