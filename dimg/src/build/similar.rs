@@ -44,10 +44,8 @@ impl Similar {
             open_exact(contents, &candidates[number].content)
                 .map_or_else(|_| Sketch::default(), |bytes| Sketch::of(&bytes))
         });
-        let mut index = SketchIndex::default();
-        for ((number, candidate), sketch) in (0u32..).zip(&candidates).zip(&sketches) {
-            index.insert(number, candidate.content.size, sketch);
-        }
+        let sizes = candidates.iter().map(|candidate| candidate.content.size);
+        let index = SketchIndex::new(sizes.zip(&sketches));
         Self { candidates, index }
     }
 

@@ -103,24 +103,30 @@ impl Sketch {
 /// Many sketches, to find the most similar.
 #[derive(Debug, Default)]
 pub struct SketchIndex {
-    holders: HashMap<u64, Vec<u32>>,
-    sizes: HashMap<u32, u64>,
+    /// Hashes, each with the number of a content that holds it; ascending.
+    holders: Vec<(u64, u32)>,
+    /// By number.
+    sizes: Vec<u64>,
 }
 
 impl SketchIndex {
-    /// Adds a content of `size` bytes by a number of the caller's.
-    pub fn insert(&mut self, number: u32, size: u64, sketch: &Sketch) {
-        if sketch.is_empty() {
-            return;
+    /// Of contents with their sizes: their numbers count from 0. Those beyond what 32 bits count are left out.
+    pub fn new<'s>(contents: impl IntoIterator<Item = (u64, &'s Sketch)>) -> Self {
+        let mut index = Self::default();
+        for (number, (size, sketch)) in (0..u32::MAX).zip(contents) {
+            index.sizes.push(size);
+            index.holders.extend(sketch.features.iter().map(|&feature| (feature, number)));
         }
-        self.sizes.insert(number, size);
-        for &feature in &sketch.features {
-            let holders = self.holders.entry(feature).or_default();
-            // One more than counts, to see that there are too many.
-            if holders.len() <= MAX_HOLDERS {
-                holders.push(number);
-            }
-        }
+        index.holders.sort_unstable();
+        index
+    }
+
+    /// The contents that hold this hash; none where there are too many.
+    fn holders(&self, feature: u64) -> &[(u64, u32)] {
+        let first = self.holders.partition_point(|&(other, _)| other < feature);
+        let rest = &self.holders[first..];
+        let count = rest.iter().take(MAX_HOLDERS + 1).take_while(|&&(other, _)| other == feature).count();
+        &rest[..if count > MAX_HOLDERS { 0 } else { count }]
     }
 
     /// The number of the content that shares most hashes with a content of `size` bytes; of several the one nearest in size, then
@@ -128,13 +134,13 @@ impl SketchIndex {
     #[must_use]
     pub fn most_similar(&self, size: u64, sketch: &Sketch) -> Option<u32> {
         let mut shared: HashMap<u32, usize> = HashMap::new();
-        for feature in &sketch.features {
-            let holders = self.holders.get(feature).filter(|holders| holders.len() <= MAX_HOLDERS);
-            for &number in holders.into_iter().flatten() {
+        for &feature in &sketch.features {
+            for &(_, number) in self.holders(feature) {
                 *shared.entry(number).or_default() += 1;
             }
         }
-        let distance = |number: u32| self.sizes.get(&number).map_or(u64::MAX, |&other| other.abs_diff(size));
+        let distance =
+            |number: u32| self.sizes.get(number as usize).map_or(u64::MAX, |&other| other.abs_diff(size));
         shared
             .into_iter()
             .filter(|&(_, count)| count >= MIN_SHARED.min(sketch.features.len()))
@@ -162,10 +168,8 @@ mod tests {
     fn finds_the_edited_content_among_many() {
         let contents: Vec<Vec<u8>> =
             (1u8..40).map(|seed| noise(5000 + 100 * usize::from(seed), u64::from(seed))).collect();
-        let mut index = SketchIndex::default();
-        for (number, content) in (0u32..).zip(&contents) {
-            index.insert(number, content.len() as u64, &Sketch::of(content));
-        }
+        let sketches: Vec<_> = contents.iter().map(|content| Sketch::of(content)).collect();
+        let index = SketchIndex::new(contents.iter().map(|content| content.len() as u64).zip(&sketches));
         for (number, content) in (0u32..).zip(&contents) {
             let mut edited = content[1000..].to_vec();
             edited.splice(300..400, noise(250, 99));
