@@ -1,6 +1,7 @@
 //! The address map: by how much addresses move.
 
 use crate::engine::varint;
+use std::ops::Range;
 
 /// Segments of one map, locations and overrides together, at most.
 pub const MAX_SEGMENTS: usize = if cfg!(fuzzing) { 1 << 12 } else { 1 << 20 };
@@ -198,6 +199,29 @@ impl Buckets {
     }
 }
 
+/// Numbers of locations of addresses most of which have the location of the one before.
+#[derive(Debug)]
+pub(super) struct Near<'s> {
+    shifts: &'s Shifts<'s>,
+    number: u32,
+    addresses: Range<u64>,
+}
+
+impl<'s> Near<'s> {
+    pub(super) fn new(shifts: &'s Shifts<'s>) -> Self {
+        Self { shifts, number: 0, addresses: 0..0 }
+    }
+
+    /// As [`Shifts::location`].
+    #[inline]
+    pub(super) fn location(&mut self, address: u64) -> u32 {
+        if !self.addresses.contains(&address) {
+            (self.number, self.addresses) = self.shifts.location_around(address);
+        }
+        self.number
+    }
+}
+
 impl<'m> Shifts<'m> {
     /// For addresses mostly from `low` to `high`.
     pub(super) fn new(map: &'m AddressMap, low: u64, high: u64) -> Self {
@@ -230,6 +254,15 @@ impl<'m> Shifts<'m> {
         let (from, to) = (self.locations[bucket] as usize, self.locations[bucket + 1] as usize);
         let place = from + self.map.locations[from..to].partition_point(|location| location.start <= address);
         u32::try_from(place).unwrap_or(u32::MAX)
+    }
+
+    /// The location that has the byte at `address`: its number, as [`Shifts::location`] says, and the addresses that it has.
+    fn location_around(&self, address: u64) -> (u32, Range<u64>) {
+        let number = self.location(address);
+        let start = |place: usize| self.map.locations.get(place).map(|location| location.start);
+        let place = number as usize;
+        let from = place.checked_sub(1).and_then(start).unwrap_or(0);
+        (number, from..start(place).unwrap_or(u64::MAX))
     }
 
     /// By how much the bytes of a location of this number move.

@@ -4,7 +4,7 @@
 //! fields of a target disagree with the locations, and so do those of the targets around it, an override is worth its bytes.
 
 use super::image::{Image, Segment, UNLOADED};
-use super::map::{Location, Override, Shifts};
+use super::map::{Location, Near, Override, Shifts};
 use super::relocate::value_at;
 use super::scan::{Field, Form, Scan};
 use super::{AddressMap, MAX_SEGMENTS};
@@ -217,6 +217,8 @@ fn observe(
     let mut next = copies.partition_point(|copied| copied.old < start);
     let mut active = opened.to_vec();
     let (mut old_places, mut new_places) = (Places::new(old), Places::new(new));
+    // Most fields tell their distance, and stand one after the other.
+    let mut bases = Near::new(shifts);
     scan.unit(unit, &mut |field| {
         let end = field.offset + field.form.bytes();
         active.retain(|copied| copied.old + copied.bytes >= end);
@@ -226,9 +228,12 @@ fn observe(
             }
             next += 1;
         }
+        if active.is_empty() {
+            return;
+        }
+        let base_in = field.base.map_or(NO_BASE, |base| bases.location(base));
         for copied in &active {
             let at = field.offset - copied.old + copied.new;
-            let base_in = field.base.map_or(NO_BASE, |base| shifts.location(base));
             let base_moved = || if base_in == NO_BASE { 0 } else { shifts.of_number(base_in) };
             if let Some(shift) = shift_of((&mut old_places, &mut new_places), field, at, copied, base_moved)
                 && shift.unsigned_abs() < MAX_SHIFT

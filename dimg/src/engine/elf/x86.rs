@@ -299,6 +299,10 @@ pub(super) fn scan<F: FnMut(&Field) + ?Sized>(
             relative(image, skew, at, (place, length, layout.is_near()), sink);
             return;
         }
+        if let Some(place) = layout.absolute() {
+            absolute(image, at + place, sink);
+            return;
+        }
         let mut last = [0u8; WINDOW];
         if let Some(found) = decode(window(bytes, at, &mut last)) {
             fields(image, skew, at, &found, sink);
@@ -318,19 +322,26 @@ pub(super) struct Slice {
 /// Bytes of all marks of a file, at most: slices beyond are decoded from their start whenever their fields are wanted.
 pub(super) const MAX_MARK_BYTES: usize = 16 << 20;
 
-/// Where an instruction has its only field, a distance: the place in the lowest four bits, above them the bytes behind it. Zero when
-/// it is another one, which has to be decoded again.
+/// Where an instruction has its only field: the place in the lowest four bits, above them what it is, or of a distance from the next
+/// instruction the bytes behind it. Zero when it is another one, which has to be decoded again.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Layout(pub(super) u8);
 
 impl Layout {
     /// What stands for no bytes behind a distance to code.
     pub(super) const NEAR: u32 = 15;
+    /// What stands for an address.
+    const ABSOLUTE: u8 = 14;
 
     #[inline]
     pub(super) fn of(fixed: bool, found: &Instruction) -> Self {
         let place = found.near.max(found.relative);
-        if place == 0 || fixed && found.absolute | found.number != 0 {
+        if fixed && found.absolute | found.number != 0 {
+            let only = place == 0 && (found.absolute == 0 || found.number == 0);
+            let place = u8::try_from(found.absolute | found.number).unwrap_or(0);
+            return Self(if only { Self::ABSOLUTE << 4 | place } else { 0 });
+        }
+        if place == 0 {
             return Self(0);
         }
         // Instructions have at most 15 bytes.
@@ -348,7 +359,13 @@ impl Layout {
     fn may_load(self, bytes: &[u8], at: usize) -> bool {
         // The opcode, and the first byte of the operand.
         let opcode = (at + usize::from(self.0 & 15)).saturating_sub(2);
-        !self.is_near() && self.0 != 0 && bytes.get(opcode) == Some(&0x8d)
+        !self.is_near() && self.0 != 0 && self.absolute().is_none() && bytes.get(opcode) == Some(&0x8d)
+    }
+
+    /// The place of the address.
+    #[inline]
+    fn absolute(self) -> Option<usize> {
+        (self.0 >> 4 == Self::ABSOLUTE).then_some(usize::from(self.0 & 15))
     }
 
     /// The place of the distance, and the length of the instruction.
@@ -356,7 +373,7 @@ impl Layout {
     fn relative(self) -> Option<(usize, usize)> {
         let place = usize::from(self.0 & 15);
         let behind = if self.is_near() { 0 } else { usize::from(self.0 >> 4) };
-        (place > 0).then_some((place, place + 4 + behind))
+        (place > 0 && self.absolute().is_none()).then_some((place, place + 4 + behind))
     }
 }
 
@@ -439,7 +456,6 @@ fn fields<F: FnMut(&Field) + ?Sized>(
     found: &Instruction,
     sink: &mut Sink<'_, F>,
 ) {
-    let distance = |place: usize| distance_at(image.bytes, at + place);
     if found.near != 0 || found.relative != 0 {
         let place = found.near.max(found.relative);
         if !relative(image, skew, at, (place, found.length, found.near != 0), sink) {
@@ -448,12 +464,18 @@ fn fields<F: FnMut(&Field) + ?Sized>(
     }
     if image.fixed {
         for place in [found.absolute, found.number] {
-            if place != 0
-                && let Some(target) = distance(place).filter(|&target| image.contains(target))
-            {
-                sink.put(&Field { offset: at + place, form: Form::Add32, target, base: None });
+            if place != 0 {
+                absolute(image, at + place, sink);
             }
         }
+    }
+}
+
+/// The field of four bytes that may be an address.
+#[inline]
+fn absolute<F: FnMut(&Field) + ?Sized>(image: &Image<'_>, offset: usize, sink: &mut Sink<'_, F>) {
+    if let Some(target) = distance_at(image.bytes, offset).filter(|&target| image.contains(target)) {
+        sink.put(&Field { offset, form: Form::Add32, target, base: None });
     }
 }
 

@@ -48,6 +48,14 @@ pub(super) fn equal_bytes(difference: u64) -> u32 {
     8 - u32::from((unequal >> 7).wrapping_mul(0x0101_0101_0101_0101).to_le_bytes()[7])
 }
 
+/// Bytes that are compared together: as many as a byte can count, and vectors have.
+const EQUAL_IN: usize = 64;
+
+#[inline]
+fn equal_in(a: &[u8; EQUAL_IN], b: &[u8; EQUAL_IN]) -> usize {
+    usize::from(a.iter().zip(b).fold(0, |count, (a, b)| count + u8::from(a == b)))
+}
+
 /// The number of equal bytes at the same places, up to the shorter length.
 #[inline]
 pub(super) fn matches(a: &[u8], b: &[u8]) -> usize {
@@ -55,6 +63,10 @@ pub(super) fn matches(a: &[u8], b: &[u8]) -> usize {
     let (a, b) = (&a[..limit], &b[..limit]);
     let mut count = 0;
     let mut at = 0;
+    while let (Some(a), Some(b)) = (a[at..].first_chunk(), b[at..].first_chunk()) {
+        count += equal_in(a, b);
+        at += EQUAL_IN;
+    }
     while at + 8 <= limit {
         count += equal_bytes(word(a, at) ^ word(b, at)) as usize;
         at += 8;
