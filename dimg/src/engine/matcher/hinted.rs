@@ -4,7 +4,7 @@
 use super::Copied;
 use super::compare::{extend, matches};
 use super::index::Candidate;
-use super::quick::{self, Quick, Sparse};
+use super::quick::{self, Found, Quick, Sparse};
 use super::scan::{Find, Scan};
 use crate::engine::parallel::map;
 use std::ops::Range;
@@ -13,6 +13,8 @@ use std::ops::Range;
 const PART: usize = 256;
 /// and the share of them that has to agree to leave them out of the index.
 const AGREEING: (usize, usize) = (7, 8);
+/// Bytes of the new content for which the first hint is known.
+const STEP: usize = 1 << 10;
 /// Hints that a thread looks at together.
 const BATCH: usize = 256;
 
@@ -20,6 +22,8 @@ const BATCH: usize = 256;
 pub(super) struct Hinted<'o, 'h> {
     /// By their places in the new content; they do not overlap there.
     hints: &'h [Copied],
+    /// How many hints start at or before each multiple of [`STEP`] in the new content.
+    started: Vec<u32>,
     index: Quick<'o>,
 }
 
@@ -32,12 +36,24 @@ impl<'o, 'h> Hinted<'o, 'h> {
         let left = left(old.len(), told.concat());
         let bytes: usize = left.iter().map(Range::len).sum();
         let sparse = Sparse::fit(bytes as u64, limit);
-        Self { hints, index: Quick::of_parts(old, &left, sparse, threads) }
+        let mut started = vec![0; new.len() / STEP + 2];
+        for hint in hints {
+            started[(hint.new.div_ceil(STEP)).min(new.len() / STEP + 1)] += 1;
+        }
+        let mut sum = 0;
+        for started in &mut started {
+            sum += *started;
+            *started = sum;
+        }
+        Self { hints, started, index: Quick::of_parts(old, &left, sparse, threads) }
     }
 
     /// Where the new content's bytes at `at` are expected.
     fn expected(&self, at: usize) -> Option<usize> {
-        let place = self.hints.partition_point(|hint| hint.new <= at).checked_sub(1)?;
+        let started = |step: usize| self.started.get(step).map(|&count| count as usize);
+        let (from, to) = (started(at / STEP)?, started(at / STEP + 1)?);
+        let within = self.hints.get(from..to)?.partition_point(|hint| hint.new <= at);
+        let place = (from + within).checked_sub(1)?;
         let hint = self.hints[place];
         (at < hint.new + hint.bytes).then(|| hint.old + (at - hint.new))
     }
@@ -91,6 +107,7 @@ fn left(old_bytes: usize, mut told: Vec<Range<usize>>) -> Vec<Range<usize>> {
 
 impl Find for Hinted<'_, '_> {
     const TRUSTS: bool = true;
+    type Scratch = Option<Box<Found>>;
 
     fn old(&self) -> &[u8] {
         self.index.old()

@@ -8,7 +8,7 @@ use super::compare::{extend, word};
 use super::index::{Candidate, better, hash};
 use super::scan::{Find, Scan};
 use crate::engine::parallel::map;
-use d4c_sys::{prefer_huge_pages, prefetch};
+use d4c_sys::{Wide, prefer_huge_pages, prefetch, with_vectors};
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
@@ -20,6 +20,8 @@ const LOAD: u64 = 2;
 const LOOK: usize = 32;
 /// Places that are looked at together.
 const BLOCK: usize = 256;
+/// Those of which it is told at once whether they are chosen.
+const MARKED: usize = 64;
 /// Bytes by which a key is chosen.
 const CHOICE: usize = 6;
 /// Keys that are entered together.
@@ -62,26 +64,11 @@ impl Sparse {
     /// the same eight bytes only the first. At most [`BLOCK`] places; a key has to be there at each.
     #[inline]
     fn choose(self, bytes: &[u8], from: usize, to: usize, places: &mut [usize; BLOCK]) -> usize {
-        let mut tail = [0; BLOCK + CHOICE];
-        let block = match bytes.get(from..).and_then(<[u8]>::first_chunk) {
-            Some(block) => block,
-            None => {
-                let rest = &bytes[from..bytes.len().min(from + BLOCK + CHOICE)];
-                tail[..rest.len()].copy_from_slice(rest);
-                &tail
-            }
-        };
-        let mut chosen = [0u8; BLOCK];
-        self.mark(block, &mut chosen);
         let (mut count, mut before) = (0, 0);
-        for (number, marks) in chosen.chunks_exact(64).enumerate() {
-            let mut bits = 0u64;
-            for (number, marks) in marks.chunks_exact(8).enumerate() {
-                // Bit 8k moves to bit 56 + k.
-                bits |= (word(marks, 0).wrapping_mul(0x0102_0408_1020_4080) >> 56) << (8 * number);
-            }
+        for from in (from..to.min(from + BLOCK)).step_by(MARKED) {
+            let mut bits = with_vectors(Mark { sparse: self, bytes, from });
             while bits != 0 {
-                let at = from + 64 * number + bits.trailing_zeros() as usize;
+                let at = from + bits.trailing_zeros() as usize;
                 bits &= bits - 1;
                 if at >= to {
                     return count;
@@ -94,22 +81,50 @@ impl Sparse {
         }
         count
     }
+}
 
-    /// Whether each place of a block is chosen.
-    #[inline]
-    fn mark(self, bytes: &[u8; BLOCK + CHOICE], chosen: &mut [u8; BLOCK]) {
+/// Telling which of the places from `from` on are chosen: a bit for each.
+struct Mark<'b> {
+    sparse: Sparse,
+    bytes: &'b [u8],
+    from: usize,
+}
+
+impl Wide for Mark<'_> {
+    type Output = u64;
+
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "to be compiled for wider vectors")]
+    fn run(self) -> u64 {
+        let Self { sparse, bytes, from } = self;
+        let mut tail = [0; MARKED + CHOICE];
+        let block: &[u8; MARKED + CHOICE] = match bytes.get(from..).and_then(<[u8]>::first_chunk) {
+            Some(block) => block,
+            None => {
+                let rest = bytes.get(from..).unwrap_or_default();
+                tail[..rest.len()].copy_from_slice(rest);
+                &tail
+            }
+        };
         // Not zero, as that is the hash of zeros.
-        let (mask, value) = (!(0xffu32 >> self.bits), 0xb4u8);
+        let (mask, value) = (!(0xffu32 >> sparse.bits), 0xb4u8);
         let mask = mask.to_le_bytes()[0];
+        let mut chosen = [0u8; MARKED];
         for (at, chosen) in chosen.iter_mut().enumerate() {
-            let mut hash = bytes[at];
-            hash = hash.rotate_left(3).wrapping_add(bytes[at + 1]);
-            hash = hash.rotate_left(3) ^ bytes[at + 2];
-            hash = hash.rotate_left(3).wrapping_add(bytes[at + 3]);
-            hash = hash.rotate_left(3) ^ bytes[at + 4];
-            hash = hash.rotate_left(3).wrapping_add(bytes[at + 5]);
+            let mut hash = block[at];
+            hash = hash.rotate_left(3).wrapping_add(block[at + 1]);
+            hash = hash.rotate_left(3) ^ block[at + 2];
+            hash = hash.rotate_left(3).wrapping_add(block[at + 3]);
+            hash = hash.rotate_left(3) ^ block[at + 4];
+            hash = hash.rotate_left(3).wrapping_add(block[at + 5]);
             *chosen = u8::from((hash ^ value) & mask == 0);
         }
+        let mut bits = 0u64;
+        for (number, marks) in chosen.chunks_exact(8).enumerate() {
+            // Bit 8k moves to bit 56 + k.
+            bits |= (word(marks, 0).wrapping_mul(0x0102_0408_1020_4080) >> 56) << (8 * number);
+        }
+        bits
     }
 }
 
@@ -138,6 +153,18 @@ struct Key {
     at: usize,
     bucket: usize,
     tag: u64,
+}
+
+/// Room for the keys of a block, which is not made anew for each search.
+pub(super) struct Found {
+    places: [usize; BLOCK],
+    keys: [Key; BLOCK],
+}
+
+impl Default for Found {
+    fn default() -> Self {
+        Self { places: [0; BLOCK], keys: [Key::default(); BLOCK] }
+    }
 }
 
 impl<'o> Quick<'o> {
@@ -236,24 +263,26 @@ impl<'o> Quick<'o> {
     }
 
     /// The keys of `new` that are taken from `from` to before `to`, at most [`BLOCK`] bytes on, on their way to the cache.
-    fn keys(&self, new: &[u8], from: usize, to: usize, keys: &mut [Key; BLOCK]) -> usize {
-        let Some(last) = (new.len() + 1).checked_sub(self.sparse.key) else { return 0 };
-        let mut places = [0; BLOCK];
-        let count = if from < last { self.sparse.choose(new, from, to.min(last), &mut places) } else { 0 };
+    fn keys<'f>(&self, new: &[u8], from: usize, to: usize, found: &'f mut Found) -> &'f [Key] {
+        let Some(last) = (new.len() + 1).checked_sub(self.sparse.key) else { return &[] };
+        let Found { places, keys } = found;
+        let count = if from < last { self.sparse.choose(new, from, to.min(last), places) } else { 0 };
         for (key, &at) in keys.iter_mut().zip(&places[..count]) {
             let (bucket, tag) = self.place(hash(new, at, self.sparse.key));
             prefetch(&self.entries, self.skip + bucket * WAYS);
             *key = Key { at, bucket, tag };
         }
-        for key in &keys[..count] {
+        let keys = &keys[..count];
+        for key in keys {
             self.positions(*key).for_each(|position| prefetch(self.old, position));
         }
-        count
+        keys
     }
 }
 
 impl Find for Quick<'_> {
     const TRUSTS: bool = true;
+    type Scratch = Option<Box<Found>>;
 
     fn old(&self) -> &[u8] {
         self.old
@@ -266,14 +295,27 @@ impl Find for Quick<'_> {
 
 /// Looks `keys` up from `at` on, as [`Find::search`] is to; a candidate that `hinted` tells for a place is taken first.
 #[inline]
-pub(super) fn search<'s, I: Find>(
+pub(super) fn search<'s, I: Find<Scratch = Option<Box<Found>>>>(
+    scan: &mut Scan<'s, I>,
+    keys: &Quick<'_>,
+    hinted: impl Fn(&Scan<'s, I>, usize) -> Option<Candidate>,
+    at: usize,
+) -> usize {
+    let mut found = scan.scratch.take().unwrap_or_default();
+    let next = search_with(scan, keys, hinted, at, &mut found);
+    scan.scratch = Some(found);
+    next
+}
+
+#[inline]
+fn search_with<'s, I: Find>(
     scan: &mut Scan<'s, I>,
     keys: &Quick<'_>,
     hinted: impl Fn(&Scan<'s, I>, usize) -> Option<Candidate>,
     mut at: usize,
+    found: &mut Found,
 ) -> usize {
     let from = at;
-    let mut found = [Key::default(); BLOCK];
     loop {
         if let Some(candidate) = hinted(scan, at) {
             return scan.take(at, candidate);
@@ -289,8 +331,7 @@ pub(super) fn search<'s, I: Find>(
             stop += LOOK;
         }
         let stop = stop.min(end);
-        let count = keys.keys(scan.new, at, stop, &mut found);
-        for key in &found[..count] {
+        for key in keys.keys(scan.new, at, stop, found) {
             if let Some(candidate) = keys.best(*key, &scan.new[key.at..], scan.aligned(key.at))
                 && scan.gains(key.at, &candidate)
             {
@@ -338,9 +379,7 @@ mod tests {
             for key in [8, 16] {
                 let old = &numbers(1000)[..length];
                 let quick = Quick::new(old, Sparse { key, bits: 2, buckets: 3 }, 2);
-                let mut keys = [Key::default(); BLOCK];
-                let count = quick.keys(old, 0, length, &mut keys);
-                for key in &keys[..count] {
+                for key in quick.keys(old, 0, length, &mut Found::default()) {
                     assert!(
                         quick.best(*key, &old[key.at..], 0).is_none_or(|found| found.extension.exact > 0)
                     );

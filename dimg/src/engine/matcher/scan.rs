@@ -39,6 +39,8 @@ const BATCH: usize = 16;
 pub(super) trait Find: Sized {
     /// Whether the border of a piece is looked for only where the alignment was not followed.
     const TRUSTS: bool;
+    /// What a search works with.
+    type Scratch: Default;
 
     /// The old content.
     fn old(&self) -> &[u8];
@@ -48,7 +50,7 @@ pub(super) trait Find: Sized {
 }
 
 /// A scan under way.
-pub(super) struct Scan<'s, I> {
+pub(super) struct Scan<'s, I: Find> {
     pub(super) index: &'s I,
     pub(super) old: &'s [u8],
     pub(super) new: &'s [u8],
@@ -59,14 +61,24 @@ pub(super) struct Scan<'s, I> {
     /// Up to where it was followed.
     followed: usize,
     pieces: Vec<Piece>,
+    pub(super) scratch: I::Scratch,
 }
 
 /// Scans `new[from..to]`.
 pub(super) fn scan<I: Find>(index: &I, new: &[u8], from: usize, to: usize) -> Vec<Piece> {
     let old = index.old();
     let start_old = from.min(old.len());
-    let mut scan =
-        Scan { index, old, new, to, start_new: from, start_old, followed: from, pieces: Vec::new() };
+    let mut scan = Scan {
+        index,
+        old,
+        new,
+        to,
+        start_new: from,
+        start_old,
+        followed: from,
+        pieces: Vec::new(),
+        scratch: I::Scratch::default(),
+    };
     scan.run(from);
     scan.close(to, None);
     scan.pieces
@@ -174,6 +186,7 @@ pub(crate) fn borders(old: &[u8], open: usize, next: Option<usize>, new: &[u8]) 
 
 impl Find for Index<'_> {
     const TRUSTS: bool = false;
+    type Scratch = ();
 
     fn old(&self) -> &[u8] {
         self.old
