@@ -27,7 +27,7 @@ const STAYING_BYTES: usize = 512;
 /// The memory that relocating `base` takes.
 pub(super) fn memory(base: &Candidate, options: &BuildOptions) -> u64 {
     match options.codec {
-        Codec::Auto => elf::memory(base.content.size, encode::match_options(options, 1).index_bytes),
+        Codec::Auto => elf::memory(base.content.size, &encode::match_options(options, 1)),
         _ => 0,
     }
 }

@@ -43,17 +43,25 @@ pub fn fits(old: &[u8], new: &[u8]) -> bool {
         && machine(old).is_some_and(|old| machine(new) == Some(old))
 }
 
-/// The memory of [`derive`] beside that of matching, whose index is bounded by `index_bytes`.
+/// The memory of [`derive`] beside that of matching, whose index is bounded.
 #[must_use]
-pub fn memory(old_bytes: u64, index_bytes: u64) -> u64 {
+pub fn memory(old_bytes: u64, options: &MatchOptions) -> u64 {
+    let moved = if old_bytes <= in_memory(options) { old_bytes * moved_at_once(options) } else { 0 };
     // Jump tables, places of instructions, the index of a map, and the program and the relocated file of the pass before.
-    let moved = if old_bytes <= in_memory(index_bytes) { 2 * old_bytes } else { 0 };
-    vote::memory(old_bytes, index_bytes) + old_bytes.min(32 << 20) + moved
+    vote::memory(old_bytes, options.index_bytes) + old_bytes.min(32 << 20) + moved
+}
+
+/// Relocated files that are there at a time.
+fn moved_at_once(options: &MatchOptions) -> u64 {
+    if options.level == Level::Fast { 1 } else { 2 }
 }
 
 /// Old contents of at most so many bytes are relocated in memory: a file takes longer.
-fn in_memory(index_bytes: u64) -> u64 {
-    (index_bytes / 16).min(32 << 20)
+fn in_memory(options: &MatchOptions) -> u64 {
+    match options.level {
+        Level::Fast => options.index_bytes / 4,
+        _ => (options.index_bytes / 16).min(32 << 20),
+    }
 }
 
 /// The old file with its addresses moved.
@@ -64,7 +72,7 @@ fn relocated(
     scratch: &dyn Fn() -> io::Result<File>,
 ) -> io::Result<Bytes> {
     let bytes = scan.image.bytes.len();
-    if bytes as u64 <= in_memory(options.index_bytes) {
+    if bytes as u64 <= in_memory(options) {
         return Ok(relocate::relocated(scan, map, options.threads).into());
     }
     let mut file = scratch()?;
