@@ -8,9 +8,23 @@ use super::{Fault, Sink, Source};
 use std::rc::Rc;
 
 const CHARS: &[u8; 64] = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._";
+const NO_CHAR: u8 = 0xff;
+/// The numbers of the characters.
+static NUMBERS: [u8; 128] = numbers_of_chars();
+
+const fn numbers_of_chars() -> [u8; 128] {
+    let mut numbers = [NO_CHAR; 128];
+    let mut at = 0;
+    while at < CHARS.len() {
+        numbers[CHARS[at] as usize] = at.to_le_bytes()[0];
+        at += 1;
+    }
+    numbers
+}
+
 /// Bits of an identifier outside of all blocks.
 const OUTER_WIDTH: u32 = 2;
-const WORD_BITS: u64 = 32;
+const WORD_BITS: u32 = 32;
 
 /// Takes items from bits. What could be said in fewer bits is a fault.
 pub(super) struct BitReader<'a> {
@@ -74,9 +88,9 @@ impl<'a> BitReader<'a> {
     }
 
     fn align(&mut self) -> Result<(), Fault> {
-        let over = self.at % WORD_BITS;
+        let word = u64::from(WORD_BITS);
         // At most 31.
-        let count = u32::try_from((WORD_BITS - over) % WORD_BITS).unwrap_or(0);
+        let count = u32::try_from((word - self.at % word) % word).unwrap_or(0);
         match self.bits(count)? {
             0 => Ok(()),
             _ => Err(Fault("bits between words")),
@@ -88,7 +102,7 @@ impl<'a> BitReader<'a> {
         let width = u32::try_from(self.vbr(4)?).map_err(|_| "a block of no use")?;
         self.align()?;
         let words = self.bits(32)?;
-        self.ends.push(self.at + words * WORD_BITS);
+        self.ends.push(self.at + words * u64::from(WORD_BITS));
         Ok(Item::Enter { id, width })
     }
 
@@ -150,7 +164,7 @@ impl<'a> BitReader<'a> {
 
 impl Source for BitReader<'_> {
     fn begins(&mut self) -> Result<Option<Item>, Fault> {
-        if self.limit - self.at < 2 * WORD_BITS {
+        if self.limit - self.at < 2 * u64::from(WORD_BITS) {
             return Ok(None);
         }
         if self.bits(OUTER_WIDTH)? != ENTER_SUBBLOCK {
@@ -192,7 +206,7 @@ impl Source for BitReader<'_> {
 /// Makes bits of items.
 pub(super) struct BitWriter {
     out: Vec<u8>,
-    /// Bits that are no byte yet.
+    /// Bits that are no word yet: fewer than 32.
     pending: u64,
     count: u32,
     /// Bytes at most.
@@ -232,10 +246,11 @@ impl BitWriter {
         }
         self.pending |= value << self.count;
         self.count += count;
-        while self.count >= 8 {
-            self.out.push((self.pending & 0xff) as u8);
-            self.pending >>= 8;
-            self.count -= 8;
+        if self.count >= WORD_BITS {
+            let [a, b, c, d, ..] = self.pending.to_le_bytes();
+            self.out.extend_from_slice(&[a, b, c, d]);
+            self.pending >>= WORD_BITS;
+            self.count -= WORD_BITS;
         }
         Ok(())
     }
@@ -251,7 +266,7 @@ impl BitWriter {
 
     fn align(&mut self) -> Result<(), Fault> {
         if self.count > 0 {
-            self.bits(0, 8 - self.count)?;
+            self.bits(0, WORD_BITS - self.count)?;
         }
         while !self.out.len().is_multiple_of(4) {
             self.out.push(0);
@@ -285,8 +300,9 @@ impl BitWriter {
             Scalar::Fixed(width) => self.bits(value, width),
             Scalar::Vbr(width) => self.vbr(value, width),
             Scalar::Char6 => {
-                let at = CHARS.iter().position(|char| u64::from(*char) == value);
-                self.bits(at.ok_or("a character that has no number")? as u64, 6)
+                let at = usize::try_from(value).ok().and_then(|value| NUMBERS.get(value));
+                let at = at.filter(|at| **at != NO_CHAR).ok_or("a character that has no number")?;
+                self.bits(u64::from(*at), 6)
             }
         }
     }
