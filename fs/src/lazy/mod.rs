@@ -5,6 +5,7 @@
 //! of the image before, so the way to any content leads strictly towards the start of the chain and ends. What is made
 //! goes to an [`ObjectStore`]: once, however many ask, and verified; nobody waits until it is on the disk.
 
+mod ahead;
 mod job;
 
 use std::collections::{HashMap, HashSet};
@@ -20,6 +21,7 @@ use dimg::format::{DeltaFile, Recipe};
 use dimg::index::Content;
 
 use crate::store::{Job, ObjectStore, StoreError};
+use ahead::Ahead;
 use job::{Copy, Make};
 
 /// Decoded groups of small contents kept of a file, of up to 4 MiB each: whoever goes through a tree opens files of many kinds in turn, and
@@ -48,6 +50,8 @@ impl std::fmt::Debug for Step {
 pub struct Contents {
     store: Arc<ObjectStore>,
     steps: Vec<Step>,
+    /// For each step.
+    ahead: Vec<Ahead>,
     sources: Vec<Arc<dyn ContentSource>>,
     /// For a large content that somebody waits for; asked for once, which costs more than many a content.
     threads: usize,
@@ -101,6 +105,7 @@ impl Contents {
         }
         Self {
             store,
+            ahead: steps.iter().map(|_| Ahead::default()).collect(),
             steps,
             sources,
             threads: std::thread::available_parallelism().map_or(1, NonZeroUsize::get),
@@ -205,7 +210,32 @@ impl Contents {
             self.make_one(content)?;
         }
         self.opened_lock().push(content.digest);
+        self.make_ahead(content);
         Ok(())
+    }
+
+    /// Makes what seems to be opened next. If that fails, whoever opens it is told.
+    fn make_ahead(&self, asked: &Content) {
+        let Way::Recipe(number, recipe) = self.way(asked, self.steps.len()) else { return };
+        let step = &self.steps[number];
+        let has = |base: &Content| self.store.has(base).unwrap_or(false);
+        let next = self.ahead[number].behind(recipe, &step.recipes);
+        let next: Vec<&Recipe> = next.filter(|next| next.base.as_ref().is_some_and(has)).collect();
+        if next.is_empty() {
+            return;
+        }
+        match self.make_by(step, &next, NonZeroUsize::MIN) {
+            Ok(()) => next.iter().for_each(|next| self.opened_lock().push(next.content.digest)),
+            Err(error) => tracing::debug!(%error, "nothing made ahead"),
+        }
+    }
+
+    /// Makes what `recipes`, all of one step, make.
+    fn make_by(&self, step: &Step, recipes: &[&Recipe], workers: NonZeroUsize) -> Result<(), StoreError> {
+        let dimg = step.file.dimg();
+        let jobs = recipes.iter().map(|recipe| Make::new(&self.store, dimg, recipe, &self.sources));
+        let jobs: Vec<_> = jobs.collect();
+        self.store.make_unflushed(&jobs.iter().map(|job| job as &dyn Job).collect::<Vec<_>>(), workers)
     }
 
     /// The earliest step that makes `content`, among the first `below` of them.
@@ -259,11 +289,7 @@ impl Contents {
                 contents.keys().filter_map(|digest| step.recipes.get(digest)).collect();
             // Along the file, so that a group of small ones is decoded once.
             recipes.sort_unstable_by_key(|recipe| (recipe.place(), recipe.content.digest));
-            let dimg = step.file.dimg();
-            let jobs = recipes.into_iter().map(|recipe| Make::new(&self.store, dimg, recipe, &self.sources));
-            let jobs: Vec<_> = jobs.collect();
-            self.store
-                .make_unflushed(&jobs.iter().map(|job| job as &dyn Job).collect::<Vec<_>>(), workers)?;
+            self.make_by(step, &recipes, workers)?;
         }
         Ok(())
     }

@@ -110,6 +110,40 @@ fn bases_come_from_the_image_before_the_chain() {
     assert_eq!(read(&with, "a"), text("a"));
 }
 
+#[test]
+fn who_opens_one_after_the_other_has_the_next_ones_made() {
+    let (dir, memory) = (tempfile::tempdir().unwrap(), Memory::default());
+    let names =
+        |prefix: &str| -> Vec<String> { (10..50).map(|number| format!("{prefix}{number}")).collect() };
+    let images = [names("old"), names("new")];
+    let images: Vec<Vec<&str>> =
+        images.iter().map(|names| names.iter().map(String::as_str).collect()).collect();
+    let steps = || chain(dir.path(), &memory, &[&images[0], &images[1]]);
+    let mut order: Vec<Recipe> = steps()[1].recipes.values().cloned().collect();
+    order.sort_unstable_by_key(|recipe| (recipe.place(), recipe.content.digest));
+    assert!(order.len() == 40 && order.iter().all(|recipe| recipe.base.is_some()));
+    let asked = |places: &[usize]| {
+        let dir = tempfile::tempdir().unwrap();
+        let contents = Contents::new(volatile(dir.path()), steps(), Vec::new());
+        let before: Vec<Content> = images[0].iter().map(|name| content(name)).collect();
+        contents.ensure_all(&before, NonZeroUsize::MIN).unwrap();
+        let missing = |place: &&usize| !contents.store().has(&order[**place].content).unwrap();
+        let asked: Vec<usize> = places
+            .iter()
+            .filter(missing)
+            .map(|place| {
+                contents.ensure(&order[*place].content).unwrap();
+                *place
+            })
+            .collect();
+        let made = contents.store().counts().made - 40;
+        assert_eq!(contents.opened().len() as u64, made);
+        (asked, made)
+    };
+    assert_eq!(asked(&(0..40).collect::<Vec<_>>()), (vec![0, 1, 3, 6, 11, 20, 37], 40));
+    assert_eq!(asked(&[39, 20, 0]), (vec![39, 20, 0], 3));
+}
+
 /// Fills a file system to its end, until it is dropped.
 fn fill(dir: &Path) -> tempfile::NamedTempFile {
     let mut file = tempfile::NamedTempFile::new_in(dir).unwrap();
