@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """How soon the plugin has an image ready, and what it holds of it, as root: ready-bench.py [ENTRIES…] (10000 100000)
 
-An image of so many entries (files of some bytes and directories) and a delta of ten files are loaded, one image after the other on nodes of
-their own. "ready" is what the plugin takes to serve a snapshot, as its log says: the first one, with nothing made; and, when all was
-made, the first one of a new plugin. Memory and descriptors are those of plugin and holder together beyond what they had with no image:
-with a container's snapshot mounted, then with every file of it read. The least of three runs each but for memory.
+An image of so many entries (files of some bytes and directories) and deltas of ten files are loaded. "ready" is what the plugin takes to
+serve a snapshot, as its log says: the first one of an image, with nothing made, the least of three images; and, when all was made, the first
+one of a new plugin, the least of three plugins. Memory and descriptors are those of plugin and holder together beyond what they had with no
+image: with a container's snapshot of the first delta's image mounted, then with every file of it read.
 Environment: D4C_BIN_DIR (target/release), D4C_ROUTE (the snapshotter's default).
 """
 import json, os, pathlib, re, shutil, subprocess, sys, tempfile, time
@@ -15,8 +15,8 @@ RUNS = 3
 
 
 def files(work, entries):
-    """A base file and a delta, of a tree of `entries` entries."""
-    root, other, made = work / "root", work / "other", [work / "1.cdimg", work / "2.cdimg"]
+    """A base file of a tree of `entries` entries, and deltas on it."""
+    root, other, made = work / "root", work / "other", [work / f"{number}.cdimg" for number in range(RUNS + 1)]
     for number in range(entries):
         directory = root / f"{number // 100:04}"
         if number % 100 == 0:
@@ -24,13 +24,30 @@ def files(work, entries):
         else:
             (directory / str(number)).write_text(f"{number}\n")
     run(BIN / "d4c", "-q", "convert", "--level", "fast", f"dir:{root}", made[0])
-    shutil.copytree(root, other)
-    for number in range(10):
-        (other / f"{number * 7:04}" / str(number * 700 + 1)).write_text("another")
-    run(BIN / "d4c", "-q", "diff", f"dir:{root}", f"dir:{other}", made[1])
+    subprocess.run(["cp", "-al", root, other], check=True)
+    for path in made[1:]:
+        for number in range(10):
+            changed = other / f"{number * 7:04}" / str(number * 700 + 1)
+            changed.unlink()
+            changed.write_text(f"another for {path.name}")
+        run(BIN / "d4c", "-q", "diff", f"dir:{root}", f"dir:{other}", path)
     shutil.rmtree(root)
     shutil.rmtree(other)
     return made
+
+
+def chains(node):
+    """The layers of all images."""
+    lines = node.ctr("snapshots", "--snapshotter", "di3fs", "ls").splitlines()[1:]
+    return {line.split()[0] for line in lines if line.startswith("sha256:")}
+
+
+def load(node, path, name):
+    """Loads an image of one layer; the layer."""
+    before = chains(node)
+    node.d4c("load", path, "--name", name)
+    (chain,) = chains(node) - before
+    return chain
 
 
 def held(node):
@@ -52,13 +69,11 @@ def served(node):
 
 
 class Snapshot:
-    """A container's snapshot of the image loaded last, mounted."""
+    """A container's snapshot of a layer, mounted."""
 
-    def __init__(self, node, key):
+    def __init__(self, node, key, chain):
         self.node, self.key, self.at = node, key, node.work / "at"
         self.at.mkdir(exist_ok=True)
-        chains = node.ctr("snapshots", "--snapshotter", "di3fs", "ls").splitlines()[1:]
-        chain = [line.split()[0] for line in chains if line.startswith("sha256:")][-1]
         told = node.ctr("snapshots", "--snapshotter", "di3fs", "prepare", "--target", self.at, key, chain)
         subprocess.run(["sh", "-c", told], check=True)
 
@@ -68,6 +83,13 @@ class Snapshot:
     def __exit__(self, *_):
         subprocess.run(["umount", self.at], check=True)
         self.node.ctr("snapshots", "--snapshotter", "di3fs", "rm", self.key)
+
+
+def read_all(at):
+    for directory, _, names in os.walk(at):
+        for name in names:
+            with open(os.path.join(directory, name), "rb") as file:
+                file.read()
 
 
 def restart(node):
@@ -80,34 +102,31 @@ def restart(node):
 
 
 def measure(work, entries):
-    made = files(work, entries)
+    base, *deltas = files(work, entries)
     first, complete = [], []
-    for number in range(RUNS):
-        node = Node(work / f"node{number}", options=["--prefetch", "false"])
-        try:
-            nothing = held(node)
-            node.d4c("load", made[0], "--name", "example.com/base:1")
-            node.d4c("load", made[1], "--name", "example.com/many:1")
-            node.ctr("images", "rm", "--sync", "example.com/base:1")
-            with Snapshot(node, "one") as at:
+    node = Node(work / "node", options=["--prefetch", "false"])
+    try:
+        nothing = held(node)
+        node.d4c("load", base, "--name", "example.com/base:1")
+        for number, delta in enumerate(deltas):
+            chain = load(node, delta, f"example.com/many:{number}")
+            with Snapshot(node, f"one{number}", chain) as at:
                 first.append(served(node))
-                mounted = held(node)
-                subprocess.run(["tar", "-cf", "/dev/null", "--ignore-failed-read", "-C", at, "."], check=True, capture_output=True)
-                for directory, _, names in os.walk(at):
-                    for name in names:
-                        with open(os.path.join(directory, name), "rb") as file:
-                            file.read()
-                read = held(node)
-            node.d4c("prefetch", "example.com/many:1")
-            # containerd removes snapshots when it collects.
-            time.sleep(3)
+                if number == 0:
+                    mounted = held(node)
+                    read_all(at)
+                    read = held(node)
+        node.d4c("prefetch", f"example.com/many:{number}")
+        # containerd removes snapshots when it collects.
+        time.sleep(3)
+        for number in range(RUNS):
             restart(node)
-            with Snapshot(node, "two"):
+            with Snapshot(node, f"two{number}", chain):
                 complete.append(served(node))
-        finally:
-            subprocess.run(["umount", "-q", node.work / "at"])
-            node.stop()
-            shutil.rmtree(node.work, ignore_errors=True)
+    finally:
+        subprocess.run(["umount", "-q", node.work / "at"])
+        node.stop()
+        shutil.rmtree(node.work, ignore_errors=True)
     beyond = lambda now: f"{now[0] - nothing[0]:.1f} | {now[1] - nothing[1]}"
     print(f"| {entries} | {min(first)} | {min(complete)} | {beyond(mounted)} | {beyond(read)} |", flush=True)
 
