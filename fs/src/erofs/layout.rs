@@ -76,9 +76,6 @@ impl Layout {
             let (store, blocks, after) = match (chunks > 0, inline) {
                 (true, _) => (Store::Chunks, 0, 4 * chunks),
                 (false, true) => (Store::Inline, size / BLOCK_BYTES, tail),
-                (false, false) if chunks == 0 && matches!(node.body, Body::Regular(_)) => {
-                    (Store::Plain, 0, 0)
-                }
                 (false, false) => (Store::Plain, size.div_ceil(BLOCK_BYTES), 0),
             };
             let blocks = u32::try_from(blocks).map_err(|_| limit(table, row, "too large a directory"))?;

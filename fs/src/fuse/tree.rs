@@ -123,6 +123,15 @@ fn unreadable(_: StoreError) -> io::Error {
     errno(libc::EIO)
 }
 
+/// `bytes` for who has room for so many, or how many there are for who has none.
+fn reply<T>(room: u32, bytes: Vec<u8>, count: fn(u32) -> T, whole: fn(Vec<u8>) -> T) -> io::Result<T> {
+    match (room as usize, u32::try_from(bytes.len())) {
+        (0, Ok(bytes)) => Ok(count(bytes)),
+        (room, _) if room >= bytes.len() => Ok(whole(bytes)),
+        _ => Err(errno(libc::ERANGE)),
+    }
+}
+
 impl Passthrough for TreeFs {
     fn enable(&self, device: Arc<File>) {
         drop(self.backings.set(Backings::new(device)));
@@ -279,21 +288,13 @@ impl FileSystem for TreeFs {
         let (_, _, node) = self.find(inode)?;
         let found = xattrs(node).find(|(other, _)| *other == name.to_bytes());
         let (_, value) = found.ok_or_else(|| errno(libc::ENODATA))?;
-        match (size as usize, u32::try_from(value.len())) {
-            (0, Ok(bytes)) => Ok(GetxattrReply::Count(bytes)),
-            (size, _) if size >= value.len() => Ok(GetxattrReply::Value(value.to_vec())),
-            _ => Err(errno(libc::ERANGE)),
-        }
+        reply(size, value.to_vec(), GetxattrReply::Count, GetxattrReply::Value)
     }
 
     fn listxattr(&self, _: &Context, inode: u64, size: u32) -> io::Result<ListxattrReply> {
         let (_, _, node) = self.find(inode)?;
         let names: Vec<u8> = xattrs(node).flat_map(|(name, _)| name.iter().copied().chain([0])).collect();
-        match (size as usize, u32::try_from(names.len())) {
-            (0, Ok(bytes)) => Ok(ListxattrReply::Count(bytes)),
-            (size, _) if size >= names.len() => Ok(ListxattrReply::Names(names)),
-            _ => Err(errno(libc::ERANGE)),
-        }
+        reply(size, names, ListxattrReply::Count, ListxattrReply::Names)
     }
 
     fn access(&self, _: &Context, _: u64, _: u32) -> io::Result<()> {

@@ -53,19 +53,21 @@ impl Claims {
             claims.by_digest.remove(&digest);
         }
         claims.awaited.remove(&batch);
-        // A call of the system, for nobody as a rule.
-        if claims.waiting > 0 {
-            drop(claims);
-            self.released.notify_all();
-        }
+        self.wake(claims);
     }
 
     /// Gives up the claim on `digest`, which whoever asks has just made.
     pub(super) fn give_up(&self, digest: Digest) {
         let mut claims = self.lock();
         claims.by_digest.remove(&digest);
-        if claims.waiting > 0 {
-            drop(claims);
+        self.wake(claims);
+    }
+
+    fn wake(&self, claims: MutexGuard<'_, State>) {
+        let waiting = claims.waiting;
+        drop(claims);
+        // A call of the system, for nobody as a rule.
+        if waiting > 0 {
             self.released.notify_all();
         }
     }

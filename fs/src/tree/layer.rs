@@ -3,7 +3,7 @@
 use dimg::index::{Entry, Kind, LayerIndex};
 use dimg::limits::MAX_ENTRIES;
 
-use super::path::{Place, clean, resolve};
+use super::path::{Place, clean, find_last, resolve};
 use super::{Attributes, Body, Directory, Node, NodeId, Tree, TreeError, Why};
 
 const WHITEOUT: &[u8] = b".wh.";
@@ -168,11 +168,7 @@ impl Layer {
         target: &[u8],
         attributes: Attributes,
     ) -> Result<(), Why> {
-        let parts = clean(target)?;
-        let (last, parents) = parts.split_last().ok_or(Why::NoLinkTarget)?;
-        let place = resolve(&self.tree, parents)?;
-        let directory = place.last().map_or(Some(Tree::ROOT), |(_, id)| *id);
-        let found = directory.and_then(|directory| self.tree.lookup(directory, last));
+        let (place, last, found) = find_last(&self.tree, target)?;
         let node = match found.map(|id| (id, &self.tree.node(id).body)) {
             Some((_, Body::Directory(_))) => return Err(Why::NoLinkTarget),
             // What this layer hides it may still name: links are made before files are taken away.

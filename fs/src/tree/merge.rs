@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 
-use super::path::{clean, resolve};
-use super::{Attributes, Body, Layer, Node, NodeId, Tree, TreeError, Why};
+use super::path::find_last;
+use super::{Attributes, Body, Directory, Layer, Node, NodeId, Tree, TreeError, Why};
 
 impl Layer {
     /// The layer as it lies on `lower`, the merged tree of the layers below: directories that no member describes have
@@ -171,11 +171,7 @@ fn inherit(tree: &mut Tree, lower: &Tree) {
 /// The lower node that a placeholder stands for.
 fn target(tree: &Tree, placeholder: NodeId, lower: &Tree) -> Result<NodeId, Why> {
     let Body::Below(path) = &tree.node(placeholder).body else { return Err(Why::NoLinkTarget) };
-    let parts = clean(path)?;
-    let (last, parents) = parts.split_last().ok_or(Why::NoLinkTarget)?;
-    let place = resolve(lower, parents)?;
-    let directory = place.last().map_or(Some(Tree::ROOT), |(_, id)| *id);
-    let found = directory.and_then(|directory| lower.lookup(directory, last));
+    let (_, _, found) = find_last(lower, path)?;
     found.filter(|id| lower.node(*id).as_directory().is_none()).ok_or(Why::NoLinkTarget)
 }
 
@@ -196,21 +192,17 @@ fn copy_up(tree: &mut Tree, lower: &Tree, path: &[u8], copy: NodeId) {
     let (mut here, mut below) = (Some(Tree::ROOT), Tree::ROOT);
     for part in &parents {
         if let Some(id) = here {
-            match tree.node(id).as_directory() {
-                Some(directory) if directory.opaque => return,
-                Some(_) => {}
-                None => return,
+            if tree.node(id).as_directory().is_none_or(|directory| directory.opaque) {
+                return;
             }
             here = tree.lookup(id, part);
         }
         let Some(next) = lower.lookup(below, part) else { return };
         below = next;
     }
-    if let Some(id) = here {
-        match tree.node(id).as_directory() {
-            Some(directory) if !directory.opaque && !directory.entries.contains_key(name) => {}
-            _ => return,
-        }
+    let hides = |directory: &Directory| directory.opaque || directory.entries.contains_key(name);
+    if here.is_some_and(|id| tree.node(id).as_directory().is_none_or(hides)) {
+        return;
     }
     let (mut here, mut below) = (Tree::ROOT, Tree::ROOT);
     for part in &parents {
@@ -220,16 +212,12 @@ fn copy_up(tree: &mut Tree, lower: &Tree, path: &[u8], copy: NodeId) {
             Some(id) => id,
             None => {
                 let id = tree.add(Node::directory(lower.node(below).attributes.clone()));
-                if let Some(directory) = tree.directory_mut(here) {
-                    directory.entries.insert((*part).into(), id);
-                }
+                insert(tree, here, part, id);
                 id
             }
         };
     }
-    if let Some(directory) = tree.directory_mut(here) {
-        directory.entries.insert(name.into(), copy);
-    }
+    insert(tree, here, name, copy);
 }
 
 /// Makes the existing name `path` of the layer, as [`Tree::walk`] gave it, one of `copy`.
@@ -240,8 +228,12 @@ fn rename(tree: &mut Tree, path: &[u8], copy: NodeId) {
         let Some(next) = tree.lookup(here, part) else { return };
         here = next;
     }
-    if let Some(directory) = tree.directory_mut(here) {
-        directory.entries.insert(name.into(), copy);
+    insert(tree, here, name, copy);
+}
+
+fn insert(tree: &mut Tree, directory: NodeId, name: &[u8], node: NodeId) {
+    if let Some(directory) = tree.directory_mut(directory) {
+        directory.entries.insert(name.into(), node);
     }
 }
 

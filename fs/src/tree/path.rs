@@ -70,3 +70,16 @@ pub(super) fn resolve(tree: &Tree, parts: &[&[u8]]) -> Result<Place, Why> {
     }
     Ok(place)
 }
+
+/// What `path` names, links of its directories followed but not a last one: its directory's place, its name, and its node if it is there.
+///
+/// # Errors
+/// `path` is the root's, or can be no file's.
+pub(super) fn find_last<'a>(tree: &Tree, path: &'a [u8]) -> Result<(Place, &'a [u8], Option<NodeId>), Why> {
+    let parts = clean(path)?;
+    let (last, parents) = parts.split_last().ok_or(Why::NoLinkTarget)?;
+    let place = resolve(tree, parents)?;
+    let directory = place.last().map_or(Some(Tree::ROOT), |(_, id)| *id);
+    let found = directory.and_then(|directory| tree.lookup(directory, last));
+    Ok((place, last, found))
+}
