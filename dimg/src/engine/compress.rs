@@ -25,6 +25,12 @@ const MIN_WINDOW_LOG: u32 = 12;
 /// Up to this length the default level tries both zstd and LZMA2.
 const TRY_BOTH_BYTES: u64 = 16 << 10;
 
+/// From this length on zstd looks first whether there is anything for LZMA2 to do.
+const LOOK_BYTES: u64 = 64 << 10;
+
+/// Bytes of which zstd saves less than this part are compressed already.
+const DENSE_PART: u64 = 256;
+
 /// Bytes of a stored chunk of LZMA2, at most.
 const BASE_CHUNK_BYTES: usize = 64 << 10;
 
@@ -143,14 +149,10 @@ pub fn pack(parts: &[&[u8]], kind: Kind, level: Level, window_log: u32) -> Resul
                 if raw_bytes <= TRY_BOTH_BYTES {
                     offer(Codec::Zstd, zstd_pack(parts, raw_bytes, 19, window_log)?);
                 }
-                offer(
-                    Codec::Lzma2,
-                    lzma_pack(
-                        parts,
-                        &lzma_options(kind, level, window_log, kind.usual_contexts(parts))?,
-                        window_log,
-                    )?,
-                );
+                if kind != Kind::Content || !is_dense(&[], parts, raw_bytes)? {
+                    let options = lzma_options(kind, level, window_log, kind.usual_contexts(parts))?;
+                    offer(Codec::Lzma2, lzma_pack(parts, &options, window_log)?);
+                }
             }
             Level::Best => {
                 offer(Codec::Zstd, zstd_pack(parts, raw_bytes, 22, window_log)?);
@@ -336,6 +338,9 @@ pub fn pack_after(base: &[u8], content: &[u8], level: Level) -> Result<Option<Pa
     if base.is_empty() || content.is_empty() {
         return Ok(None);
     }
+    if level != Level::Best && is_dense(base, &[content], raw_bytes)? {
+        return Ok(None);
+    }
     let chains = level != Level::Best && base.len() / CHAINED_RATIO >= content.len();
     let how = Lzma2 {
         dictionary_bytes: 1 << window_log,
@@ -367,6 +372,47 @@ pub fn pack_bare_after(base: &[u8], content: &[u8], level: Level) -> Result<Opti
     Ok(stored.map(|stored| Packed { codec: Codec::Lzma, stored, ..packed }))
 }
 
+/// Whether all values of bytes are about as frequent in the parts, as in what is compressed: two bytes taken at random are the same one time
+/// in 252 at most.
+fn is_even(parts: &[&[u8]], raw_bytes: u64) -> bool {
+    let mut counts = [0u64; 256];
+    parts.iter().flat_map(|part| part.iter()).for_each(|byte| counts[usize::from(*byte)] += 1);
+    let same: u128 = counts.iter().map(|count| u128::from(*count) * u128::from(*count)).sum();
+    same * 252 <= u128::from(raw_bytes) * u128::from(raw_bytes)
+}
+
+/// Whether zstd at its fastest makes next to nothing of the parts behind `base`: LZMA2 would go through all of them in vain.
+fn is_dense(base: &[u8], parts: &[&[u8]], raw_bytes: u64) -> Result<bool, EngineError> {
+    if raw_bytes < LOOK_BYTES || !is_even(parts, raw_bytes) {
+        return Ok(false);
+    }
+    let run = || -> io::Result<u64> {
+        let mut encoder = zstd::stream::write::Encoder::with_ref_prefix(Count(0), 1, base)?;
+        encoder.long_distance_matching(true)?;
+        encoder.set_parameter(CParameter::WindowLog(MAX_WINDOW_LOG))?;
+        encoder.set_pledged_src_size(Some(raw_bytes))?;
+        for part in parts {
+            encoder.write_all(part)?;
+        }
+        Ok(encoder.finish()?.0)
+    };
+    Ok(run().map_err(zstd_error)? > raw_bytes - raw_bytes / DENSE_PART)
+}
+
+/// Counts what is written to it.
+struct Count(u64);
+
+impl Write for Count {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0 += bytes.len() as u64;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 fn zstd_pack(parts: &[&[u8]], raw_bytes: u64, level: i32, window_log: u32) -> Result<Vec<u8>, EngineError> {
     let run = || -> io::Result<Vec<u8>> {
         let mut encoder = zstd::stream::write::Encoder::new(Vec::new(), level)?;
@@ -379,7 +425,12 @@ fn zstd_pack(parts: &[&[u8]], raw_bytes: u64, level: i32, window_log: u32) -> Re
         }
         encoder.finish()
     };
-    run().map_err(|error| EngineError::Compress { codec: "zstd", reason: error.to_string() })
+    run().map_err(zstd_error)
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
+fn zstd_error(error: io::Error) -> EngineError {
+    EngineError::Compress { codec: "zstd", reason: error.to_string() }
 }
 
 fn lzma_error(error: impl fmt::Display) -> EngineError {

@@ -163,3 +163,21 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_is_compressed_already_is_seen() {
+    let mut state = 1u64;
+    let mut next = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state.to_le_bytes()[7]
+    };
+    let dense: Vec<u8> = (0..300_000).map(|_| next()).collect();
+    let look = |base: &[u8], content: &[u8]| is_dense(base, &[content], content.len() as u64).unwrap();
+    assert!(look(&[], &dense) && look(&sample(100_000), &dense));
+    assert!(!look(&[], &sample(300_000)) && !look(&dense[..200_000], &dense));
+    // A fiftieth of it is not.
+    assert!(!look(&[], &[&dense[..], &[7; 6000]].concat()));
+    assert!(!look(&[], &dense[..1000]), "too short to look at");
+    let packed = pack(&[&dense], Kind::Content, Level::Default, 22).unwrap();
+    assert_eq!(packed.codec, Codec::Raw);
+}
