@@ -169,7 +169,7 @@ fn executables(target: &Target) -> io::Result<()> {
     Ok(())
 }
 
-/// Contents made by the machine's gzip, zip, python and compiler, their opened forms and parameters, as the target `pack` reads them.
+/// Contents made by the machine's gzip, xz, zip, python and compiler, their opened forms and parameters, as the target `pack` reads them.
 fn members(target: &Target, dir: &Path) -> io::Result<()> {
     let texts = [text(0, 1), text(1, 4), Vec::new()];
     let work = dir.join("members");
@@ -178,12 +178,15 @@ fn members(target: &Target, dir: &Path) -> io::Result<()> {
         fs::write(work.join(format!("file-{number}")), text)?;
     }
     fs::write(work.join("file.c"), "int twice(int x) { return 2 * x; }\n")?;
-    let commands: [(&str, &[&str]); 9] = [
+    let commands: [(&str, &[&str]); 12] = [
         ("elf", &["sh", "-c", "cc -g -gz=zlib -c -o file.o file.c && cat file.o"]),
         ("gzip-1", &["gzip", "-1nc", "file-0"]),
         ("gzip-6", &["gzip", "-6c", "file-1"]),
         ("gzip-9", &["gzip", "-9nc", "file-0"]),
         ("gzips", &["gzip", "-nc", "file-0", "file-2", "file-1"]),
+        ("xz-crc32", &["xz", "--check=crc32", "--lzma2=dict=1MiB", "-c", "file-0"]),
+        ("xz-lengths", &["xz", "-T2", "-6e", "-c", "file-1"]),
+        ("xz-sha256", &["xz", "-0", "--check=sha256", "-c", "file-0"]),
         ("zip-1", &["zip", "-q1X", "-", "file-0", "file-1", "file-2"]),
         ("zip-6", &["zip", "-q", "-", "file-0", "file-1", "file-2"]),
         ("zip-0", &["zip", "-q0", "-", "file-0"]),

@@ -26,8 +26,8 @@ const MAX_FORM_BYTES: u64 = 512 << 20;
 const MEMORY_FORM_BYTES: u64 = 4 << 20;
 /// A patch of this part of the content, or less, is not held against patching the content as it is.
 const CLEARLY_SMALLER: u64 = 8;
-/// The same for bitcode, of which two files have next to nothing in common as they are.
-const CLEARLY_SMALLER_BITCODE: u64 = 2;
+/// The same for bitcode and `.xz`, of which two files have next to nothing in common as they are.
+const CLEARLY_SMALLER_OTHERS: u64 = 2;
 
 /// How a kept opened form becomes the content.
 #[derive(Debug)]
@@ -106,7 +106,7 @@ pub(super) fn encode(
     }
     let bytes = way.bytes + opened.parameters.len() as u64;
     let version = member::version(new);
-    let clearly = if version == 1 { CLEARLY_SMALLER } else { CLEARLY_SMALLER_BITCODE };
+    let clearly = if version == 1 { CLEARLY_SMALLER } else { CLEARLY_SMALLER_OTHERS };
     if bytes > content.size / clearly {
         let rival = as_is()?;
         if rival.bytes <= bytes {
@@ -125,9 +125,11 @@ fn class(path: &[u8], form: &[u8]) -> Class {
     if form.starts_with(b"\x7fELF") {
         return Class::of(path, form);
     }
-    let path = path.strip_suffix(b".gz").unwrap_or(path);
-    // Behind a header with a name.
-    Class::of(path, form.get(64..).unwrap_or_default())
+    // Behind a header, that of gzip with a name.
+    let (ending, head) =
+        if member::version(form) == 3 { (".xz", member::XZ_HEAD_BYTES) } else { (".gz", 64) };
+    let path = path.strip_suffix(ending.as_bytes()).unwrap_or(path);
+    Class::of(path, form.get(head..).unwrap_or_default())
 }
 
 /// The opened form of a base, or its bytes where it has none; and which of both.
@@ -154,13 +156,24 @@ fn find(plan: &Plan, form: Bytes, content: &[u8], threads: usize) -> Result<Opti
 
 /// The opened form of a content that is worth it.
 fn form(content: &[u8], options: &BuildOptions) -> Result<Option<(Plan, Bytes)>, DimgError> {
-    // Nobody deflated bitcode.
-    let slow = options.level == Level::Fast && member::version(content) == 1;
-    let most = if slow { MAX_FAST_CONTENT_BYTES } else { MAX_CONTENT_BYTES };
+    let is_fast = options.level == Level::Fast;
+    let (most, most_form) = match member::version(content) {
+        1 if is_fast => (MAX_FAST_CONTENT_BYTES, MAX_FORM_BYTES),
+        // A hundred times slower than deflating.
+        3 if is_fast => (0, 0),
+        3 => (MAX_CONTENT_BYTES, most_of_xz(options)),
+        _ => (MAX_CONTENT_BYTES, MAX_FORM_BYTES),
+    };
     if options.codec != Codec::Auto || content.len() as u64 > most {
         return Ok(None);
     }
-    open(content, MAX_FORM_BYTES, options)
+    open(content, most_form, options)
+}
+
+/// Bytes of the opened form of a `.xz` file that can be packed in a quarter of the memory.
+fn most_of_xz(options: &BuildOptions) -> u64 {
+    let left = (options.memory_bytes / 4).saturating_sub(member::xz_memory(0));
+    left / (member::xz_memory(1) - member::xz_memory(0))
 }
 
 /// The opened form of a content, unless it has none or it is longer than `limit` bytes.

@@ -686,5 +686,8 @@ fn invalid(reason: &'static str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, reason)
 }
 
+mod raw;
+pub use raw::{Lzma2Data, lzma2_by_preset};
+
 #[cfg(test)]
 mod tests;

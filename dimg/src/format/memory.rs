@@ -8,7 +8,7 @@ use crate::engine::frame::{
     BSDIFF_WINDOW_LOG, MAX_REFERENCE_BYTES, PROGRAM_GROUP_BYTES, STORED_GROUP_BYTES, STORED_WINDOW_LOG,
     stream_window_log,
 };
-use crate::engine::member::MAX_ZIP_MEMBER_BYTES;
+use crate::engine::member::{MAX_ZIP_MEMBER_BYTES, xz_memory};
 use crate::engine::program::StreamKind;
 
 /// Of a decoder beside its window, of what reads and writes.
@@ -52,7 +52,9 @@ impl Dimg {
             (StageCodec::Program, _) => {
                 StreamKind::ALL.into_iter().map(|kind| window(out, stream_window_log(kind))).sum()
             }
-            (StageCodec::Pack | StageCodec::Unpack, _) if stage.version >= 2 => {
+            (StageCodec::Pack, _) if stage.version == 3 => xz_memory(old),
+            (StageCodec::Unpack, _) if stage.version == 3 => window(out, MAX_WINDOW_LOG - 1),
+            (StageCodec::Pack | StageCodec::Unpack, _) if stage.version == 2 => {
                 out.max(old).saturating_mul(BITCODE_FACTOR)
             }
             // Of a zip file one member at a time is held.

@@ -59,7 +59,7 @@ impl StageCodec {
         match self {
             Self::Stored => 0,
             Self::Elf => elf::Version::LAST.number(),
-            Self::Unpack | Self::Pack => 2,
+            Self::Unpack | Self::Pack => 3,
             Self::Program | Self::Bsdiff | Self::Reference => 1,
         }
     }

@@ -15,8 +15,8 @@
 //! | 3 | 4-byte n; n bytes | those bytes, of a zip file |
 //! | 4, 5, 6 | 4-byte n; n bytes | deflated data of a zip file; then with 5 a data descriptor, with 6 one with its signature |
 //!
-//! That of an ELF file with deflated sections is another ([`elf`]), and so is that of bitcode ([`bitcode`]), which has nothing deflated, so no
-//! parameters; both begin as the content does.
+//! That of an ELF file with deflated sections is another ([`elf`]), and so are that of bitcode ([`bitcode`]), which has nothing deflated, so no
+//! parameters, and that of `.xz` files ([`xz`]); all begin as the content does.
 
 mod bitcode;
 mod elf;
@@ -26,11 +26,13 @@ mod pack;
 mod parameters;
 mod search;
 mod unpack;
+mod xz;
 
 pub use pack::pack;
 pub use parameters::{Method, Parameters};
 pub use search::{comes_back, find_parameters, packs_to};
 pub use unpack::Plan;
+pub use xz::{HEAD_BYTES as XZ_HEAD_BYTES, Preset, memory as xz_memory};
 
 #[cfg(any(test, fuzzing))]
 pub use bitcode::sample as bitcode_sample;
@@ -51,6 +53,8 @@ const ZIP_DESCRIPTOR: u8 = 5;
 const ZIP_SIGNED_DESCRIPTOR: u8 = 6;
 /// No piece has it: the first byte of an ELF file.
 const ELF: u8 = 0x7f;
+/// Nor this: the first byte of a `.xz` file.
+const XZ: u8 = 0xfd;
 
 /// The trailer of a gzip member: CRC-32 and length modulo 2^32.
 const GZIP_TRAILER_BYTES: usize = 8;
@@ -68,12 +72,18 @@ pub fn may_open(content: &[u8]) -> bool {
         || content.starts_with(LOCAL_SIGNATURE)
         || content.starts_with(elf::MAGIC)
         || bitcode::begins(content)
+        || xz::begins(content)
 }
 
-/// The version of unpacking and packing that opens a content, or packs an opened form, that begins so: 2 for bitcode, else 1.
+/// The version of unpacking and packing that opens a content, or packs an opened form, that begins so: 2 for bitcode, 3 for `.xz`,
+/// else 1.
 #[must_use]
 pub fn version(bytes: &[u8]) -> u32 {
-    if bitcode::begins(bytes) { 2 } else { 1 }
+    match bytes {
+        _ if bitcode::begins(bytes) => 2,
+        _ if xz::begins(bytes) => 3,
+        _ => 1,
+    }
 }
 
 /// The number of bytes of the gzip header that `bytes` begin with.

@@ -7,7 +7,7 @@ use super::inflate::Inflated;
 use super::parameters::{Next, Reader};
 use super::{
     DESCRIPTOR_SIGNATURE, GZIP, GZIP_TO_END, MAX_OPENED_BYTES, MAX_ZIP_MEMBER_BYTES, RAW, RAW_TO_END, ZIP,
-    ZIP_DESCRIPTOR, ZIP_SIGNED_DESCRIPTOR, field_of, gzip_header, u32_at,
+    ZIP_DESCRIPTOR, ZIP_SIGNED_DESCRIPTOR, field_of, gzip_header, u32_at, xz,
 };
 use crate::engine::EngineError;
 use flate2::Crc;
@@ -86,6 +86,10 @@ impl<'a> Packer<'a, '_> {
         EngineError::member(self.at as u64, reason)
     }
 
+    fn not_deflated(&self) -> EngineError {
+        self.error("a deflated stream with a preset of LZMA")
+    }
+
     fn take(&mut self, count: usize) -> Result<&'a [u8], EngineError> {
         let end = self.at.checked_add(count);
         let taken = end.and_then(|end| self.opened.get(self.at..end));
@@ -114,6 +118,10 @@ impl<'a> Packer<'a, '_> {
         if bitcode::begins(self.opened) {
             let content = bitcode::close(self.opened, self.out.limit)?;
             self.put(&[&content])?;
+            return self.reader.finish();
+        }
+        if xz::begins(self.opened) {
+            self.xz()?;
             return self.reader.finish();
         }
         while self.at < self.opened.len() {
@@ -148,9 +156,35 @@ impl<'a> Packer<'a, '_> {
         match self.reader.next()? {
             Next::Encoder(encoder) => encoder.encode(inflated, &mut self.out).map_err(EngineError::Output)?,
             Next::Verbatim(stream) => self.put(&[stream])?,
+            Next::Preset(_) => return Err(self.not_deflated()),
         }
         let length = field_of(inflated.len() as u64);
         self.put(&[&crc_of(inflated).to_le_bytes(), &length.to_le_bytes()])
+    }
+
+    fn xz(&mut self) -> Result<(), EngineError> {
+        let shape = xz::Shape::of_form(self.opened);
+        let shape = shape.ok_or_else(|| self.error("not the head of a .xz file"))?;
+        self.take(xz::HEAD_BYTES)?;
+        let content = self.rest();
+        if content.len() as u64 > xz::MAX_BYTES {
+            return Err(self.error("what a .xz file holds is too long"));
+        }
+        let mut made = Vec::new();
+        let data = match self.reader.next()? {
+            Next::Preset(preset) => {
+                preset.encode(content, shape.dictionary, &mut made).map_err(EngineError::Output)?;
+                &made[..]
+            }
+            Next::Verbatim(data) => data,
+            Next::Encoder(_) => return Err(self.error("a .xz file is not deflated")),
+        };
+        let mut sum = xz::Sum::new(shape);
+        sum.update(content);
+        let around = shape.around(data.len() as u64, sum);
+        let (before, after) =
+            around.ok_or_else(|| self.error("lengths that the header of a block has no room for"))?;
+        self.put(&[&before, data, &after])
     }
 
     /// An ELF file, whose streams are behind it.
@@ -170,6 +204,7 @@ impl<'a> Packer<'a, '_> {
                     encoder.encode(inflated, &mut self.out).map_err(EngineError::Output)?
                 }
                 Next::Verbatim(stream) => self.put(&[stream])?,
+                Next::Preset(_) => return Err(self.not_deflated()),
             }
             if self.out.count != end {
                 return Err(self.error("a section is deflated to another length"));
@@ -209,6 +244,7 @@ impl<'a> Packer<'a, '_> {
                 &made[..]
             }
             Next::Verbatim(stream) => stream,
+            Next::Preset(_) => return Err(self.not_deflated()),
         };
         let stream = Inflated {
             deflated: deflated.len() as u64,

@@ -1,5 +1,6 @@
-//! Who deflated the streams of a content.
+//! Who compressed the streams of a content.
 
+use super::xz::Preset;
 use crate::engine::EngineError;
 use crate::engine::deflate::Encoder;
 use crate::engine::varint;
@@ -12,13 +13,15 @@ const VERBATIM: u8 = 0;
 pub enum Method {
     /// Deflated by a known compressor.
     Encoder(Encoder),
+    /// LZMA2 by options of liblzma, in a `.xz` file.
+    Preset(Preset),
     /// These are its bytes: no known compressor makes them.
     Verbatim(Vec<u8>),
 }
 
 /// The methods of all streams of a content, in order.
 ///
-/// Written as runs: `varint count`, not 0, and a byte: the number of an [`Encoder`], or 0 with count 1 and then
+/// Written as runs: `varint count`, not 0, and a byte: the number of an [`Encoder`] or a [`Preset`], or 0 with count 1 and then
 /// `varint bytes` and the stream.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Parameters(pub Vec<Method>);
@@ -30,28 +33,31 @@ impl Parameters {
         let mut out = Vec::new();
         let mut rest = &self.0[..];
         while let Some((first, after)) = rest.split_first() {
-            match first {
-                Method::Encoder(encoder) => {
-                    let more = after.iter().take_while(|method| *method == first).count();
-                    varint::put(&mut out, 1 + more as u64);
-                    out.push(encoder.code());
-                    rest = &after[more..];
-                }
+            let code = match first {
+                Method::Encoder(encoder) => encoder.code(),
+                Method::Preset(preset) => preset.code(),
                 Method::Verbatim(stream) => {
                     out.extend_from_slice(&[1, VERBATIM]);
                     varint::put(&mut out, stream.len() as u64);
                     out.extend_from_slice(stream);
                     rest = after;
+                    continue;
                 }
-            }
+            };
+            let more = after.iter().take_while(|method| *method == first).count();
+            varint::put(&mut out, 1 + more as u64);
+            out.push(code);
+            rest = &after[more..];
         }
         out
     }
 }
 
 /// How the next stream comes about.
+#[derive(Clone, Copy)]
 pub(super) enum Next<'a> {
     Encoder(Encoder),
+    Preset(Preset),
     Verbatim(&'a [u8]),
 }
 
@@ -59,7 +65,7 @@ pub(super) enum Next<'a> {
 pub(super) struct Reader<'a> {
     bytes: &'a [u8],
     rest: &'a [u8],
-    run: Option<(u64, Encoder)>,
+    run: Option<(u64, Next<'a>)>,
 }
 
 impl<'a> Reader<'a> {
@@ -72,9 +78,9 @@ impl<'a> Reader<'a> {
     }
 
     pub(super) fn next(&mut self) -> Result<Next<'a>, EngineError> {
-        if let Some((left, encoder)) = self.run.filter(|(left, _)| *left > 0) {
-            self.run = Some((left - 1, encoder));
-            return Ok(Next::Encoder(encoder));
+        if let Some((left, next)) = self.run.filter(|(left, _)| *left > 0) {
+            self.run = Some((left - 1, next));
+            return Ok(next);
         }
         let count = varint::take(&mut self.rest).filter(|count| *count > 0);
         let count = count.ok_or_else(|| self.error("parameters: no number of streams"))?;
@@ -82,10 +88,11 @@ impl<'a> Reader<'a> {
             self.rest.split_first().ok_or_else(|| self.error("parameters: they end too early"))?;
         self.rest = rest;
         if code != VERBATIM {
-            let encoder =
-                Encoder::from_code(code).ok_or_else(|| self.error("parameters: an unknown encoder"))?;
-            self.run = Some((count - 1, encoder));
-            return Ok(Next::Encoder(encoder));
+            let preset = Preset::from_code(code).map(Next::Preset);
+            let next = preset.or_else(|| Encoder::from_code(code).map(Next::Encoder));
+            let next = next.ok_or_else(|| self.error("parameters: an unknown encoder"))?;
+            self.run = Some((count - 1, next));
+            return Ok(next);
         }
         if count != 1 {
             return Err(self.error("parameters: several streams are one"));

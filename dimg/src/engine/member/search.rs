@@ -1,8 +1,9 @@
-//! Finding who deflated the streams of a content.
+//! Finding who compressed the streams of a content.
 
 use super::elf;
 use super::parameters::{Method, Parameters};
 use super::unpack::Plan;
+use super::xz;
 use crate::engine::EngineError;
 use crate::engine::deflate::Encoder;
 use crate::engine::parallel::map;
@@ -29,6 +30,9 @@ pub fn find_parameters(
         return Err(EngineError::member(0, "the opened form is not that of the content"));
     }
     let streams: Vec<_> = plan.streams(content, form).collect();
+    if let (Some(shape), &[(data, inside)]) = (xz::Shape::of_form(form), &streams[..]) {
+        return Ok(Parameters(vec![preset(shape.dictionary, inside, data)]));
+    }
     let mut methods = Vec::with_capacity(streams.len());
     let mut order = candidates(content);
     let (mut known, mut failed, mut batch) = (0, 0, threads);
@@ -67,6 +71,16 @@ pub fn find_parameters(
         }
     }
     Ok(Parameters(methods))
+}
+
+/// How `data` come of what a `.xz` file holds.
+fn preset(dictionary: u8, inside: &[u8], data: &[u8]) -> Method {
+    let makes = |preset: &xz::Preset| {
+        let mut expected = Expected(data);
+        preset.encode(inside, dictionary, &mut expected).is_ok() && expected.0.is_empty()
+    };
+    let found = xz::Preset::candidates(dictionary).into_iter().find(makes);
+    found.map_or_else(|| Method::Verbatim(data.to_vec()), Method::Preset)
 }
 
 /// All encoders worth trying, the likeliest first.

@@ -370,3 +370,103 @@ fn opened_programs_that_do_not_fit_are_refused() {
         assert!(refused(&opened, &parameters, bytes), "{bytes}");
     }
 }
+
+fn xz(content: &[u8], options: &[&str]) -> Vec<u8> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("content");
+    std::fs::write(&path, content).unwrap();
+    let out = Command::new("xz").args(options).arg("-c").arg(&path).output().expect("apt install xz-utils");
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    out.stdout
+}
+
+#[test]
+fn what_xz_writes_comes_back() {
+    let content = text(5, 300_000);
+    for (options, code) in [
+        (&["-6"][..], 0xc6),
+        (&["-0"], 0xc0),
+        (&["-1"], 0xc1),
+        (&["-2", "--check=none"], 0xc2),
+        (&["-3"], 0xc3),
+        (&["-4"], 0xc4),
+        (&["-5"], 0xc5),
+        (&["-6e", "--check=sha256"], 0xd6),
+        (&["--check=crc32", "--lzma2=dict=1MiB"], 0xc6),
+        (&["--check=crc32", "--lzma2=dict=2MiB"], 0xc6),
+        // With lengths in the block's header.
+        (&["-6", "-T2"], 0xc6),
+    ] {
+        let file = xz(&content, options);
+        let (opened, methods) = there_and_back(&file);
+        assert_eq!(opened[9..], content, "{options:?}");
+        assert_eq!(Parameters(methods).encode(), [1, code], "{options:?}");
+        assert_eq!((version(&file), version(&opened)), (3, 3));
+    }
+    for options in [&["-9"][..], &["--x86", "--lzma2"], &["-T2", "--block-size=100000"]] {
+        assert!(Plan::of(&xz(&content, options), u64::MAX).is_none(), "{options:?}");
+    }
+    let (_, methods) = there_and_back(&xz(&content, &["--lzma2=preset=6,nice=20"]));
+    assert!(matches!(methods[..], [Method::Verbatim(_)]), "options that nobody knows");
+    assert!(Plan::of(&xz(&vec![0; (16 << 20) + 1], &[]), u64::MAX).is_none(), "too long");
+    assert!(Plan::of(&xz(&[], &[]), u64::MAX).is_none(), "no block");
+}
+
+/// Number of a preset, dictionary, what `xz` 5.4.1 makes (`--format=raw`).
+const PRESETS: &[(u8, u8, &str)] = &[
+    (0xc0, 12, "df812ba65f2f48ee"),
+    (0xc1, 16, "e49702857fc9ec8a"),
+    (0xc2, 18, "2560694176647d5e"),
+    (0xc3, 20, "5d50a206bfb395bf"),
+    (0xc4, 20, "b88c31eec7a21423"),
+    (0xc5, 22, "ab8ca3827e17b7b3"),
+    (0xc6, 22, "be631aeb39ffdcc7"),
+    (0xc6, 16, "837ba5a768a4d12f"),
+    (0xd0, 12, "f370a5cce1185e57"),
+    (0xd4, 20, "23a91c48182aa946"),
+    (0xd6, 22, "23a91c48182aa946"),
+];
+
+/// What liblzma makes by a preset is part of the format.
+#[test]
+fn presets_make_what_they_always_made() {
+    let content: Vec<u8> =
+        (0..400_000u32).flat_map(|n| ((n.wrapping_mul(n) / 7 % 1009) ^ (n / 5000)).to_le_bytes()).collect();
+    for &(code, dictionary, check) in PRESETS {
+        let mut out = Vec::new();
+        Preset::from_code(code).unwrap().encode(&content, dictionary, &mut out).unwrap();
+        assert_eq!(crate::Digest::of(&out).to_string()[7..23], *check, "{code:x} {dictionary}");
+    }
+}
+
+#[test]
+fn damaged_xz_files_stay_as_they_are() {
+    let file = xz(&text(6, 3000), &["--check=crc32"]);
+    for at in 0..file.len() {
+        let mut damaged = file.clone();
+        damaged[at] ^= 0x10;
+        assert!(Plan::of(&damaged, u64::MAX).is_none(), "{at}");
+    }
+    for length in 0..file.len() {
+        assert!(Plan::of(&file[..length], u64::MAX).is_none(), "{length}");
+    }
+    assert!(Plan::of(&[&file[..], &[0; 4]].concat(), u64::MAX).is_none(), "padding");
+    let (opened, methods) = there_and_back(&file);
+    let (parameters, count) = (Parameters(methods).encode(), file.len() as u64);
+    for (form, parameters, count) in [
+        (&opened[..8], &parameters[..], count),
+        (&opened, &[], count),
+        (&opened, &[1, 0x16], count),
+        (&opened, &[2, 0xc6], count),
+        (&opened, &parameters, count + 1),
+        (&opened, &parameters, count - 1),
+    ] {
+        let error = pack(form, parameters, count, &mut std::io::sink()).unwrap_err();
+        assert!(matches!(error, EngineError::Member { .. }), "{error}");
+    }
+    for (at, value) in [(6, 2), (7, 40), (8, 3), (8, 4)] {
+        let mut form = opened.clone();
+        form[at] = value;
+        assert!(pack(&form, &parameters, count, &mut std::io::sink()).is_err(), "{at} {value}");
+    }
+}

@@ -6,8 +6,8 @@ use super::fields::{Direction, Fields};
 use super::inflate::{Failure, Inflated, Inflater};
 use super::{
     DESCRIPTOR_BYTES, DESCRIPTOR_SIGNATURE, ELF, GZIP, GZIP_TO_END, GZIP_TRAILER_BYTES, LOCAL_SIGNATURE,
-    LocalHeader, MAX_OPENED_BYTES, MAX_ZIP_MEMBER_BYTES, RAW, RAW_TO_END, ZIP, ZIP_DESCRIPTOR,
-    ZIP_SIGNED_DESCRIPTOR, field_of, gzip_header, may_open, u32_at,
+    LocalHeader, MAX_OPENED_BYTES, MAX_ZIP_MEMBER_BYTES, RAW, RAW_TO_END, XZ, ZIP, ZIP_DESCRIPTOR,
+    ZIP_SIGNED_DESCRIPTOR, field_of, gzip_header, may_open, u32_at, xz,
 };
 use crate::engine::EngineError;
 use std::io::{self, Read, Write};
@@ -36,6 +36,7 @@ impl Member {
     fn head_bytes(&self) -> usize {
         let fixed = match self.tag {
             ELF => 0,
+            XZ => return xz::HEAD_BYTES,
             GZIP_TO_END => 1,
             GZIP => 5,
             _ => 10,
@@ -80,6 +81,9 @@ impl Plan {
             let opened_bytes = bitcode::open(content, limit, &mut io::sink()).ok()??;
             return Self::within(Vec::new(), 0..0, opened_bytes, limit);
         }
+        if xz::begins(content) {
+            return Self::of_xz(xz::open(content, limit, &mut io::sink()).ok()??, limit);
+        }
         let mut finder = Finder::new(content, limit, None);
         finder.run();
         finder.finish()
@@ -98,6 +102,10 @@ impl Plan {
             let opened_bytes = bitcode::open(content, limit, out)?;
             return Ok(opened_bytes.and_then(|bytes| Self::within(Vec::new(), 0..0, bytes, limit)));
         }
+        if xz::begins(content) {
+            let opened = xz::open(content, limit, out).map_err(EngineError::Output)?;
+            return Ok(opened.and_then(|opened| Self::of_xz(opened, limit)));
+        }
         if content.starts_with(elf::MAGIC) {
             // Its streams stand behind all the rest.
             let plan = Self::of(content, limit);
@@ -113,6 +121,13 @@ impl Plan {
             form.written?;
         }
         Ok(plan)
+    }
+
+    fn of_xz(opened: xz::Opened, limit: u64) -> Option<Self> {
+        let inflated = opened.bytes - xz::HEAD_BYTES as u64;
+        let stream = Inflated { deflated: opened.data.len() as u64, inflated, crc: 0 };
+        let member = Member { tag: XZ, before: 0..opened.data.start, stream };
+        Self::within(vec![member], 0..0, opened.bytes, limit)
     }
 
     fn within(members: Vec<Member>, rest: Range<usize>, opened_bytes: u64, limit: u64) -> Option<Self> {
@@ -156,6 +171,12 @@ impl Plan {
         if bitcode::begins(content) {
             return match bitcode::open(content, self.opened_bytes, out)? {
                 Some(bytes) if bytes == self.opened_bytes => Ok(()),
+                _ => Err(changed()),
+            };
+        }
+        if xz::begins(content) {
+            return match xz::open(content, self.opened_bytes, out).map_err(EngineError::Output)? {
+                Some(opened) if opened.bytes == self.opened_bytes => Ok(()),
                 _ => Err(changed()),
             };
         }
