@@ -44,7 +44,7 @@ pub(super) struct Groups {
 type Kept = Mutex<Vec<(u32, Place)>>;
 /// A group, once it is decoded, and the memory that it has.
 type Place = Arc<Mutex<Option<(Group, Option<memory::Kept>)>>>;
-type NewFile = Box<dyn Fn() -> io::Result<File> + Send + Sync>;
+type NewFile = Box<dyn Fn(usize) -> io::Result<File> + Send + Sync>;
 
 impl Default for Groups {
     fn default() -> Self {
@@ -140,7 +140,7 @@ impl Groups {
             return Ok(group.clone());
         }
         let bytes = decode()?;
-        let written = new_file().and_then(|mut file| {
+        let written = new_file(bytes.len()).and_then(|mut file| {
             file.write_all(&bytes)?;
             Ok(Group::InFile(Arc::new(file), bytes.len()))
         });
@@ -184,12 +184,12 @@ impl Dimg {
         self.groups.limit.store(count.get(), Ordering::Relaxed);
     }
 
-    /// Keeps so many decoded groups of stored contents in files that `new_file` makes, which should have no names, instead of in
+    /// Keeps so many decoded groups of stored contents in files that `new_file` makes for so many bytes, which should have no names, instead of in
     /// memory: for contents that are made in any order. Only the first call counts.
     pub fn keep_groups_in_files(
         &self,
         count: NonZeroUsize,
-        new_file: impl Fn() -> io::Result<File> + Send + Sync + 'static,
+        new_file: impl Fn(usize) -> io::Result<File> + Send + Sync + 'static,
     ) {
         drop(self.groups.files.set((count.get(), Box::new(new_file))));
     }

@@ -12,6 +12,7 @@ use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io;
 use std::num::NonZeroUsize;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -28,6 +29,12 @@ use job::{Copy, Make};
 /// a group is of one kind. Those of whole contents are in files without names beside the objects, the others in memory.
 const KEPT_GROUPS: NonZeroUsize = NonZeroUsize::new(8).expect("it is not 0");
 const KEPT_IN_FILES: NonZeroUsize = NonZeroUsize::new(64).expect("it is not 0");
+
+/// A group is kept in a file only where the disk has as much left after it: room that someone waits for is not for what can be decoded again.
+const ROOM_BESIDE_GROUPS: u64 = 16 << 20;
+
+/// So often a content is tried again after room was made for it: others may have taken that.
+const TRIES: usize = 8;
 
 /// As many contents are remembered in the order in which they were opened.
 const MOST_OPENED: usize = 1 << 16;
@@ -101,7 +108,7 @@ impl Contents {
             let (dimg, dir) = (step.file.dimg(), store.root().to_owned());
             dimg.share_memory(Arc::clone(store.memory()));
             dimg.keep_groups(KEPT_GROUPS);
-            dimg.keep_groups_in_files(KEPT_IN_FILES, move || tempfile::tempfile_in(&dir));
+            dimg.keep_groups_in_files(KEPT_IN_FILES, move |bytes| group_file(&dir, bytes));
         }
         Self {
             store,
@@ -174,8 +181,17 @@ impl Contents {
     /// Makes a content that is not there.
     fn make(&self, content: &Content) -> Result<(), StoreError> {
         let mut made = self.try_make(content);
-        if matches!(made, Err(StoreError::NoSpace { .. })) && self.store.make_room(content.size) {
+        for _ in 0..TRIES {
+            if !matches!(made, Err(StoreError::NoSpace { .. })) {
+                break;
+            }
+            // Decoded groups may be all that is in the way.
+            self.rest();
+            let made_room = self.store.make_room(content.size);
             made = self.try_make(content);
+            if !made_room {
+                break;
+            }
         }
         self.counted(content, made)
     }
@@ -292,6 +308,15 @@ impl Contents {
             self.make_by(step, &recipes, workers)?;
         }
         Ok(())
+    }
+}
+
+/// A file without a name for a group of so many bytes.
+fn group_file(dir: &Path, bytes: usize) -> io::Result<File> {
+    let stat = d4c_sys::statvfs(dir)?;
+    match stat.f_bavail.saturating_mul(stat.f_frsize) < ROOM_BESIDE_GROUPS.saturating_add(bytes as u64) {
+        true => Err(io::ErrorKind::StorageFull.into()),
+        false => tempfile::tempfile_in(dir),
     }
 }
 

@@ -13,7 +13,7 @@ fn text(name: &str) -> String {
     (0..400).map(|line| format!("line {} of {name}\n", line * line)).collect()
 }
 
-fn layer(memory: &Memory, names: &[&str]) -> Vec<SideLayer> {
+fn layer(memory: &Memory, names: &[&str], text: &dyn Fn(&str) -> String) -> Vec<SideLayer> {
     let members =
         names.iter().fold(Members::default(), |members, name| members.file("file", memory, &text(name)));
     let members = names.iter().fold(members, |members, name| members.file(name, memory, &text(name)));
@@ -23,6 +23,10 @@ fn layer(memory: &Memory, names: &[&str]) -> Vec<SideLayer> {
 
 /// A chain of images, and what makes each from the one before.
 fn chain(dir: &Path, memory: &Memory, images: &[&[&str]]) -> Vec<Step> {
+    chain_of(dir, memory, images, &text)
+}
+
+fn chain_of(dir: &Path, memory: &Memory, images: &[&[&str]], text: &dyn Fn(&str) -> String) -> Vec<Step> {
     let options = BuildOptions {
         level: Level::Fast,
         codec: Codec::Auto,
@@ -34,7 +38,7 @@ fn chain(dir: &Path, memory: &Memory, images: &[&[&str]]) -> Vec<Step> {
     let mut steps = Vec::new();
     let mut before: Option<(Vec<SideLayer>, Vec<Arc<LayerIndex>>)> = None;
     for (number, names) in images.iter().enumerate() {
-        let layers = layer(memory, names);
+        let layers = layer(memory, names, text);
         let named = Digest::of(&[u8::try_from(number).unwrap()]);
         let side = |layers| Side { manifest: named, config: named, layers, contents: memory };
         let parent = before.as_ref().map(|(layers, _)| side(layers));
@@ -151,16 +155,16 @@ fn fill(dir: &Path) -> tempfile::NamedTempFile {
     file
 }
 
-/// Removes one object when it is asked to.
+/// Removes one object each time that it is asked to.
 #[derive(Debug)]
-struct GivesBack(Mutex<Option<std::path::PathBuf>>);
+struct GivesBack(Mutex<Vec<std::path::PathBuf>>);
 
 impl crate::store::Room for GivesBack {
     fn grown(&self) {}
 
     fn full(&self, bytes: u64) -> bool {
         assert!(bytes > 4096);
-        self.0.lock().unwrap().take().is_some_and(|path| std::fs::remove_file(path).is_ok())
+        self.0.lock().unwrap().pop().is_some_and(|path| std::fs::remove_file(path).is_ok())
     }
 }
 
@@ -183,7 +187,44 @@ fn root_on_a_full_disk_one_file_fails_others_are_read_and_room_helps() {
     assert_eq!(read(&contents, "b"), text("b"));
     let _filler = fill(small.path());
     assert!(matches!(contents.ensure(&content("c")), Err(StoreError::NoSpace { .. })));
-    store.set_room(Arc::new(GivesBack(Mutex::new(Some(store.path(&content("a")))))));
+    store.set_room(Arc::new(GivesBack(Mutex::new(vec![store.path(&content("a"))]))));
     assert_eq!(read(&contents, "c"), text("c"));
     assert!(!store.has(&content("a")).unwrap());
+}
+
+/// The group that a content is decoded from takes none of the room that was made for the content, and what one removal gives may be less than it
+/// takes.
+#[test]
+fn root_room_that_was_made_is_for_what_is_waited_for() {
+    const BYTES: usize = 500 << 10;
+    let small = crate::testing::Tmpfs::new("24m");
+    let (dir, memory) = (tempfile::tempdir().unwrap(), Memory::default());
+    let text = |name: &str| name.repeat(BYTES / name.len());
+    let content = |name| {
+        let text = text(name);
+        Content { digest: Digest::of(text.as_bytes()), size: text.len() as u64 }
+    };
+    let names = ["aa", "bb", "cc", "dd", "ee", "ff"];
+    let contents =
+        Contents::new(volatile(small.path()), chain_of(dir.path(), &memory, &[&names], &text), Vec::new());
+    let store = contents.store();
+    // With room the group is kept beside the objects.
+    for name in &names[..2] {
+        contents.ensure(&content(name)).unwrap();
+    }
+    let filler = fill(small.path());
+    contents.ensure(&content("cc")).unwrap();
+    drop(filler);
+    // Not enough for a group, and a content takes what two of these gave.
+    let fillers = ["one", "two", "three"].map(|name| {
+        let path = small.path().join(name);
+        std::fs::write(&path, vec![1; BYTES / 2 + 4096]).unwrap();
+        path
+    });
+    let _filler = fill(small.path());
+    store.set_room(Arc::new(GivesBack(Mutex::new(fillers.to_vec()))));
+    contents.ensure(&content("dd")).unwrap();
+    assert!(fillers[0].exists() && !fillers[1].exists());
+    assert!(matches!(contents.ensure(&content("ee")), Err(StoreError::NoSpace { .. })));
+    assert_eq!(contents.failed(), 1);
 }

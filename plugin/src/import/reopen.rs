@@ -20,6 +20,17 @@ use crate::error::Result;
 /// A file is kept that has at most this part of the bytes that it makes.
 const KEPT_PART: u64 = 8;
 
+/// What came of making a complete image pending.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reopened {
+    /// One is.
+    One,
+    /// There is none of which that would give anything back.
+    None,
+    /// There is one, but someone asks for what is served at this moment, or it is still mounted.
+    NotNow,
+}
+
 impl Importer {
     /// Whether to keep the file of an image that becomes complete.
     pub(super) fn is_worth_keeping(&self, digest: Digest, pending: &Pending) -> bool {
@@ -97,16 +108,16 @@ impl Importer {
         Ok(contents.is_empty())
     }
 
-    /// Makes such an image pending; whether there was one. Only while contents may be removed: nobody makes any, and those that the
+    /// Makes such an image pending. Only while contents may be removed: nobody makes any, and those that the
     /// recipes start from cannot go meanwhile.
-    pub(super) fn reopen_one(&self) -> Result<bool> {
-        let Some(digest) = self.reopenable()? else { return Ok(false) };
-        let Some(mounts) = self.mounts.get().and_then(Weak::upgrade) else { return Ok(false) };
-        let mut reopened = Ok(false);
+    pub(super) fn reopen_one(&self) -> Result<Reopened> {
+        let Some(digest) = self.reopenable()? else { return Ok(Reopened::None) };
+        let Some(mounts) = self.mounts.get().and_then(Weak::upgrade) else { return Ok(Reopened::None) };
+        let mut reopened = Ok(Reopened::NotNow);
         mounts.while_unused(&self.chain(digest)?, &mut || {
-            reopened = self.records.reopen(digest).map(|()| true);
+            reopened = self.records.reopen(digest).map(|()| Reopened::One);
         });
-        if matches!(reopened, Ok(true)) {
+        if matches!(reopened, Ok(Reopened::One)) {
             self.pending_lock().entry(digest).or_default().given_back = true;
             tracing::info!(%digest, "an image that is not used is made again when it is opened");
         }

@@ -12,6 +12,7 @@ use dimg::Digest;
 use dimg::index::Content;
 
 use super::lazy::Pending;
+use super::reopen::Reopened;
 use super::{Importer, SweepError, chain_ids};
 use crate::error::{Error, Result};
 
@@ -24,6 +25,9 @@ const LOOK_AGAIN: Duration = Duration::from_secs(60);
 const READERS_LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// More than a reader's content needs is given back, so that not each of them has to.
 const ROOM: u64 = 16 << 20;
+/// The kernel may take so long to let go of what was removed within a mount that has just ended.
+const LET_GO: Duration = Duration::from_secs(1);
+const LOOK: Duration = Duration::from_millis(20);
 
 /// Mounts of images: what they have looked at stays on the disk when it is removed, until they end.
 pub trait Mounts: fmt::Debug + Send + Sync {
@@ -121,23 +125,23 @@ impl Importer {
             let bytes = if is_well { 0 } else { self.forget_kept(until)? };
             return Ok(Evicted { removed: Removed { objects: 0, bytes }, left_bytes });
         }
-        self.end_unused_mounts();
         let end = Instant::now() + patience;
         self.hurry.fetch_add(1, Ordering::Relaxed);
         let evicted = loop {
+            self.end_unused_mounts();
             if let Some(evicted) = self.try_evict(until).transpose() {
                 break evicted;
             }
             if Instant::now() > end {
                 break Err(Error::Unavailable { what: "evict contents: others are being made".to_owned() });
             }
-            thread::sleep(Duration::from_millis(20));
+            thread::sleep(LOOK);
         };
         self.hurry.fetch_sub(1, Ordering::Relaxed);
         evicted
     }
 
-    /// None while someone completes an image, or needs contents that no record names yet.
+    /// None while someone completes an image, needs contents that no record names yet, or asks for what is served.
     fn try_evict(&self, until: Until) -> Result<Option<Evicted>> {
         // Who completes an image has seen its contents there: not between that and the end.
         let _one = match self.finishing.try_lock() {
@@ -146,15 +150,20 @@ impl Importer {
             Err(TryLockError::WouldBlock) => return Ok(None),
         };
         let (mut removed, mut left_bytes, mut reopen) = (Removed::default(), 0, false);
+        let so_far = |removed: Removed, left_bytes| {
+            Ok((removed.objects > 0).then_some(Evicted { removed, left_bytes }))
+        };
         loop {
-            let mut reopened = false;
+            let mut reopened = Reopened::None;
             let evictable = || {
-                reopened = reopen && self.reopen_one().map_err(SweepError)?;
+                if reopen {
+                    reopened = self.reopen_one().map_err(SweepError)?;
+                }
                 Ok(self.evictable(None).map_err(SweepError)?.into_keys().collect())
             };
             let evicted = self.objects.evict(evictable, until);
             let Some((now, left)) = evicted.map_err(|SweepError(error)| error)? else {
-                return Ok((removed.objects > 0).then_some(Evicted { removed, left_bytes }));
+                return so_far(removed, left_bytes);
             };
             left_bytes = left;
             removed.objects += now.objects;
@@ -163,11 +172,14 @@ impl Importer {
             if left_bytes <= until.keep_bytes && free >= until.free_bytes {
                 return Ok(Some(Evicted { removed, left_bytes }));
             }
-            if reopen && !reopened {
-                removed.bytes += self.forget_kept(until)?;
-                return Ok(Some(Evicted { removed, left_bytes }));
+            match reopened {
+                Reopened::None if reopen => {
+                    removed.bytes += self.forget_kept(until)?;
+                    return Ok(Some(Evicted { removed, left_bytes }));
+                }
+                Reopened::NotNow => return so_far(removed, left_bytes),
+                _ => reopen = true,
             }
-            reopen = true;
         }
     }
 
@@ -229,9 +241,13 @@ impl Importer {
         if full.nothing_before.is_some_and(|then| Instant::now() < then) {
             return false;
         }
+        self.rest();
         let made = self.objects.disk_bytes().map_err(unavailable).and_then(|(free, _)| {
             let free_bytes = free.saturating_add(bytes.saturating_mul(2).max(ROOM));
-            self.evict_until(Until { keep_bytes: u64::MAX, free_bytes }, READERS_PATIENCE)
+            let until = Until { keep_bytes: u64::MAX, free_bytes };
+            let evicted = self.evict_until(until, READERS_PATIENCE)?;
+            self.wait_until_free(free.saturating_add(bytes.min(evicted.removed.bytes)));
+            Ok(evicted)
         });
         match made {
             Ok(Evicted { removed, .. }) if removed.bytes > 0 => {
@@ -247,6 +263,14 @@ impl Importer {
         }
         full.nothing_before = Some(Instant::now() + READERS_LOOK_AGAIN);
         false
+    }
+
+    /// After a removal that should give so much.
+    fn wait_until_free(&self, bytes: u64) {
+        let end = Instant::now() + LET_GO;
+        while self.objects.disk_bytes().is_ok_and(|(free, _)| free < bytes) && Instant::now() < end {
+            thread::sleep(LOOK);
+        }
     }
 
     /// What contents take, and may.
