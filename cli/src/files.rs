@@ -20,12 +20,26 @@ use crate::output::closed_or;
 /// The name that stands for standard input or output.
 pub(crate) const STANDARD: &str = "-";
 
-/// Makes a new name in `dir` durable.
-///
-/// # Errors
-/// Those of `open` and `fsync`.
-pub(crate) fn sync_dir(dir: &Path) -> Result<(), Failure> {
-    File::open(dir).and_then(|dir| dir.sync_all()).map_err(Failure::io("sync directory", dir))
+/// A directory in which something is about to get a name: opened before, so that a command that fails for want of a descriptor leaves no name.
+#[derive(Debug)]
+pub(crate) struct Directory<'a>(File, &'a Path);
+
+impl<'a> Directory<'a> {
+    /// Opens it.
+    ///
+    /// # Errors
+    /// Those of `open`.
+    pub(crate) fn open(path: &'a Path) -> Result<Self, Failure> {
+        Ok(Self(File::open(path).map_err(Failure::io("open directory", path))?, path))
+    }
+
+    /// Makes new names in it durable.
+    ///
+    /// # Errors
+    /// Those of `fsync`.
+    pub(crate) fn sync(&self) -> Result<(), Failure> {
+        self.0.sync_all().map_err(Failure::io("sync directory", self.1))
+    }
 }
 
 /// A file being written.
@@ -105,8 +119,9 @@ impl OutFile {
         match self.to {
             To::Rename(pending, target) => {
                 self.file.sync_all().map_err(Failure::io(WHAT, shown))?;
+                let directory = Directory::open(parent(&target))?;
                 pending.keep(|from| fs::rename(from, &target)).map_err(Failure::io(WHAT, shown))?;
-                sync_dir(parent(&target))?;
+                directory.sync()?;
             }
             To::Copy(mut device) => {
                 self.file.rewind().map_err(Failure::io(WHAT, shown))?;

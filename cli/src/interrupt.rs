@@ -9,7 +9,8 @@ use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, TryLockError};
+use std::time::Duration;
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
@@ -75,13 +76,32 @@ pub(crate) fn stream() -> Result<UnixStream, Failure> {
 pub(crate) fn remove(path: &Path) {
     for _ in 0..10 {
         let removed = match fs::symlink_metadata(path) {
-            Ok(meta) if meta.is_dir() => fs::remove_dir_all(path),
+            Ok(meta) if meta.is_dir() => d4c_sys::remove_tree(path),
             Ok(_) => fs::remove_file(path),
             Err(_) => return,
         };
         if removed.is_ok() {
             return;
         }
+    }
+}
+
+/// Removes all that is registered, when the process is about to end. Where another thread has the list it may be waiting for what this one has: then what there is
+/// stays.
+pub(crate) fn remove_pending() {
+    for _ in 0..50 {
+        let mut pending = match PENDING.try_lock() {
+            Ok(pending) => pending,
+            Err(TryLockError::Poisoned(pending)) => pending.into_inner(),
+            Err(TryLockError::WouldBlock) => {
+                std::thread::sleep(Duration::from_millis(20));
+                continue;
+            }
+        };
+        for path in pending.drain(..).rev() {
+            remove(&path);
+        }
+        return;
     }
 }
 

@@ -9,6 +9,7 @@ mod args;
 mod beside;
 mod commands;
 mod config;
+mod exhausted;
 mod failure;
 mod files;
 mod image;
@@ -47,7 +48,8 @@ pub fn virtiofsd() -> ExitCode {
 }
 
 /// Runs a program and tells why it failed.
-fn start(name: &str, run: impl FnOnce(Vec<OsString>) -> Result<(), Failure>) -> ExitCode {
+fn start(name: &'static str, run: impl FnOnce(Vec<OsString>) -> Result<(), Failure>) -> ExitCode {
+    exhausted::watch(name);
     let arguments: Vec<OsString> = std::env::args_os().collect();
     // Known before the arguments are: a wrong usage is reported as JSON, too.
     let json = arguments.iter().take_while(|argument| *argument != "--").any(|argument| argument == "--json");

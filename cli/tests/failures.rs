@@ -171,6 +171,73 @@ fn what_there_is_no_room_for_is_status_5_and_leaves_nothing() {
     }
 }
 
+/// Runs it under a limit of the shell's.
+fn limited(folder: &Folder, limit: &str, words: &str) -> (Option<i32>, String) {
+    let output = Command::new("sh")
+        .args(["-c", &format!("ulimit {limit}; exec \"$0\" {words}"), env!("CARGO_BIN_EXE_d4c")])
+        .current_dir(&folder.0)
+        .output()
+        .unwrap();
+    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+/// Removes what a command made.
+fn remove(folder: &Folder, name: &str) {
+    let path = folder.path(name);
+    drop(fs::remove_dir_all(&path).or_else(|_| fs::remove_file(&path)));
+}
+
+#[test]
+fn where_descriptors_run_out_nothing_is_left() {
+    let folder = Folder::new();
+    folder.ok("diff oci:i:v1 oci:i:v2 a.cdimg");
+    folder.ok("diff oci:i:v2 oci:i:v3 b.cdimg");
+    let there = folder.names();
+    for (count, words) in (6..14).flat_map(|count| {
+        [
+            (count, "patch oci:i:v1 a.cdimg dir:out"),
+            (count, "patch oci:i:v1 a.cdimg b.cdimg oci:out"),
+            (count, "merge a.cdimg b.cdimg out"),
+            (count, "diff oci:i:v1 oci:i:v2 out"),
+        ]
+    }) {
+        let (code, said) = limited(&folder, &format!("-n {count}"), words);
+        if code == Some(0) {
+            remove(&folder, "out");
+        } else {
+            assert_eq!(code, Some(5), "{count}: {words}: {said}");
+            // With one less even the folder for what is written cannot be opened to be removed at first.
+            assert!(count < 8 || said.lines().count() == 1, "{count}: {words}: {said}");
+        }
+        assert_eq!(folder.names(), there, "{count}: {words}: {said}");
+    }
+}
+
+#[test]
+fn where_memory_ends_it_is_told_and_nothing_is_left() {
+    let folder = Folder::new();
+    folder.ok("diff oci:i:v1 oci:i:v2 a.cdimg");
+    let there = folder.names();
+    let mut failed = 0;
+    for mib in (20..150).step_by(5) {
+        let limit = format!("-v {}", mib << 10);
+        if limited(&folder, &limit, "--version").0 != Some(0) {
+            continue;
+        }
+        for words in ["diff --level best oci:i:v1 oci:i:v2 out", "verify a.cdimg --base oci:i:v1"] {
+            let (code, said) = limited(&folder, &limit, words);
+            if code == Some(0) {
+                remove(&folder, "out");
+            } else {
+                failed += 1;
+                assert_eq!((code, said.lines().count()), (Some(5), 1), "{mib} MiB: {words}: {said}");
+            }
+            assert_eq!(folder.names(), there, "{mib} MiB: {words}: {said}");
+        }
+    }
+    assert!(failed > 0, "it never ended");
+}
+
 #[test]
 fn what_a_killed_command_left_goes_with_the_next() {
     let folder = Folder::new();

@@ -4,6 +4,9 @@
 
 use std::process::ExitCode;
 
+#[global_allocator]
+static ALLOCATOR: d4c_sys::Telling = d4c_sys::Telling;
+
 fn main() -> ExitCode {
     d4c::virtiofsd()
 }

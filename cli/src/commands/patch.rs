@@ -14,7 +14,7 @@ use serde_json::json;
 use crate::beside::{new_dir, parent};
 use crate::config::Config;
 use crate::failure::{Failure, Kind};
-use crate::files::sync_dir;
+use crate::files::Directory;
 use crate::image::{Delta, Image, ImageOptions, Opener, Place, chain, write_layout};
 use crate::progress::{Progress, Unit};
 use crate::units::Bytes;
@@ -129,7 +129,8 @@ fn write_dir(image: &Image, path: &Path, opener: &Opener<'_>) -> Result<checkout
     let (pending, _lock) = new_dir(&target).map_err(Failure::io("make directory", path))?;
     let whole = pending.path().join("root");
     let written = checkout_root(&tree, &image.contents, &whole, &options)?;
+    let directory = Directory::open(parent(&target))?;
     fs::rename(&whole, &target).map_err(Failure::io("write tree", path))?;
-    sync_dir(parent(&target))?;
+    directory.sync()?;
     Ok(written)
 }

@@ -15,12 +15,17 @@ use super::CheckoutError;
 pub(super) struct Dest {
     /// Where the tree goes.
     path: PathBuf,
-    /// Where it is written.
-    partial: PathBuf,
-    /// The directory at `partial`.
+    /// The directory at `partial`, closed before that is removed: there may be no more descriptors.
     dir: File,
+    partial: Partial,
     /// `path` is a mount of its own and cannot be replaced: `partial` lies within it and its entries move up.
     within: bool,
+}
+
+/// Where the tree is written; removed when dropped, unless it has become the destination.
+#[derive(Debug)]
+struct Partial {
+    path: PathBuf,
     done: bool,
 }
 
@@ -29,11 +34,9 @@ impl Dest {
         let (path, within) = place(dest)?;
         let partial = if within { path.join(partial_name("")) } else { beside(&path)? };
         fs::DirBuilder::new().mode(0o700).create(&partial).map_err(fail("make directory", &partial))?;
-        let dir = open_private(&partial).map_err(|source| {
-            let _ = fs::remove_dir(&partial);
-            fail("open directory", &partial)(source)
-        })?;
-        Ok(Self { path, partial, dir, within, done: false })
+        let partial = Partial { path: partial, done: false };
+        let dir = open_private(&partial.path).map_err(fail("open directory", &partial.path))?;
+        Ok(Self { path, dir, partial, within })
     }
 
     /// The directory to write into: empty, ours alone.
@@ -46,35 +49,62 @@ impl Dest {
         mut self,
         describe: impl FnOnce(&File) -> Result<(), CheckoutError>,
     ) -> Result<(), CheckoutError> {
+        let partial = &mut self.partial;
         if !self.within {
-            fs::rename(&self.partial, &self.path).map_err(|source| match source.raw_os_error() {
+            fs::rename(&partial.path, &self.path).map_err(|source| match source.raw_os_error() {
                 Some(libc::ENOTEMPTY | libc::EEXIST | libc::ENOTDIR) => {
                     CheckoutError::DestinationInUse { path: self.path.clone() }
                 }
                 _ => fail("rename to destination", &self.path)(source),
             })?;
-            self.done = true;
+            partial.done = true;
             return Ok(());
         }
+        let root = File::open(&self.path).map_err(fail("open directory", &self.path))?;
         // A root that its owner may not write into could not be emptied.
         let private = fs::Permissions::from_mode(0o700);
-        self.dir.set_permissions(private).map_err(fail("open directory", &self.partial))?;
-        for entry in fs::read_dir(&self.partial).map_err(fail("read directory", &self.partial))? {
-            let entry = entry.map_err(fail("read directory", &self.partial))?;
-            let to = self.path.join(entry.file_name());
-            fs::rename(entry.path(), &to).map_err(fail("rename", &to))?;
+        self.dir.set_permissions(private).map_err(fail("open directory", &partial.path))?;
+        let mut moved = Vec::new();
+        let done = move_up(&partial.path, &self.path, &mut moved)
+            .and_then(|()| fs::remove_dir(&partial.path).map_err(fail("remove directory", &partial.path)))
+            .and_then(|()| describe(&root));
+        partial.done = done.is_ok();
+        if done.is_err() {
+            moved.iter().for_each(|path| remove(path));
         }
-        fs::remove_dir(&self.partial).map_err(fail("remove directory", &self.partial))?;
-        self.done = true;
-        describe(&File::open(&self.path).map_err(fail("open directory", &self.path))?)
+        done
     }
 }
 
-impl Drop for Dest {
+impl Drop for Partial {
     fn drop(&mut self) {
         if !self.done {
-            remove_tree(&self.partial);
+            remove(&self.path);
         }
+    }
+}
+
+/// Moves what is in `from` to `to`, which is above it; where each is then.
+fn move_up(from: &Path, to: &Path, moved: &mut Vec<PathBuf>) -> Result<(), CheckoutError> {
+    for entry in fs::read_dir(from).map_err(fail("read directory", from))? {
+        let entry = entry.map_err(fail("read directory", from))?;
+        let to = to.join(entry.file_name());
+        fs::rename(entry.path(), &to).map_err(fail("rename", &to))?;
+        moved.push(to);
+    }
+    Ok(())
+}
+
+/// Removes what was written; what cannot be removed is logged.
+fn remove(path: &Path) {
+    let removed = match fs::symlink_metadata(path) {
+        Ok(meta) if meta.is_dir() => d4c_sys::remove_tree(path),
+        _ => fs::remove_file(path),
+    };
+    if let Err(error) = removed
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        tracing::warn!(path = %path.display(), %error, "partial tree not removed");
     }
 }
 
@@ -107,26 +137,6 @@ fn open_private(path: &Path) -> io::Result<File> {
     let dir = fs::OpenOptions::new().read(true).custom_flags(flags).open(path)?;
     dir.set_permissions(fs::Permissions::from_mode(0o700))?;
     Ok(dir)
-}
-
-/// Removes a directory whatever modes are within; what cannot be removed is logged.
-fn remove_tree(path: &Path) {
-    if fs::remove_dir_all(path).is_ok() {
-        return;
-    }
-    // Without root's privileges a directory of mode 0500 keeps its entries: open all of them, then try again.
-    let mut pending = vec![path.to_owned()];
-    while let Some(directory) = pending.pop() {
-        let _ = fs::set_permissions(&directory, fs::Permissions::from_mode(0o700));
-        for entry in fs::read_dir(&directory).into_iter().flatten().flatten() {
-            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                pending.push(entry.path());
-            }
-        }
-    }
-    if let Err(error) = fs::remove_dir_all(path) {
-        tracing::warn!(path = %path.display(), %error, "partial tree not removed");
-    }
 }
 
 fn fail(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> CheckoutError + use<> {

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
-use std::{fs, io, thread};
+use std::{io, thread};
 
 use crate::error::{Error, Result};
 
@@ -76,46 +76,16 @@ fn run(queue: &Receiver<Job>) {
 
 /// Deletes a tree whatever its depth; one that is gone already is no error.
 fn delete(dir: &Path) -> io::Result<()> {
-    match fs::remove_dir_all(dir) {
+    match d4c_sys::remove_tree(dir) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-        // Too many open files or too long a path: the tree is deeper than one file descriptor per level allows.
-        Err(_) => delete_deep(dir),
-        Ok(()) => Ok(()),
+        deleted => deleted,
     }
-}
-
-/// Moves directories up to the top before it empties them, so that no path grows longer than two names below it.
-fn delete_deep(dir: &Path) -> io::Result<()> {
-    let mut moved = 0_u64;
-    let mut queue = vec![dir.to_owned()];
-    while let Some(current) = queue.pop() {
-        for entry in fs::read_dir(&current)? {
-            let entry = entry?;
-            if !entry.file_type()?.is_dir() {
-                fs::remove_file(entry.path())?;
-            } else if current == dir {
-                queue.push(entry.path());
-            } else {
-                let up = loop {
-                    moved += 1;
-                    let up = dir.join(format!(".reaped-{moved}"));
-                    if fs::symlink_metadata(&up).is_err() {
-                        break up;
-                    }
-                };
-                fs::rename(entry.path(), &up)?;
-                queue.push(up);
-            }
-        }
-        if current != dir {
-            fs::remove_dir(&current)?;
-        }
-    }
-    fs::remove_dir(dir)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

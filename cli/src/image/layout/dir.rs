@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::{BUFFER_BYTES, Fill, REF_NAME, Sink};
 use crate::beside::{is_at, parent, sweep};
 use crate::failure::{Failure, Kind};
-use crate::files::{OutFile, sync_dir};
+use crate::files::{Directory, OutFile};
 use crate::interrupt::Pending;
 
 /// A layout being written to.
@@ -122,13 +122,11 @@ impl Sink for Layout {
             manifests.retain(|other| !same(other));
             manifests.push(entry);
         }
+        let above = Directory::open(parent(&self.dir))?;
         self.write("index.json", &self.index)?;
         for pending in self.new.drain(..) {
             pending.keep(|_| Ok::<_, Failure>(()))?;
         }
-        File::open(&self.dir)
-            .and_then(|dir| dir.sync_all())
-            .map_err(Failure::io("sync directory", &self.dir))?;
-        sync_dir(parent(&self.dir))
+        above.sync()
     }
 }

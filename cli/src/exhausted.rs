@@ -1,0 +1,68 @@
+//! No more memory: one line, what is under a temporary name removed, status 5, where Rust aborts of its own accord.
+//!
+//! What fails so is an allocation, under `ulimit -v` or without overcommit, or the start of a thread, which the standard library ends with a panic that nothing
+//! can catch once the system has granted the thread.
+
+use std::cell::Cell;
+use std::fmt;
+use std::io::Write;
+use std::panic;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError, TryLockError};
+use std::time::Duration;
+
+use crate::failure::Kind;
+use crate::interrupt;
+
+/// Given back first, so that there is something to clear up with.
+const SPARE_BYTES: usize = 64 << 10;
+static SPARE: Mutex<Option<Box<[u8]>>> = Mutex::new(None);
+
+/// The program's name.
+static NAME: OnceLock<&str> = OnceLock::new();
+
+/// A thread tells it already.
+static TOLD: AtomicBool = AtomicBool::new(false);
+
+thread_local! {
+    /// And it is this one.
+    static TELLING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// How the standard library's panic begins where a thread gets no stack for its signals.
+const THREAD: &str = "failed to allocate an alternative stack";
+
+/// From now on a lack of memory ends the program of this name in order.
+pub(crate) fn watch(name: &'static str) {
+    *SPARE.lock().unwrap_or_else(PoisonError::into_inner) = Some(vec![1; SPARE_BYTES].into());
+    let _ = NAME.set(name);
+    d4c_sys::when_exhausted(|bytes| end(format_args!("allocate memory: {bytes} bytes")));
+    let usual = panic::take_hook();
+    panic::set_hook(Box::new(move |panic| match panic.payload_as_str() {
+        Some(why) if why.starts_with(THREAD) => end(format_args!("start thread: its stack")),
+        _ => usual(panic),
+    }));
+}
+
+/// Ends the process, unless this thread is at it already: then what it wants has to do without.
+fn end(what: fmt::Arguments<'_>) {
+    if TELLING.get() {
+        return;
+    }
+    TELLING.set(true);
+    if TOLD.swap(true, Ordering::Relaxed) {
+        // The other thread ends this one, and may wait for what this one has locked, but not for ever.
+        loop {
+            std::thread::sleep(Duration::from_secs(1));
+        }
+    }
+    match SPARE.try_lock() {
+        Ok(mut spare) => drop(spare.take()),
+        Err(TryLockError::Poisoned(spare)) => drop(spare.into_inner().take()),
+        Err(TryLockError::WouldBlock) => {}
+    }
+    let name = NAME.get().copied().unwrap_or_default();
+    drop(writeln!(std::io::stderr(), "{name}: {what}: cannot allocate memory"));
+    interrupt::remove_pending();
+    std::process::exit(Kind::NoSpace.exit_code().into());
+}
