@@ -5,6 +5,7 @@
 //! needs of its base beside contents, the layer indexes, is only in the layers' tars: unpacked snapshots without blobs do not serve.
 
 use std::fs::File;
+use std::path::Path;
 use std::sync::Arc;
 
 use d4c_image::delta::{Present, chain_id};
@@ -16,12 +17,20 @@ use dimg::format::Parent;
 
 use super::build;
 use super::node::Node;
-use crate::beside::new_file;
+use crate::beside::{self, new_file};
 use crate::config::Config;
 use crate::failure::Failure;
 use crate::image::Opener;
 use crate::interrupt::Pending;
 use crate::progress::Unit;
+
+/// What is written for the plugin is beside this name in the directory of temporary files.
+const NAMED: &str = "pull.cdimg";
+
+/// Removes what killed processes left of that.
+pub(super) fn sweep(tmpdir: &Path) {
+    beside::sweep(&tmpdir.join(NAMED));
+}
 
 /// A file that the plugin can open by its name, for as long as this lives.
 pub(super) struct Named {
@@ -35,7 +44,7 @@ impl Named {
     /// # Errors
     /// It cannot be made.
     pub(super) fn new(config: &Config) -> Result<Self, Failure> {
-        let target = config.tmpdir.join("pull.cdimg");
+        let target = config.tmpdir.join(NAMED);
         let (pending, file) =
             new_file(&target, 0o600).map_err(Failure::io("make temporary file", &target))?;
         Ok(Self { file, pending })

@@ -3,7 +3,7 @@
 use di3fs_snapshotter::control::ControlClient;
 use serde_json::json;
 
-use super::downloads;
+use super::{base, downloads};
 use crate::config::Config;
 use crate::failure::Failure;
 use crate::units::{Bytes, parse_size};
@@ -22,6 +22,7 @@ pub(crate) struct Options {
 /// The plugin does not answer, or something cannot be removed.
 pub(crate) fn run(options: &Options, config: &Config) -> Result<(), Failure> {
     downloads::sweep(&config.tmpdir);
+    base::sweep(&config.tmpdir);
     let pruned = ControlClient::connect(&config.control)?.prune(options.keep)?;
     let mut value = json!({"images": pruned.images, "objects": pruned.objects, "bytes": pruned.bytes});
     if options.keep.is_some() {

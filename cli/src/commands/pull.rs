@@ -72,6 +72,7 @@ pub(crate) fn run(options: &Options, config: &Config) -> Result<(), Failure> {
     opener.options.registry.memory = remembered_registries();
     let node = Node::connect(config, &options.snapshotter)?;
     let folder = Folder::open(&config.tmpdir)?;
+    base::sweep(&config.tmpdir);
     opener.options.partials = Some(Arc::clone(&folder.partials));
     progress.stage(format!("find {text}"), Unit::Bytes, 0);
     let resolve = || RemoteImage::resolve(&reference, &opener.options);

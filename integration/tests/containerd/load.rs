@@ -455,6 +455,42 @@ fn namespaces_share_layers() -> Result<()> {
     sandbox.close()
 }
 
+/// Who holds a lease, as `d4c load` writes it.
+fn owner(pid: u32) -> Result<String> {
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let started = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(19));
+    let namespace = std::fs::read_link("/proc/self/ns/pid")?;
+    Ok(format!("{} {} {pid} {}", boot.trim(), namespace.display(), started.unwrap_or_default()))
+}
+
+/// The lease of a load that was killed goes with the next load, those of others stay.
+#[test]
+fn a_load_removes_the_lease_of_a_killed_one() -> Result<()> {
+    let sandbox = Sandbox::new()?;
+    let plugin = Snapshotter::start(&sandbox, &[])?;
+    let containerd = Containerd::start(&sandbox, VERSION)?;
+    let mut ended = std::process::Command::new("sleep").arg("60").spawn()?;
+    let of_ended = owner(ended.id())?;
+    ended.kill()?;
+    ended.wait()?;
+    let lease = |id: &str, owner: &str| {
+        let label = format!("io.d4c.load.owner={owner}");
+        containerd.ctr(["leases", "create", "--id", id, &label])?.success()
+    };
+    lease("of-ended", &of_ended)?;
+    lease("of-another", &owner(std::process::id())?)?;
+    lease("of-elsewhere", &of_ended.replace("pid:[", "pid:[9"))?;
+    containerd.d4c(["load", &deltas("tiny")?[0], "--name", NAME])?.success()?;
+    let left = containerd.ctr(["leases", "ls", "-q"])?.success()?.stdout;
+    let mut left: Vec<&str> = left.split_whitespace().collect();
+    left.sort_unstable();
+    ensure!(left == ["of-another", "of-elsewhere"], "{left:?}");
+    containerd.stop()?;
+    plugin.terminate()?;
+    sandbox.close()
+}
+
 /// What a newcomer gets wrong with `load`.
 #[test]
 fn loads_at_once_wait_for_each_other() -> Result<()> {

@@ -6,7 +6,6 @@
 //! and each other alive; last comes the image record. Doing it again is harmless.
 
 use std::collections::HashMap;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use dimg::Digest;
 use protobuf::MessageField;
@@ -19,10 +18,8 @@ use crate::api::Headers;
 use crate::api::descriptor::Descriptor;
 use crate::api::grpc::content_client::ContentClient;
 use crate::api::grpc::images_client::ImagesClient;
-use crate::api::grpc::leases_client::LeasesClient;
 use crate::api::grpc::snapshots_client::SnapshotsClient;
 use crate::api::images::{CreateImageRequest, Image, UpdateImageRequest};
-use crate::api::leases;
 use crate::api::snapshots::{PrepareSnapshotRequest, RemoveSnapshotRequest};
 
 const REF_LABEL: &str = "containerd.io/snapshot.ref";
@@ -61,27 +58,12 @@ impl Containerd {
     /// next garbage collection removes, is left then.
     pub fn load(&self, image: &NewImage<'_>, snapshotter: &str) -> Result<Loaded, ClientError> {
         self.wait(async {
-            let lease = self.lease().await?;
+            let lease = self.begin_lease().await?;
             let result = self.load_under(&lease, image, snapshotter).await;
-            let mut leases = LeasesClient::with_interceptor(self.channel.clone(), self.headers(None)?);
-            let request = leases::DeleteRequest { id: lease.clone(), ..Default::default() };
-            let ended = leases.delete(request).await.map_err(ClientError::call("delete lease", lease));
+            let ended = self.end_lease(lease).await;
             let loaded = result?;
-            ended.map(|_| loaded)
+            ended.map(|()| loaded)
         })
-    }
-
-    async fn lease(&self) -> Result<String, ClientError> {
-        let now = SystemTime::now();
-        let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
-        let id = format!("d4c-load-{}-{}", std::process::id(), since.as_nanos());
-        // An hour, in case this process dies: containerd then forgets the lease by itself.
-        let expires = humantime::format_rfc3339_seconds(now + Duration::from_secs(3600)).to_string();
-        let labels = HashMap::from([("containerd.io/gc.expire".to_owned(), expires)]);
-        let mut client = LeasesClient::with_interceptor(self.channel.clone(), self.headers(None)?);
-        let request = leases::CreateRequest { id: id.clone(), labels, ..Default::default() };
-        client.create(request).await.map_err(ClientError::call("create lease", id.clone()))?;
-        Ok(id)
     }
 
     async fn load_under(

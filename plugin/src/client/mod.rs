@@ -8,6 +8,7 @@ mod blobs;
 mod content;
 mod error;
 mod images;
+mod lease;
 mod load;
 
 use std::future::Future;
