@@ -1,11 +1,20 @@
 //! Tier 0: `d4c serve` between a registry and many clients, without containerd.
 
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::time::Duration;
+
 use anyhow::{Context, Result, ensure};
+use d4c_image::delta::{self, Present, Wanted};
+use d4c_image::registry::{PARTIAL_BYTES, Partials, RegistryOptions};
+use d4c_image::source::Source;
 use d4c_integration::Sandbox;
 use d4c_integration::images::Series;
 use d4c_integration::program::d4c;
+use d4c_integration::random::Random;
 use d4c_integration::registry::{Kind, Registry};
 use d4c_integration::serve::Serve;
+use dimg::format::Cdimg;
 
 const CLIENTS: usize = 100;
 const LOGIN: &str = "Authorization: Basic dGVzdGVyOnNlY3JldA==\r\n";
@@ -100,5 +109,90 @@ fn deltas_of_the_registry_are_merged_and_pushed() -> Result<()> {
     ensure!(there["pushed"] == false && there["bytes"] == merged.body.len(), "{there}");
     serve.stop()?;
     registry.stop()?;
+    sandbox.close()
+}
+
+/// Passes connections on to `to`, of each answer a random part below `most` bytes, until so many bytes went through in all; then it refuses.
+fn cutter(to: &str, seed: u64, most: u64, all: u64) -> Result<String> {
+    let listener = TcpListener::bind(("127.0.0.1", 0))?;
+    let url = format!("http://{}", listener.local_addr()?);
+    let to = to.trim_start_matches("http://").to_owned();
+    std::thread::spawn(move || {
+        let (mut random, mut left) = (Random::new(seed), all);
+        for mut client in listener.incoming().flatten() {
+            let mut head = [0; 8192];
+            let (Ok(read), Ok(mut server)) = (client.read(&mut head), TcpStream::connect(&to)) else {
+                continue;
+            };
+            if server.write_all(&head[..read]).is_err() {
+                continue;
+            }
+            let part = (1 + random.number() % most).min(left);
+            left -= part;
+            // What the client has no use for is not waited for.
+            let _ = std::io::copy(&mut server.take(part), &mut client);
+        }
+    });
+    Ok(url)
+}
+
+/// An answer that is cut at random bytes, again and again, is gone on with by the same process and by the next ones: no byte is fetched twice but those
+/// that were not recorded.
+#[test]
+fn an_answer_that_breaks_off_is_gone_on_with() -> Result<()> {
+    let sandbox = Sandbox::new()?;
+    let dir = sandbox.dir("deltas")?;
+    let [old, new] = ["old", "new"].map(|name| sandbox.path(name));
+    for tree in [&old, &new] {
+        std::fs::create_dir(tree)?;
+        let mut bytes = Vec::new();
+        std::fs::File::open("/dev/urandom")?.take(3 << 20).read_to_end(&mut bytes)?;
+        std::fs::write(tree.join("file"), bytes)?;
+    }
+    let [old, new] = [old, new].map(|tree| format!("dir:{}", tree.display()));
+    let path = dir.join("delta.cdimg");
+    d4c(["diff", &old, &new, &path.to_string_lossy()])?.success()?;
+    let bytes = std::fs::read(&path)?;
+    let size = bytes.len() as u64;
+    let delta = Cdimg::open(dimg::content::Bytes::from(bytes.clone()))?;
+    let (want, source) =
+        (delta.dimg().target().manifest, delta.dimg().parent().context("no parent")?.manifest);
+    let serve = Serve::start(&sandbox, &["--dir".to_owned(), dir.to_string_lossy().into_owned()])?;
+    let Source::Registry(reference) = Source::parse("docker://127.0.0.1:1/app:x")? else { unreachable!() };
+    let have = [Present { manifest: source, chain_id: None, missing_bytes: 0, packed_bytes: 0 }];
+    let ask = |server: &str, partials: &Partials| {
+        let wanted = Wanted {
+            server,
+            reference: &reference,
+            want,
+            have: &have,
+            max_bytes: u64::MAX,
+            patience: Duration::from_secs(30),
+            limit: None,
+        };
+        delta::ask(&wanted, &RegistryOptions::default(), partials, None)
+    };
+    for seed in 0..8 {
+        let partials = Partials::new(sandbox.dir(&format!("partials-{seed}"))?, PARTIAL_BYTES);
+        // A process that ends with what it has, then one that gets the rest.
+        let all = Random::new(seed).number() % size;
+        ensure!(ask(&cutter(&serve.url(), seed, size / 3, all)?, &partials).is_err(), "{seed}: all of it");
+        let received: u64 = partials.list().iter().map(|kept| kept.bytes).sum();
+        ensure!(received <= all, "{seed}: {received} of {all}");
+        let (served, partial) = ask(&cutter(&serve.url(), seed, size / 3, u64::MAX)?, &partials)?;
+        let (map, digest) = partial.digest()?;
+        ensure!(*map == *bytes && digest == dimg::Digest::of(&bytes), "{seed}: other bytes");
+        ensure!(received + served.received_bytes == size, "{seed}: {received} and {served:?} of {size}");
+        partial.remove();
+        ensure!(std::fs::read_dir(partials.dir())?.next().is_none(), "{seed}: something is left");
+    }
+    // What is there is another file's: all of it is fetched anew.
+    let partials = Partials::new(sandbox.dir("damaged")?, PARTIAL_BYTES);
+    let name = format!("sha256-{}.part", dimg::Digest::of(&bytes).hex());
+    std::fs::write(partials.dir().join(name), vec![0; bytes.len()])?;
+    let (served, partial) = ask(&serve.url(), &partials)?;
+    ensure!(served.received_bytes == size && *partial.digest()?.0 == *bytes, "{served:?} of {size}");
+    drop(partial);
+    serve.stop()?;
     sandbox.close()
 }

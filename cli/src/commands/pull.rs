@@ -8,8 +8,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use d4c_image::delta::{self, Choice, Place, Present, Published, TrustedKey, Wanted};
-use d4c_image::registry::Partials;
+use d4c_image::delta::{self, Choice, Place, Present, Published, Served, TrustedKey, Wanted};
+use d4c_image::registry::{Partial, Partials};
 use d4c_image::source::{Reference, RemoteImage, Source};
 use di3fs_snapshotter::api::control::ImportResponse;
 use di3fs_snapshotter::config::trusted_keys;
@@ -17,7 +17,7 @@ use dimg::Digest;
 use dimg::path::Weights;
 use serde_json::{Value, json};
 
-use super::base::{self, Named, Stored};
+use super::base::{self, Stored};
 use super::downloads::Folder;
 use super::node::Node;
 use super::publish::SCHEME;
@@ -162,8 +162,8 @@ struct Done {
 enum How {
     Present,
     Deltas(Vec<Published>),
-    /// By a delta of so many bytes from this image.
-    Served(Digest, u64),
+    /// By a delta that was made on demand.
+    Served(Served),
     Layers,
 }
 
@@ -245,7 +245,6 @@ impl Pull<'_> {
             return Err(Failure::new(Kind::Failed, "pull", &self.name, "no server"));
         };
         self.opener.progress.stage(format!("ask {}", served.server), Unit::Bytes, 0);
-        let named = Named::new(self.config)?;
         let wanted = Wanted {
             server: &served.server,
             reference: &served.reference,
@@ -256,7 +255,8 @@ impl Pull<'_> {
             limit: None,
         };
         let on_bytes = self.opener.progress.on_bytes();
-        let got = delta::ask(&wanted, &self.opener.options.registry, &named.file, Some(&on_bytes))?;
+        let (got, partial) =
+            delta::ask(&wanted, &self.opener.options.registry, self.partials, Some(&on_bytes))?;
         let source = got.source;
         let at_hand = self.present.iter().any(|image| image.manifest == source && image.packed_bytes == 0);
         let unpacked = match self.stored.iter().find(|image| image.manifest == source) {
@@ -267,8 +267,8 @@ impl Pull<'_> {
             _ => None,
         };
         self.opener.progress.stage("make contents", Unit::Bytes, 0);
-        let made = self.node.import(named.pending.path())?;
-        self.done(How::Served(source, got.bytes), None, unpacked, &made)
+        let made = self.import(partial)?;
+        self.done(How::Served(got), None, unpacked, &made)
     }
 
     /// Has the plugin take over the image `unpack`, then fetches and imports deltas, each after the one that it starts from; what the last one
@@ -302,13 +302,7 @@ impl Pull<'_> {
             let place = Place::Folder(self.partials);
             let partial = delta::fetch(repository, published, &self.keys, place, Some(on_bytes))?;
             self.opener.progress.stage("make contents", Unit::Bytes, 0);
-            let nameless = || Failure::new(Kind::Failed, "pull", &self.name, "the delta has no name");
-            let made = self.node.import(partial.path().ok_or_else(nameless)?);
-            // Also where it was of no use: the same bytes would be again. But the plugin may have ended meanwhile.
-            if made.as_ref().err().is_none_or(|failure| failure.kind != Kind::Failed) {
-                partial.remove();
-            }
-            let mut made = made?;
+            let mut made = self.import(partial)?;
             if let Some(before) = last {
                 made.contents_made += before.contents_made;
                 made.bytes_made += before.bytes_made;
@@ -316,6 +310,17 @@ impl Pull<'_> {
             last = Some(made);
         }
         last.ok_or_else(|| Failure::new(Kind::Failed, "pull", &self.name, "no deltas"))
+    }
+
+    /// Imports a delta that was downloaded, which has no more use then.
+    fn import(&mut self, partial: Partial) -> Result<ImportResponse, Failure> {
+        let nameless = || Failure::new(Kind::Failed, "pull", &self.name, "the delta has no name");
+        let made = self.node.import(partial.path().ok_or_else(nameless)?);
+        // Also where it was of no use: the same bytes would be again. But the plugin may have ended meanwhile.
+        if made.as_ref().err().is_none_or(|failure| failure.kind != Kind::Failed) {
+            partial.remove();
+        }
+        made
     }
 
     /// Fetches the layers and imports them as a base file.
@@ -329,7 +334,7 @@ impl Pull<'_> {
     }
 
     fn report(&self, done: &Done) -> (Value, String) {
-        let served_bytes = if let How::Served(_, bytes) = done.how { bytes } else { 0 };
+        let served_bytes = if let How::Served(got) = done.how { got.received_bytes } else { 0 };
         let (pull_bytes, fetched_bytes) =
             (self.image.pull_bytes(), self.image.repository().received_bytes() + served_bytes);
         let (how, deltas) = match &done.how {
@@ -361,7 +366,7 @@ impl Pull<'_> {
             "reason": done.reason,
             "unpacked": &unpacked,
             "served": match done.how {
-                How::Served(source, bytes) => json!({"source": source.to_string(), "bytes": bytes}),
+                How::Served(got) => json!({"source": got.source.to_string(), "bytes": got.bytes}),
                 _ => Value::Null,
             },
             "server_reason": self.served.as_ref().and_then(|served| served.told.clone()),
@@ -378,7 +383,7 @@ impl Pull<'_> {
                 let plural = if deltas.len() == 1 { "delta" } else { "deltas" };
                 format!("{} {plural}, {fetched} fetched; the layers are {pull}", deltas.len())
             }
-            How::Served(source, _) => {
+            How::Served(Served { source, .. }) => {
                 format!("a delta from {source} made on demand, {fetched} fetched; the layers are {pull}")
             }
             How::Layers => {

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
+use axum::body::Bytes;
 use d4c_image::delta::{self, Choice, NewDelta, Place, Present, Published};
 use d4c_image::error::{Class, SourceError};
 use d4c_image::manifest::{Document, Manifest};
@@ -57,8 +58,8 @@ impl Default for Asked {
 /// A delta that is there.
 #[derive(Debug, Clone)]
 pub(super) struct Got {
-    pub(super) pair: Pair,
-    pub(super) path: PathBuf,
+    pub(super) bytes: Bytes,
+    pub(super) digest: Digest,
     pub(super) how: How,
 }
 
@@ -254,8 +255,9 @@ impl Answers {
         let path = self.store.path(pair);
         let how = match &way.means {
             Means::File(path) => {
+                let got = self.read(path, How::Found)?;
                 self.metrics.job(How::Found, started.elapsed());
-                return Ok(Got { pair, path: path.clone(), how: How::Found });
+                return Ok(got);
             }
             _ if path.exists() => How::Found,
             Means::Deltas(deltas) if deltas.len() == 1 => How::Fetched,
@@ -272,9 +274,16 @@ impl Answers {
                 self.publish(&way, &path);
             }
         }
+        let got = self.read(&path, how)?;
         self.metrics.job(how, started.elapsed());
         tracing::info!(want = %pair.0, have = %pair.1, how = how.name(), "delta");
-        Ok(Got { pair, path, how })
+        Ok(got)
+    }
+
+    fn read(&self, path: &Path, how: How) -> Result<Got, Refusal> {
+        let read = self.store.read(path);
+        let (map, digest) = read.map_err(|error| Refusal::Failed(format!("read delta: {error}")))?;
+        Ok(Got { bytes: Bytes::from_owner(map), digest, how })
     }
 
     fn write(&self, way: &Way, path: &Path) -> Result<(), Failure> {

@@ -3,7 +3,7 @@
 //! `GET /v1/delta?repository=HOST/NAME&want=DIGEST&have=DIGEST,…`, with the client's login for the registry as `Authorization`: a cdimg
 //! that makes the image `want` from one of `have`. `GET /healthz`, `GET /metrics`. Nothing else, and no names of files in any of it.
 
-use std::fs::File;
+use std::ops::Range;
 use std::sync::Arc;
 
 use axum::Router;
@@ -13,7 +13,6 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use d4c_image::delta::{LAYER_TYPE, MAX_HAVE, PATH};
-use d4c_sys::Map;
 use dimg::Digest;
 
 use super::answer::{Answers, Asked, Got, Refusal};
@@ -46,9 +45,9 @@ async fn delta(State(shared): State<Shared>, RawQuery(query): RawQuery, headers:
     let metrics = &shared.metrics;
     Metrics::add(&metrics.requests, 1);
     match answer(&shared, query.as_deref().unwrap_or_default(), &headers).await {
-        Ok((got, body)) => {
+        Ok(got) => {
             Metrics::add(&metrics.answered, 1);
-            send(metrics, &headers, &got, body)
+            send(metrics, &headers, &got)
         }
         Err(refusal) => {
             let counter = match refusal {
@@ -62,7 +61,7 @@ async fn delta(State(shared): State<Shared>, RawQuery(query): RawQuery, headers:
     }
 }
 
-async fn answer(shared: &Shared, query: &str, headers: &HeaderMap) -> Result<(Got, Bytes), Refusal> {
+async fn answer(shared: &Shared, query: &str, headers: &HeaderMap) -> Result<Got, Refusal> {
     let mut asked = parse(query)?;
     asked.login = match headers.get(header::AUTHORIZATION) {
         Some(value) => {
@@ -74,10 +73,7 @@ async fn answer(shared: &Shared, query: &str, headers: &HeaderMap) -> Result<(Go
     let found = tokio::task::spawn_blocking(move || answers.find(&asked)).await;
     let way = found.map_err(|error| Refusal::Failed(error.to_string()))??;
     let answers = Arc::clone(&shared.answers);
-    let got = shared.jobs.run(way.pair(), move || answers.get(way)).await?;
-    let map = File::open(&got.path).and_then(|file| Map::file(&file));
-    let map = map.map_err(|error| Refusal::Failed(format!("read delta: {error}")))?;
-    Ok((got, Bytes::from_owner(map)))
+    shared.jobs.run(way.pair(), move || answers.get(way)).await
 }
 
 fn parse(query: &str) -> Result<Asked, Refusal> {
@@ -104,30 +100,62 @@ fn parse(query: &str) -> Result<Asked, Refusal> {
     Ok(asked)
 }
 
-fn send(metrics: &Metrics, headers: &HeaderMap, got: &Got, body: Bytes) -> Response {
-    let all = body.len();
-    let range = headers.get(header::RANGE).and_then(|value| value.to_str().ok());
-    let from = range.and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse::<usize>().ok());
-    let (status, body) = match from {
-        Some(from) if from > 0 && from < all => (StatusCode::PARTIAL_CONTENT, body.slice(from..)),
-        _ => (StatusCode::OK, body),
+/// What of an answer is asked for.
+#[derive(Debug, PartialEq, Eq)]
+enum Part {
+    Whole,
+    Range(Range<usize>),
+    /// No byte of it is there.
+    Beyond,
+}
+
+/// What the headers ask for of `all` bytes that are named `tag`: all, where what they say is not understood or is of another answer.
+fn part(headers: &HeaderMap, all: usize, tag: &str) -> Part {
+    let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
+    if text(header::IF_RANGE).is_some_and(|of| of != tag) {
+        return Part::Whole;
+    }
+    let ends = text(header::RANGE).and_then(|range| range.strip_prefix("bytes=")?.split_once('-'));
+    let Some((Ok(start), end)) = ends.map(|(start, end)| (start.parse::<usize>(), end)) else {
+        return Part::Whole;
+    };
+    let end = match end {
+        "" => Ok(all),
+        end => end.parse::<usize>().map(|last| last.saturating_add(1).min(all)),
+    };
+    match end {
+        Ok(_) if start >= all => Part::Beyond,
+        Ok(end) if start < end => Part::Range(start..end),
+        _ => Part::Whole,
+    }
+}
+
+fn send(metrics: &Metrics, headers: &HeaderMap, got: &Got) -> Response {
+    let all = got.bytes.len();
+    let tag = format!("\"{}\"", got.digest);
+    let (status, body, range) = match part(headers, all, &tag) {
+        Part::Whole => (StatusCode::OK, got.bytes.clone(), None),
+        Part::Beyond => (StatusCode::RANGE_NOT_SATISFIABLE, Bytes::new(), Some(format!("bytes */{all}"))),
+        Part::Range(range) => {
+            let named = format!("bytes {}-{}/{all}", range.start, range.end - 1);
+            (StatusCode::PARTIAL_CONTENT, got.bytes.slice(range), Some(named))
+        }
     };
     Metrics::add(&metrics.bytes, body.len() as u64);
-    let mut answer = Response::new(Body::from(body.clone()));
+    let mut answer = Response::new(Body::from(body));
     *answer.status_mut() = status;
-    let (want, have) = got.pair;
     let mut set = |name: header::HeaderName, value: String| {
         if let Ok(value) = HeaderValue::from_str(&value) {
             answer.headers_mut().insert(name, value);
         }
     };
     set(header::CONTENT_TYPE, LAYER_TYPE.to_owned());
-    set(header::ETAG, format!("\"{}-{}-{all}\"", want.hex(), have.hex()));
+    set(header::ETAG, tag);
+    set(header::ACCEPT_RANGES, "bytes".to_owned());
     set(header::CACHE_CONTROL, "private".to_owned());
     set(header::HeaderName::from_static("d4c-how"), got.how.name().to_owned());
-    if status == StatusCode::PARTIAL_CONTENT {
-        let last = all.saturating_sub(1);
-        set(header::CONTENT_RANGE, format!("bytes {}-{last}/{all}", all - body.len()));
+    if let Some(range) = range {
+        set(header::CONTENT_RANGE, range);
     }
     answer
 }
@@ -158,6 +186,23 @@ fn refuse(refusal: &Refusal) -> Response {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn parts_are_of_this_answer_or_none() {
+        let asked = |lines: &[(header::HeaderName, &'static str)]| {
+            let lines = lines.iter().map(|(name, value)| (name.clone(), HeaderValue::from_static(value)));
+            part(&lines.collect(), 10, "\"a\"")
+        };
+        let range = |text| asked(&[(header::RANGE, text)]);
+        assert_eq!((range("bytes=3-"), range("bytes=0-0")), (Part::Range(3..10), Part::Range(0..1)));
+        assert_eq!((range("bytes=3-99"), range("bytes=10-")), (Part::Range(3..10), Part::Beyond));
+        for other in ["bytes=5-4", "bytes=-5", "bytes=x-", "bytes=1-2,4-5", "pages=1-2", "bytes=3"] {
+            assert_eq!(range(other), Part::Whole, "{other}");
+        }
+        let of = |tag| asked(&[(header::RANGE, "bytes=3-"), (header::IF_RANGE, tag)]);
+        assert_eq!((of("\"a\""), of("\"b\"")), (Part::Range(3..10), Part::Whole));
+        assert_eq!(asked(&[]), Part::Whole);
+    }
 
     #[test]
     fn questions_are_read_and_bad_ones_refused() {

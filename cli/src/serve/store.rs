@@ -1,12 +1,14 @@
 //! The directory of deltas: cdimgs that someone put there, and `made-…` files of our own, which go when there are too many.
 
 use std::collections::HashMap;
-use std::fs;
+use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
 
 use d4c_image::delta::{NewDelta, Published};
+use d4c_sys::Map;
 use dimg::Digest;
 use dimg::format::Stat;
 
@@ -16,6 +18,8 @@ use crate::image::Delta;
 use crate::interrupt::Pending;
 
 const OURS: &str = "made-";
+/// Digests remembered at most.
+const MAX_DIGESTS: usize = 10_000;
 
 /// Size and time of change of a file, and what was read of it; none for what is no cdimg.
 type Known = (u64, SystemTime, Option<Published>);
@@ -27,6 +31,8 @@ pub(super) struct Store {
     limit_bytes: u64,
     /// By path.
     known: Mutex<HashMap<PathBuf, Known>>,
+    /// Of files that were sent, by path, with size and time of change.
+    digests: Mutex<HashMap<PathBuf, (u64, SystemTime, Digest)>>,
     /// Removes the directory of a server that was given none.
     _temporary: Option<Pending>,
 }
@@ -48,7 +54,8 @@ impl Store {
         };
         let dir = dir.or_else(|| Some(temporary.as_ref()?.path().to_owned())).unwrap_or_default();
         fs::create_dir_all(&dir).map_err(Failure::io("make directory", &dir))?;
-        Ok(Self { dir, limit_bytes, known: Mutex::default(), _temporary: temporary })
+        let (known, digests) = Default::default();
+        Ok(Self { dir, limit_bytes, known, digests, _temporary: temporary })
     }
 
     /// Where the delta of a pair is or would be.
@@ -73,6 +80,31 @@ impl Store {
         list.sort_by(|a, b| a.1.cmp(&b.1));
         *known = seen;
         list
+    }
+
+    /// A file to be sent, and its digest.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub(super) fn read(&self, path: &Path) -> io::Result<(Map, Digest)> {
+        let file = File::open(path)?;
+        let (meta, map) = (file.metadata()?, Map::file(&file)?);
+        let stamp = (meta.len(), meta.modified()?);
+        let digests = || self.digests.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = digests().get(path).copied();
+        if let Some((bytes, changed, digest)) = known
+            && (bytes, changed) == stamp
+        {
+            return Ok((map, digest));
+        }
+        let digest = Digest::of(&map);
+        let mut digests = digests();
+        // Files go.
+        if digests.len() >= MAX_DIGESTS {
+            digests.clear();
+        }
+        digests.insert(path.to_owned(), (stamp.0, stamp.1, digest));
+        Ok((map, digest))
     }
 
     /// Removes the oldest of our own files until they have room, `keep` never; how many.
@@ -142,12 +174,7 @@ mod tests {
         for number in 0..4 {
             fs::write(store.path(pair(number)), [0; 10]).unwrap();
             let time = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(u64::from(number));
-            fs::File::options()
-                .write(true)
-                .open(store.path(pair(number)))
-                .unwrap()
-                .set_modified(time)
-                .unwrap();
+            File::options().write(true).open(store.path(pair(number))).unwrap().set_modified(time).unwrap();
         }
         fs::write(dir.path().join("other.cdimg"), [0; 100]).unwrap();
         assert_eq!(store.evict(&store.path(pair(0))), 2);

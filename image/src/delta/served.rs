@@ -2,21 +2,20 @@
 //!
 //! What it answers is believed as little as what a registry lists: the file has to be a cdimg from an image that is there to the one that is
 //! wanted, and what it makes is verified when it is made.
+//!
+//! The server names its answer by the digest of its bytes, so that one that breaks off is gone on with, within this process and by later ones.
 
-use std::fs::File;
-use std::io::Write;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use d4c_sys::Map;
 use dimg::Digest;
 use oci_spec::distribution::Reference;
-use reqwest::header::{AUTHORIZATION, RANGE};
-use reqwest::{StatusCode, Url};
+use reqwest::header::{AUTHORIZATION, ETAG, IF_RANGE, RANGE};
+use reqwest::{RequestBuilder, Response, StatusCode, Url};
 
-use super::{Present, opened};
+use super::{Present, artifact, opened};
 use crate::error::SourceError;
-use crate::registry::{Behalf, OnBytes, RegistryOptions, is_loopback};
+use crate::registry::{Behalf, OnBytes, Partial, Partials, RegistryOptions, is_loopback};
 
 /// Images that one request names at most.
 pub const MAX_HAVE: usize = 64;
@@ -25,8 +24,14 @@ pub const PATH: &str = "/v1/delta";
 const WHAT: &str = "ask for delta";
 const CHECK: &str = "check delta";
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Answers to one question that may break off.
-const ATTEMPTS: usize = 4;
+/// Answers in a row that may break off with little that is new.
+const ATTEMPTS: u32 = 4;
+/// After the first of them; more after later ones.
+const PAUSE: Duration = Duration::from_millis(300);
+/// What is more than little.
+const PROGRESS_BYTES: u64 = 64 << 10;
+/// How often it is recorded what is there, for a later process.
+const RECORD_EVERY: Duration = Duration::from_secs(1);
 
 /// A question: how to get to an image.
 #[derive(Debug, Clone)]
@@ -54,9 +59,12 @@ pub struct Served {
     pub source: Digest,
     /// Its bytes.
     pub bytes: u64,
+    /// Those that were received now.
+    pub received_bytes: u64,
 }
 
-/// Fetches a delta into `file`, which is empty, and checks where it starts from and leads to. Whether it makes that is seen when it is applied.
+/// Fetches a delta into a file of `partials`, going on with what is there of it, and checks where it starts from and leads to. Whether it makes that
+/// is seen when it is applied.
 ///
 /// # Errors
 /// The server is not there, refuses, is slow, gives something else, or has nothing that is worth its bytes; [`SourceError::NotFound`] where it
@@ -64,28 +72,38 @@ pub struct Served {
 pub fn ask(
     wanted: &Wanted<'_>,
     options: &RegistryOptions,
-    file: &File,
+    partials: &Partials,
     on_bytes: Option<&OnBytes>,
-) -> Result<Served, SourceError> {
-    let bytes = fetch(wanted, options, file, on_bytes)?;
-    let map = Map::file(file).map_err(SourceError::io("map file", Path::new("delta")))?;
-    let cdimg = opened(map, CHECK, wanted.server)?;
+) -> Result<(Served, Partial), SourceError> {
+    let (partial, received_bytes) = fetch(wanted, options, partials, on_bytes)?;
+    match check(wanted, &partial) {
+        Ok(source) => Ok((Served { source, bytes: partial.size(), received_bytes }, partial)),
+        Err(error) => {
+            partial.remove();
+            Err(error)
+        }
+    }
+}
+
+/// The image that the delta starts from.
+fn check(wanted: &Wanted<'_>, partial: &Partial) -> Result<Digest, SourceError> {
+    let cdimg = opened(partial.digest()?.0, CHECK, wanted.server)?;
     let wrong = |why: &str| SourceError::corrupt(CHECK, wanted.server, why);
     if cdimg.dimg().target().manifest != wanted.want {
         return Err(wrong("it makes another image"));
     }
     let parent = cdimg.dimg().parent().map(|parent| parent.manifest);
     let source = parent.filter(|parent| wanted.have.iter().any(|image| image.manifest == *parent));
-    let source = source.ok_or_else(|| wrong("it starts from an image that is not here"))?;
-    Ok(Served { source, bytes })
+    source.ok_or_else(|| wrong("it starts from an image that is not here"))
 }
 
+/// The answer, and how many of its bytes were received.
 fn fetch(
     wanted: &Wanted<'_>,
     options: &RegistryOptions,
-    file: &File,
+    partials: &Partials,
     on_bytes: Option<&OnBytes>,
-) -> Result<u64, SourceError> {
+) -> Result<(Partial, u64), SourceError> {
     let failed = |why: String| SourceError::Remote { what: WHAT, on: wanted.server.to_owned(), why };
     let mut have: Vec<&Present> = wanted.have.iter().collect();
     have.sort_by_key(|image| image.packed_bytes > 0);
@@ -112,37 +130,38 @@ fn fetch(
         .enable_all()
         .build()
         .map_err(SourceError::io("start runtime", Path::new(wanted.server)))?;
-    let mut fetch = Fetch { file, got: 0, tag: None, max_bytes: wanted.max_bytes, on_bytes };
-    let answered = async {
-        let mut why = String::new();
-        for _ in 0..ATTEMPTS {
-            let mut request = client.get(url.clone());
-            if let Some(login) = &login {
-                request = request.header(AUTHORIZATION, login);
-            }
-            if fetch.got > 0 {
-                request = request.header(RANGE, format!("bytes={}-", fetch.got));
-            }
-            match fetch.take(request).await {
-                Ok(()) => return Ok(fetch.got),
-                Err(Broken::Off(what)) if fetch.got > 0 => why = what,
-                Err(Broken::None(why)) => {
-                    let on = wanted.server.to_owned();
-                    return Err(SourceError::NotFound { what: WHAT, on, why });
-                }
-                Err(Broken::Off(what) | Broken::Refused(what)) => return Err(failed(what)),
-                Err(Broken::Local(error)) => {
-                    return Err(SourceError::io("write file", Path::new("delta"))(error));
-                }
-            }
-        }
-        Err(failed(why))
+    let mut fetch = Fetch { partials, into: None, received: 0, max_bytes: wanted.max_bytes, on_bytes };
+    let question = || {
+        let request = client.get(url.clone());
+        if let Some(login) = &login { request.header(AUTHORIZATION, login) } else { request }
     };
-    runtime.block_on(async {
+    let done = runtime.block_on(async {
+        let answered = fetch.answer(&question);
         let Some(limit) = wanted.limit else { return answered.await };
-        let late = |_| Err(failed(format!("not answered within {} s", limit.as_secs_f32())));
+        let late = |_| Err(Broken::Refused(format!("not answered within {} s", limit.as_secs_f32())));
         tokio::time::timeout(limit, answered).await.unwrap_or_else(late)
-    })
+    });
+    let received = fetch.received;
+    match (done, fetch.into) {
+        (Ok(()), Some(into)) => Ok((into.partial, received)),
+        (Ok(()), None) => Err(failed("no answer".into())),
+        (Err(broken), into) => {
+            let local = matches!(broken, Broken::Local(_));
+            if let Some(partial) = into.map(|into| into.partial) {
+                // That it cannot be recorded costs the next one bytes, and is not why this one failed.
+                let _ = (partial.is_kept() && !local).then(|| partial.shared().record());
+                // The disk may be full.
+                if local {
+                    partial.remove();
+                }
+            }
+            Err(match broken {
+                Broken::None(why) => SourceError::NotFound { what: WHAT, on: wanted.server.to_owned(), why },
+                Broken::Off(why) | Broken::Refused(why) => failed(why),
+                Broken::Local(error) => error,
+            })
+        }
+    }
 }
 
 /// Why an answer is not whole.
@@ -152,7 +171,7 @@ enum Broken {
     Refused(String),
     /// It knows no way.
     None(String),
-    Local(std::io::Error),
+    Local(SourceError),
 }
 
 impl Broken {
@@ -167,49 +186,167 @@ impl Broken {
 }
 
 struct Fetch<'a> {
-    file: &'a File,
-    got: u64,
-    /// Of the answer that `got` bytes came from.
-    tag: Option<String>,
+    partials: &'a Partials,
+    /// Known once an answer has begun.
+    into: Option<Into>,
+    received: u64,
     max_bytes: u64,
     on_bytes: Option<&'a OnBytes>,
 }
 
+/// An answer on its way into a file.
+struct Into {
+    partial: Partial,
+    /// How the server names it, and its digest where that tells.
+    tag: Option<String>,
+    digest: Option<Digest>,
+    /// Bytes from its front that are there.
+    at: u64,
+    /// Some of them came from an earlier process.
+    resumed: bool,
+}
+
 impl Fetch<'_> {
-    async fn take(&mut self, request: reqwest::RequestBuilder) -> Result<(), Broken> {
-        let mut answer = request.send().await.map_err(|error| Broken::off(&error))?;
+    /// Asks until all of the answer is there and is what it says it is.
+    async fn answer(&mut self, question: &dyn Fn() -> RequestBuilder) -> Result<(), Broken> {
+        let mut failed = 0;
+        loop {
+            let before = self.received;
+            match self.attempt(question()).await {
+                Ok(false) => {}
+                Ok(true) => {
+                    if self.is_right()? {
+                        return Ok(());
+                    }
+                }
+                Err(Broken::Off(why)) if self.into.as_ref().is_some_and(|into| into.at > 0) => {
+                    failed = if self.received - before >= PROGRESS_BYTES { 1 } else { failed + 1 };
+                    if failed == ATTEMPTS {
+                        return Err(Broken::Off(why));
+                    }
+                    tokio::time::sleep(PAUSE * failed).await;
+                }
+                Err(broken) => return Err(broken),
+            }
+        }
+    }
+
+    /// One request; whether all is there then. When not, it is known what is, and what to ask for.
+    async fn attempt(&mut self, mut request: RequestBuilder) -> Result<bool, Broken> {
+        let from = self.into.as_ref().filter(|into| into.at > 0);
+        let asked = from.map(|into| (into.at, into.tag.clone().unwrap_or_default()));
+        if let Some((at, tag)) = &asked {
+            request = request.header(RANGE, format!("bytes={at}-"));
+            if !tag.is_empty() {
+                request = request.header(IF_RANGE, tag);
+            }
+        }
+        let answer = request.send().await.map_err(|error| Broken::off(&error))?;
         let status = answer.status();
         if !status.is_success() {
-            let mut text = answer.text().await.unwrap_or_default();
-            text.retain(|letter| !letter.is_control());
-            let told: String = text.chars().take(300).collect();
-            let colon = if told.is_empty() { "" } else { ": " };
-            let told = format!("status {}{colon}{told}", status.as_u16());
-            return Err(match status {
-                StatusCode::NOT_FOUND => Broken::None(told),
-                _ => Broken::Refused(told),
-            });
+            return Err(refused(answer).await);
         }
-        let tag = answer.headers().get("etag").and_then(|tag| tag.to_str().ok()).map(str::to_owned);
-        if self.got > 0 && (status != StatusCode::PARTIAL_CONTENT || tag.is_none() || tag != self.tag) {
-            return Err(Broken::Refused("the answer became another one while it was fetched".into()));
-        }
-        self.tag = tag;
+        let tag = answer.headers().get(ETAG).and_then(|tag| tag.to_str().ok()).map(str::to_owned);
         let Some(length) = answer.content_length() else {
             return Err(Broken::Refused("the answer does not tell its length".into()));
         };
-        if self.got.saturating_add(length) > self.max_bytes {
-            return Err(Broken::Refused(format!("the delta has {length} bytes, more than it is worth")));
+        let before = self.into.take();
+        let mut into = match before.zip(asked) {
+            Some((into, (at, known))) => {
+                let fits = at.saturating_add(length) == into.partial.size();
+                if status != StatusCode::PARTIAL_CONTENT || tag != Some(known) || !fits {
+                    into.partial.remove();
+                    return Err(Broken::Refused("the answer became another one while it was fetched".into()));
+                }
+                into
+            }
+            None => {
+                if length > self.max_bytes {
+                    let why = format!("the delta has {length} bytes, more than it is worth");
+                    return Err(Broken::Refused(why));
+                }
+                let into = self.begin(tag, length)?;
+                if into.resumed {
+                    let all = into.at == length;
+                    self.into = Some(into);
+                    return Ok(all);
+                }
+                into
+            }
+        };
+        let done = self.receive(answer, &mut into).await;
+        self.into = Some(into);
+        done.map(|()| true)
+    }
+
+    /// The file for an answer of so many bytes, with what is there of it.
+    fn begin(&self, tag: Option<String>, bytes: u64) -> Result<Into, Broken> {
+        let digest: Option<Digest> = tag.as_deref().and_then(|tag| tag.trim_matches('"').parse().ok());
+        let partial = match digest {
+            Some(digest) => self.partials.begin(&artifact::layer(digest, bytes)),
+            None => self.partials.begin_unnamed(bytes),
+        };
+        let partial = partial.map_err(Broken::Local)?;
+        let at = partial.missing().front().map_or(bytes, |gap| gap.start);
+        if let Some(on_bytes) = self.on_bytes {
+            on_bytes(at);
         }
-        let end = self.got + length;
+        Ok(Into { partial, tag, digest, at, resumed: at > 0 })
+    }
+
+    async fn receive(&mut self, mut answer: Response, into: &mut Into) -> Result<(), Broken> {
+        let (end, mut recorded) = (into.partial.size(), Instant::now());
         while let Some(chunk) = answer.chunk().await.map_err(|error| Broken::off(&error))? {
-            let mut file = self.file;
-            file.write_all(&chunk).map_err(Broken::Local)?;
-            self.got += chunk.len() as u64;
+            let written = into.partial.shared().write(&chunk, into.at);
+            written.map_err(SourceError::io("write file", into.partial.shown())).map_err(Broken::Local)?;
+            into.at += chunk.len() as u64;
+            self.received += chunk.len() as u64;
             if let Some(on_bytes) = self.on_bytes {
                 on_bytes(chunk.len() as u64);
             }
+            if into.partial.is_kept() && recorded.elapsed() >= RECORD_EVERY {
+                // Where it fails less is recorded, and the download goes on.
+                let _ = into.partial.shared().record();
+                recorded = Instant::now();
+            }
         }
-        if self.got == end { Ok(()) } else { Err(Broken::Off(format!("{} of {end} bytes", self.got))) }
+        if into.at == end { Ok(()) } else { Err(Broken::Off(format!("{} of {end} bytes", into.at))) }
+    }
+
+    /// Makes the file the answer. What an earlier process had may be another one: then it is thrown away, and to be asked for anew.
+    fn is_right(&mut self) -> Result<bool, Broken> {
+        let Some(into) = self.into.take() else { return Ok(false) };
+        let closed = into.partial.close().map_err(SourceError::io("write file", into.partial.shown()));
+        closed.map_err(Broken::Local)?;
+        let found = into.partial.digest().map_err(Broken::Local)?.1;
+        match into.digest.filter(|expected| *expected != found) {
+            None => {
+                self.into = Some(into);
+                Ok(true)
+            }
+            Some(expected) => {
+                into.partial.remove();
+                match into.resumed {
+                    true => Ok(false),
+                    false => {
+                        Err(Broken::Refused(format!("the answer has the digest {found}, not {expected}")))
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Why the server does not answer as it should.
+async fn refused(answer: Response) -> Broken {
+    let status = answer.status();
+    let mut text = answer.text().await.unwrap_or_default();
+    text.retain(|letter| !letter.is_control());
+    let told: String = text.chars().take(300).collect();
+    let colon = if told.is_empty() { "" } else { ": " };
+    let told = format!("status {}{colon}{told}", status.as_u16());
+    match status {
+        StatusCode::NOT_FOUND => Broken::None(told),
+        _ => Broken::Refused(told),
     }
 }

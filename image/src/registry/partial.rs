@@ -34,7 +34,7 @@ pub struct Partial {
 
 /// What a record that is being written needs, though the download may have ended meanwhile.
 #[derive(Debug)]
-pub(super) struct Shared {
+pub(crate) struct Shared {
     file: File,
     size: u64,
     state: Mutex<State>,
@@ -60,14 +60,14 @@ impl Shared {
         self.size.saturating_add(SLOT - 1) / SLOT * SLOT
     }
 
-    pub(super) fn write(&self, bytes: &[u8], at: u64) -> io::Result<()> {
+    pub(crate) fn write(&self, bytes: &[u8], at: u64) -> io::Result<()> {
         self.file.write_all_at(bytes, at)?;
         self.lock().there.add(at..at.saturating_add(bytes.len() as u64));
         Ok(())
     }
 
     /// Makes durable what is there, then says so.
-    pub(super) fn record(&self) -> io::Result<()> {
+    pub(crate) fn record(&self) -> io::Result<()> {
         let there = {
             let state = self.lock();
             if state.closed || state.there == state.recorded {
@@ -153,20 +153,20 @@ impl Partial {
         self
     }
 
-    pub(super) fn shared(&self) -> &Arc<Shared> {
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
         &self.shared
     }
 
-    pub(super) fn shown(&self) -> &Path {
+    pub(crate) fn shown(&self) -> &Path {
         self.path.as_deref().unwrap_or(Path::new("temporary file"))
     }
 
-    pub(super) fn size(&self) -> u64 {
+    pub(crate) fn size(&self) -> u64 {
         self.shared.size
     }
 
     /// Whether a later process may go on with it.
-    pub(super) fn is_kept(&self) -> bool {
+    pub(crate) fn is_kept(&self) -> bool {
         self.kept
     }
 
@@ -174,7 +174,7 @@ impl Partial {
         self.shared.lock().there.bytes()
     }
 
-    pub(super) fn missing(&self) -> VecDeque<Range<u64>> {
+    pub(crate) fn missing(&self) -> VecDeque<Range<u64>> {
         self.shared.lock().there.missing(self.shared.size)
     }
 
@@ -188,7 +188,7 @@ impl Partial {
     }
 
     /// All bytes are there: makes the file the blob.
-    pub(super) fn close(&self) -> io::Result<()> {
+    pub(crate) fn close(&self) -> io::Result<()> {
         self.shared.lock().closed = true;
         if self.path.is_some() { self.shared.file.set_len(self.shared.size) } else { Ok(()) }
     }

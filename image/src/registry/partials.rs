@@ -78,6 +78,16 @@ impl Partials {
         })
     }
 
+    /// A file for `size` bytes of which nobody tells the digest: it ends with its download.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub(crate) fn begin_unnamed(&self, size: u64) -> Result<Partial, SourceError> {
+        let (hex, random) = (Digest([0; 32]).hex(), random_fraction().to_bits());
+        let begun = self.lock(self.dir.join(format!("sha256-{hex}.{random:016x}{END}")), size, false)?;
+        begun.ok_or_else(|| SourceError::io(WHAT, &self.dir)(std::io::Error::other("others use its name")))
+    }
+
     /// The file at `path`, locked; none where another one has it.
     fn lock(&self, path: PathBuf, size: u64, kept: bool) -> Result<Option<Partial>, SourceError> {
         for _ in 0..ATTEMPTS {

@@ -222,14 +222,17 @@ impl<'a> Fetch<'a> {
             patience: self.until.saturating_duration_since(Instant::now()).mul_f32(0.75),
             limit: Some(SERVED_WITHIN),
         };
-        let file = self.file()?;
-        let served = delta::ask(&wanted, &self.options.registry, file.as_file(), None)?;
+        let (served, partial) = delta::ask(&wanted, &self.options.registry, self.partials, None)?;
         let is_source = |image: &&Present| image.manifest == served.source;
         if have.iter().filter(is_source).all(|image| image.packed_bytes > 0) {
             self.take_over(served.source)?;
         }
-        let top = self.last(file.path(), is_wanted)?;
-        let fetched_bytes = image.repository().received_bytes().saturating_add(served.bytes);
+        let path = partial.path().ok_or(Failed::None("the delta has no name"))?;
+        let made = self.last(path, is_wanted);
+        // Also where it was of no use: the same bytes would be again.
+        partial.remove();
+        let top = made?;
+        let fetched_bytes = image.repository().received_bytes().saturating_add(served.received_bytes);
         Ok(Got { top, deltas: 1, fetched_bytes, pull_bytes })
     }
 
