@@ -170,6 +170,11 @@ impl<'i> Scan<'i> {
         self.units.get(unit).map_or(usize::MAX, |unit| unit.from)
     }
 
+    /// Bytes of a unit's part of its region.
+    pub(super) fn unit_bytes(&self, unit: usize) -> u64 {
+        self.units.get(unit).map_or(0, |unit| unit.to.saturating_sub(unit.from) as u64)
+    }
+
     /// Calls `each` with all fields: their offsets ascend, and they do not overlap.
     pub(super) fn run(&self, each: &mut impl FnMut(&Field)) {
         for number in 0..self.units.len() {

@@ -66,6 +66,21 @@ fn slices_of_an_archive_change_nothing() {
     }
 }
 
+/// A unit that says much is counted while it is looked at, where there is little room.
+#[test]
+fn what_is_counted_alone_counts_the_same() {
+    let old = Sample { functions: 3000, ..Sample::default() }.build();
+    let new = Sample { functions: 3000, longer: 37, ..Sample::default() }.build();
+    let (before, after) = (Image::parse(&old).unwrap(), Image::parse(&new).unwrap());
+    let scan = Scan::new(&before, Version::LAST, 2);
+    let program = diff(&old, &new, &MatchOptions::default());
+    let voted = |limit| vote::vote(&scan, &after, vote::copies(&program).unwrap(), limit, 2);
+    let little = 512 << 10;
+    assert!((0..scan.units()).any(|unit| scan.unit_bytes(unit) > little / 16));
+    let map = voted(64 << 20);
+    assert!(map.segments() > 0 && voted(little) == map);
+}
+
 #[test]
 fn a_patch_is_the_same_for_any_number_of_threads() {
     let old = Sample { functions: 900, ..Sample::default() }.build();

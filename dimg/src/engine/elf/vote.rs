@@ -22,6 +22,8 @@ const MAX_VOTES: usize = 6 << 20;
 const MIN_GAIN: i64 = 3;
 /// A location has to put right at least so many fields: it costs about as many bytes as one that is wrong.
 const MIN_SUPPORT: i32 = 2;
+/// A unit of more than this part of the limit is counted while it is looked at, alone: what it says takes up to eight times its bytes.
+const ALONE_PART: u64 = 16;
 /// Votes that are fetched ahead.
 const SOON: usize = 16;
 /// Nothing moves further.
@@ -29,9 +31,12 @@ const MAX_SHIFT: u64 = 1 << 31;
 
 /// The memory of [`vote`] for an old file of this length, of which `limit` bounds what is counted.
 pub(super) fn memory(old_bytes: u64, limit: u64) -> u64 {
-    let Room { counters, against } = Room::new(old_bytes, limit);
+    let Room { counters, against, .. } = Room::new(old_bytes, limit);
     // At most every fourth byte starts a field.
-    2 * counters as u64 + old_bytes / 32 + (old_bytes * 4).min(16 * against as u64) + old_bytes / 16
+    2 * counters as u64
+        + (old_bytes / 16).min(limit / 4)
+        + (old_bytes * 4).min(16 * against as u64)
+        + old_bytes / 16
 }
 
 /// What is counted. A part of the result: less room may give another map.
@@ -41,10 +46,12 @@ struct Room {
     counters: usize,
     /// Votes of 16 bytes against the locations.
     against: usize,
+    /// Bits for what agreed.
+    agreed: u64,
 }
 
 impl Room {
-    /// A quarter of `limit` for counts, the rest for votes.
+    /// A quarter of `limit` for counts, the rest for votes; another quarter of it for bits.
     fn new(old_bytes: u64, limit: u64) -> Self {
         let number = |value: u64| usize::try_from(value).unwrap_or(usize::MAX);
         let most = 1 << number(limit / 8).max(1).ilog2();
@@ -52,6 +59,7 @@ impl Room {
         Self {
             counters: wanted.min(most).clamp(1 << 12, 1 << 24),
             against: number(limit / 4 * 3 / 16).min(MAX_VOTES),
+            agreed: limit * 2,
         }
     }
 }
@@ -72,22 +80,26 @@ pub(super) fn vote(
     let shifts = Shifts::new(&map, old.low, old.high);
     let mut ballot = Ballot::new(old, &map.locations, limit);
     let opened = opened(scan, &copies);
-    let observed = |unit: usize| observe(scan, unit, new, (&copies, &opened[unit]), &shifts);
-    in_order(threads, scan.units(), observed, |said| {
-        for (number, &target) in said.agreed.iter().enumerate() {
-            if let Some(&soon) = said.agreed.get(number + SOON) {
-                ballot.fetch(soon);
-            }
-            ballot.agree(target);
+    let copied = |unit: usize| (&*copies, &*opened[unit]);
+    let is_large = |unit: &usize| scan.unit_bytes(*unit) > limit / ALONE_PART;
+    let mut next = 0;
+    while next < scan.units() {
+        let small = (next..scan.units()).take_while(|unit| !is_large(unit)).count();
+        let observed = |number: usize| {
+            let (unit, mut said) = (next + number, Said::default());
+            observe(scan, unit, new, copied(unit), &shifts, &mut |spoken| said.push(spoken));
+            said
+        };
+        in_order(threads, small, observed, |said| {
+            ballot.count(&said);
+            true
+        });
+        next += small;
+        if next < scan.units() {
+            observe(scan, next, new, copied(next), &shifts, &mut |spoken| ballot.hear(spoken));
+            next += 1;
         }
-        for (number, vote) in said.votes.iter().enumerate() {
-            if let Some(soon) = said.votes.get(number + SOON) {
-                ballot.fetch(soon.target);
-            }
-            ballot.cast(*vote);
-        }
-        true
-    });
+    }
     map.locations = ballot.supported(&map.locations);
     map.overrides = ballot.overrides(&Shifts::new(&map, old.low, old.high));
     map.overrides.truncate(MAX_SEGMENTS / 2);
@@ -175,12 +187,27 @@ struct Vote {
 
 const NO_BASE: u32 = u32::MAX;
 
+/// What a copy of a field says.
+enum Spoken {
+    Agreed(u64),
+    Vote(Vote),
+}
+
 /// What the fields of a unit say.
 #[derive(Default)]
 struct Said {
     /// Targets that moved as their locations did, named from the same location: most of them.
     agreed: Vec<u64>,
     votes: Vec<Vote>,
+}
+
+impl Said {
+    fn push(&mut self, spoken: Spoken) {
+        match spoken {
+            Spoken::Agreed(target) => self.agreed.push(target),
+            Spoken::Vote(vote) => self.votes.push(vote),
+        }
+    }
 }
 
 /// The copies that go over the start of each unit.
@@ -211,8 +238,9 @@ fn observe(
     new: &Image<'_>,
     (copies, opened): (&[Copied], &[Copied]),
     shifts: &Shifts<'_>,
-) -> Said {
-    let (old, mut said) = (scan.image, Said::default());
+    heard: &mut impl FnMut(Spoken),
+) {
+    let old = scan.image;
     let start = scan.start(unit);
     let mut next = copies.partition_point(|copied| copied.old < start);
     let mut active = opened.to_vec();
@@ -241,14 +269,13 @@ fn observe(
                 let (target, target_in) = (field.target, shifts.location(field.target));
                 let location = shifts.of_number(target_in);
                 if shift == location && target_in == base_in {
-                    said.agreed.push(target);
+                    heard(Spoken::Agreed(target));
                 } else {
-                    said.votes.push(Vote { target, shift, location, target_in, base_in });
+                    heard(Spoken::Vote(Vote { target, shift, location, target_in, base_in }));
                 }
             }
         }
     });
-    said
 }
 
 /// Addresses of places, most of which lie in the segment of the one before.
@@ -329,8 +356,9 @@ fn shift_of(
 struct Ballot {
     low: u64,
     span: u64,
-    /// For every four addresses whether a target among them moved as its location did.
+    /// For every so many addresses, four where there is room, whether a target among them moved as its location did.
     agreed: Vec<u64>,
+    every: u64,
     /// How many fields said so, by a hash of the target.
     counts: Vec<u16>,
     /// Targets that moved otherwise, and by how much.
@@ -351,11 +379,14 @@ impl Ballot {
         let room = Room::new(bytes, limit);
         let mut counts = vec![0; room.counters];
         prefer_huge_pages(&mut counts);
-        let bits = (span.min(bytes.saturating_mul(8)) + bytes) / 4 + 2;
+        let addresses = span.min(bytes.saturating_mul(8)) + bytes;
+        let every = addresses.div_ceil(room.agreed.max(1)).next_power_of_two().max(4);
+        let bits = addresses / every + 2;
         Self {
             low: old.low,
             span,
             agreed: vec![0; usize::try_from(bits / 64 + 1).unwrap_or(1)],
+            every,
             counts,
             against: Vec::new(),
             room: room.against,
@@ -370,7 +401,7 @@ impl Ballot {
         } else {
             target.saturating_sub(self.low)
         };
-        usize::try_from(place / 4).unwrap_or(usize::MAX).min(self.agreed.len() * 64 - 1)
+        usize::try_from(place / self.every).unwrap_or(usize::MAX).min(self.agreed.len() * 64 - 1)
     }
 
     fn counter(&self, target: u64) -> usize {
@@ -382,6 +413,29 @@ impl Ballot {
     fn fetch(&self, target: u64) {
         prefetch(&self.agreed, self.bit(target) / 64);
         prefetch(&self.counts, self.counter(target));
+    }
+
+    /// Counts what a unit says.
+    fn count(&mut self, said: &Said) {
+        for (number, &target) in said.agreed.iter().enumerate() {
+            if let Some(&soon) = said.agreed.get(number + SOON) {
+                self.fetch(soon);
+            }
+            self.agree(target);
+        }
+        for (number, vote) in said.votes.iter().enumerate() {
+            if let Some(soon) = said.votes.get(number + SOON) {
+                self.fetch(soon.target);
+            }
+            self.cast(*vote);
+        }
+    }
+
+    fn hear(&mut self, spoken: Spoken) {
+        match spoken {
+            Spoken::Agreed(target) => self.agree(target),
+            Spoken::Vote(vote) => self.cast(vote),
+        }
     }
 
     /// Counts that a target moved as its location did.
@@ -486,7 +540,7 @@ mod tests {
     fn counts_within_the_limit() {
         for old_bytes in [0, 4 << 10, 1 << 20, 96 << 20, 1 << 30, 5 << 30] {
             for limit in [32 << 10, 1 << 20, 33 << 20, 128 << 20, 512 << 20] {
-                let Room { counters, against } = Room::new(old_bytes, limit);
+                let Room { counters, against, .. } = Room::new(old_bytes, limit);
                 assert!(counters.is_power_of_two(), "{old_bytes} {limit}");
                 assert!(2 * counters as u64 + 16 * against as u64 <= limit, "{old_bytes} {limit}");
             }
