@@ -1,7 +1,7 @@
 //! No more memory: one line, what is under a temporary name removed, status 5, where Rust aborts of its own accord.
 //!
 //! What fails so is an allocation, under `ulimit -v` or without overcommit, or the start of a thread, which the standard library ends with a panic that nothing
-//! can catch once the system has granted the thread.
+//! can catch once the system has granted the thread. zstd's wrapper panics, too.
 
 use std::cell::Cell;
 use std::fmt;
@@ -29,18 +29,24 @@ thread_local! {
     static TELLING: Cell<bool> = const { Cell::new(false) };
 }
 
-/// How the standard library's panic begins where a thread gets no stack for its signals.
-const THREAD: &str = "failed to allocate an alternative stack";
+/// How panics begin that say it, and what they are about: the standard library's where a thread gets no stack for its signals, zstd's without a context.
+const PANICS: [(&str, &str); 2] = [
+    ("failed to allocate an alternative stack", "start thread: its stack"),
+    ("zstd returned null pointer", "allocate memory: for zstd"),
+];
 
 /// From now on a lack of memory ends the program of this name in order.
 pub(crate) fn watch(name: &'static str) {
     *SPARE.lock().unwrap_or_else(PoisonError::into_inner) = Some(vec![1; SPARE_BYTES].into());
     let _ = NAME.set(name);
-    d4c_sys::when_exhausted(|bytes| end(format_args!("allocate memory: {bytes} bytes")));
+    d4c_sys::when_exhausted(|what| end(format_args!("allocate memory: {what}")));
     let usual = panic::take_hook();
-    panic::set_hook(Box::new(move |panic| match panic.payload_as_str() {
-        Some(why) if why.starts_with(THREAD) => end(format_args!("start thread: its stack")),
-        _ => usual(panic),
+    panic::set_hook(Box::new(move |panic| {
+        let why = panic.payload_as_str().unwrap_or_default();
+        match PANICS.iter().find(|(start, _)| why.starts_with(start)) {
+            Some((_, what)) => end(format_args!("{what}")),
+            None => usual(panic),
+        }
     }));
 }
 

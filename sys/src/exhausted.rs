@@ -1,26 +1,36 @@
 //! An allocator that tells when there is no more memory: a program can say so and clear up, where Rust's own would abort it.
 
-use std::alloc::{GlobalAlloc, Layout, System};
+use std::alloc::{GlobalAlloc, Layout, System, handle_alloc_error};
+use std::fmt;
 use std::sync::OnceLock;
 
-static TOLD: OnceLock<fn(usize)> = OnceLock::new();
+static TOLD: OnceLock<fn(fmt::Arguments<'_>)> = OnceLock::new();
 
 /// The system's allocator, for `#[global_allocator]`.
 #[derive(Debug)]
 pub struct Telling;
 
-/// Has `told` called with the bytes of the first allocation that fails, on the thread that wants them: by programs whose allocator is [`Telling`]. What it
-/// allocates may fail, too, and it may be called again then, on any thread; the process is aborted if it returns. Only the first call counts.
-pub fn when_exhausted(told: fn(usize)) {
+/// Has `told` called with what the first allocation that fails was for, on the thread that wants it: by programs whose allocator is [`Telling`], and by
+/// [`exhausted`]. What it allocates may fail, too, and it may be called again then, on any thread; the process is aborted if it returns. Only the first call
+/// counts.
+pub fn when_exhausted(told: fn(fmt::Arguments<'_>)) {
     // Whoever was first stays.
     let _ = TOLD.set(told);
+}
+
+/// For what another allocator than Rust's refused to `who`, a C library: ends the process as where Rust's own fails.
+pub fn exhausted(who: &str) -> ! {
+    if let Some(told) = TOLD.get() {
+        told(format_args!("for {who}"));
+    }
+    handle_alloc_error(Layout::new::<u8>())
 }
 
 fn or_told(place: *mut u8, bytes: usize) -> *mut u8 {
     if place.is_null()
         && let Some(told) = TOLD.get()
     {
-        told(bytes);
+        told(format_args!("{bytes} bytes"));
     }
     place
 }

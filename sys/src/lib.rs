@@ -25,7 +25,7 @@ mod vectors;
 
 pub use attr::{fset_xattr, lget_xattr, llist_xattr, lset_xattr};
 pub use copy::{Copied, clone_file, reflink};
-pub use exhausted::{Telling, when_exhausted};
+pub use exhausted::{Telling, exhausted, when_exhausted};
 pub use fuse::{fuse_backing_close, fuse_backing_open};
 pub use huge::prefer_huge_pages;
 pub use idmap::{mount_mapped, user_namespace};

@@ -1,8 +1,8 @@
 //! LZMA2 behind bytes that the reader has: liblzma takes them as its preset dictionary, which its safe wrappers leave out.
 
 use liblzma_sys::{
-    LZMA_FILTER_LZMA2, LZMA_MF_BT4, LZMA_MF_HC4, LZMA_MODE_NORMAL, LZMA_OK, LZMA_VLI_UNKNOWN, lzma_filter,
-    lzma_lzma_preset, lzma_options_lzma, lzma_raw_buffer_encode,
+    LZMA_FILTER_LZMA2, LZMA_MEM_ERROR, LZMA_MF_BT4, LZMA_MF_HC4, LZMA_MODE_NORMAL, LZMA_OK, LZMA_VLI_UNKNOWN,
+    lzma_filter, lzma_lzma_preset, lzma_options_lzma, lzma_raw_buffer_encode,
 };
 use std::io;
 use std::ptr::{from_mut, null, null_mut};
@@ -26,7 +26,7 @@ pub struct Lzma2 {
 /// it. The first compressed chunk resets state and properties.
 ///
 /// # Errors
-/// With the number of liblzma's failure, memory or options that it does not take, in the text.
+/// With the number of liblzma's failure, options that it does not take, in the text. A lack of memory ends the process ([`crate::exhausted`]).
 pub fn lzma2_after(base: &[u8], content: &[u8], how: &Lzma2) -> io::Result<Vec<u8>> {
     const PRESET: u32 = 6;
     let failed = |what: &str, code: i64| io::Error::other(format!("{what}: liblzma says {code}"));
@@ -65,6 +65,9 @@ pub fn lzma2_after(base: &[u8], content: &[u8], how: &Lzma2) -> io::Result<Vec<u
             out.len(),
         )
     };
+    if code == LZMA_MEM_ERROR {
+        crate::exhausted("liblzma");
+    }
     if code != LZMA_OK {
         return Err(failed("compress behind a base", i64::from(code)));
     }

@@ -126,7 +126,7 @@ pub enum Kind {
 /// Compresses the concatenation of `parts` with a window of at most `2^window_log` bytes.
 ///
 /// # Errors
-/// [`EngineError::Compress`] when a compressor fails, for want of memory for example.
+/// [`EngineError::Compress`] when a compressor fails; a lack of memory ends the process ([`d4c_sys::exhausted`]).
 pub fn pack(parts: &[&[u8]], kind: Kind, level: Level, window_log: u32) -> Result<Packed, EngineError> {
     let raw_bytes: u64 = parts.iter().map(|part| part.len() as u64).sum();
     let window_log = window_log.min(MAX_WINDOW_LOG).min(log_of(raw_bytes)).max(MIN_WINDOW_LOG);
@@ -235,7 +235,7 @@ fn lzma_options(
     window_log: u32,
     (lc, lp, pb): (u32, u32, u32),
 ) -> Result<LzmaOptions, EngineError> {
-    let mut options = LzmaOptions::new_preset(6).map_err(lzma_error)?;
+    let mut options = LzmaOptions::new_preset(6).map_err(liblzma_error)?;
     options
         .dict_size(1 << window_log)
         .mode(Mode::Normal)
@@ -266,7 +266,7 @@ fn depth(level: Level) -> u32 {
 fn lzma_pack(parts: &[&[u8]], options: &LzmaOptions, window_log: u32) -> Result<Vec<u8>, EngineError> {
     let mut filters = Filters::new();
     filters.lzma2(options);
-    let mut stream = Stream::new_raw_encoder(&filters).map_err(lzma_error)?;
+    let mut stream = Stream::new_raw_encoder(&filters).map_err(liblzma_error)?;
     let mut out = vec![dictionary_property(window_log)?];
     for &part in parts {
         lzma_feed(&mut stream, part, &mut out)?;
@@ -303,14 +303,14 @@ fn lzma_feed(stream: &mut Stream, part: &[u8], out: &mut Vec<u8>) -> Result<(), 
             return Ok(());
         }
         out.reserve(32 << 10);
-        stream.process_vec(&part[done..], out, Action::Run).map_err(lzma_error)?;
+        stream.process_vec(&part[done..], out, Action::Run).map_err(liblzma_error)?;
     }
 }
 
 fn lzma_flush(stream: &mut Stream, action: Action, out: &mut Vec<u8>) -> Result<(), EngineError> {
     loop {
         out.reserve(32 << 10);
-        if stream.process_vec(&[], out, action).map_err(lzma_error)? == Status::StreamEnd {
+        if stream.process_vec(&[], out, action).map_err(liblzma_error)? == Status::StreamEnd {
             return Ok(());
         }
     }
@@ -331,7 +331,7 @@ const CHAINED_DEPTH: u32 = 96;
 /// for both, or nothing to compress. Goes through the base once, which takes a third of what compressing it would.
 ///
 /// # Errors
-/// [`EngineError::Compress`] when the compressor fails, for want of memory for example.
+/// As [`pack`].
 pub fn pack_after(base: &[u8], content: &[u8], level: Level) -> Result<Option<Packed>, EngineError> {
     let raw_bytes = content.len() as u64;
     let Some(window_log) = window_after(base.len() as u64, raw_bytes) else { return Ok(None) };
@@ -430,7 +430,29 @@ fn zstd_pack(parts: &[&[u8]], raw_bytes: u64, level: i32, window_log: u32) -> Re
 
 #[expect(clippy::needless_pass_by_value, reason = "for map_err")]
 fn zstd_error(error: io::Error) -> EngineError {
-    EngineError::Compress { codec: "zstd", reason: error.to_string() }
+    EngineError::Compress { codec: "zstd", reason: zstd_reason(&error) }
+}
+
+/// What zstd says, unless that is a lack of memory, which ends the process as any other.
+fn zstd_reason(error: &io::Error) -> String {
+    const MEMORY_ALLOCATION: usize = 64;
+    let reason = error.to_string();
+    if reason == zstd::zstd_safe::get_error_name(MEMORY_ALLOCATION.wrapping_neg()) {
+        d4c_sys::exhausted("zstd");
+    }
+    reason
+}
+
+fn liblzma_error(error: liblzma::stream::Error) -> EngineError {
+    lzma_error(or_exhausted(error))
+}
+
+/// What liblzma says, unless that is a lack of memory, which ends the process as any other.
+fn or_exhausted(error: liblzma::stream::Error) -> liblzma::stream::Error {
+    if error == liblzma::stream::Error::Mem {
+        d4c_sys::exhausted("liblzma");
+    }
+    error
 }
 
 fn lzma_error(error: impl fmt::Display) -> EngineError {
@@ -556,6 +578,7 @@ impl<'a> Decoder<'a> {
                 let mut output = OutBuffer::around(out);
                 let hint = decoder
                     .run(&mut input, &mut output)
+                    .inspect_err(|error| drop(zstd_reason(error)))
                     .map_err(|_| "zstd: the data is damaged or over its limits")?;
                 let (used, count) = (input.pos(), output.pos());
                 self.input = &self.input[used..];
@@ -569,6 +592,7 @@ impl<'a> Decoder<'a> {
                 let input = if bare && self.input.is_empty() { &[0][..] } else { self.input };
                 let status = stream
                     .process(input, out, Action::Run)
+                    .map_err(or_exhausted)
                     .map_err(|_| "lzma2: the data is damaged or ends too early")?;
                 let used = usize::try_from(stream.total_in() - total_in).unwrap_or(0);
                 let count = usize::try_from(stream.total_out() - total_out).unwrap_or(0);
@@ -646,7 +670,7 @@ impl Read for Decoder<'_> {
 fn lzma_decoder(property: u8) -> io::Result<Stream> {
     let mut filters = Filters::new();
     filters.lzma2_properties(&[property]).map_err(|_| invalid("bad dictionary size"))?;
-    Stream::new_raw_decoder(&filters).map_err(|_| invalid("no memory for the dictionary"))
+    Stream::new_raw_decoder(&filters).map_err(or_exhausted).map_err(|_| invalid("bad dictionary size"))
 }
 
 /// Reads `base` into the dictionary of a decoder that has read nothing: stored chunks, the first one starts a dictionary.
@@ -670,9 +694,8 @@ fn start_chunk(stream: &mut Stream, stored: &[u8], raw_bytes: u64, control: u8) 
 fn read_in(stream: &mut Stream, mut part: &[u8], out: &mut [u8]) -> io::Result<()> {
     while !part.is_empty() {
         let before = stream.total_in();
-        let status = stream.process(part, out, Action::Run);
-        status
-            .map_err(|_| invalid("lzma2: the head of a chunk is damaged, or no memory for the dictionary"))?;
+        let status = stream.process(part, out, Action::Run).map_err(or_exhausted);
+        status.map_err(|_| invalid("lzma2: the head of a chunk is damaged"))?;
         let used = usize::try_from(stream.total_in() - before).unwrap_or(0);
         if used == 0 {
             return Err(invalid("lzma2: a chunk does not fit the dictionary"));

@@ -1,6 +1,6 @@
 //! Bare LZMA2 as others write it: found in a content, and made again with liblzma's own options.
 
-use super::{lzma_decoder, lzma_error};
+use super::{lzma_decoder, lzma_error, or_exhausted};
 use liblzma::stream::{Action, Filters, LzmaOptions, PRESET_EXTREME, Status, Stream};
 use std::fmt;
 use std::io::{self, Write};
@@ -19,7 +19,7 @@ impl fmt::Debug for Lzma2Data<'_> {
 }
 
 impl<'a> Lzma2Data<'a> {
-    /// Begins with the first byte of `input`; `dictionary` is its size as `.xz` says it. None without memory for it.
+    /// Begins with the first byte of `input`; `dictionary` is its size as `.xz` says it; none if no size is said so.
     #[must_use]
     pub fn new(input: &'a [u8], dictionary: u8) -> Option<Self> {
         let stream = lzma_decoder(dictionary).ok()?;
@@ -30,7 +30,8 @@ impl<'a> Lzma2Data<'a> {
     pub fn step(&mut self, out: &mut [u8]) -> Option<usize> {
         while !self.ended {
             let (taken, made) = (self.taken()?, self.stream.total_out());
-            let status = self.stream.process(self.input.get(taken..)?, out, Action::Run).ok()?;
+            let rest = self.input.get(taken..)?;
+            let status = self.stream.process(rest, out, Action::Run).map_err(or_exhausted).ok()?;
             let count = usize::try_from(self.stream.total_out() - made).ok()?;
             self.ended = status == Status::StreamEnd;
             if count > 0 {
@@ -58,7 +59,7 @@ impl<'a> Lzma2Data<'a> {
 /// the dictionary, whichever is less, and twice the dictionary.
 ///
 /// # Errors
-/// Those of `out`, and [`io::ErrorKind::Other`] without memory.
+/// Those of `out`, and [`io::ErrorKind::Other`] for a preset or a dictionary that liblzma has not.
 pub fn lzma2_by_preset(
     content: &[u8],
     level: u32,
@@ -71,13 +72,13 @@ pub fn lzma2_by_preset(
     options.dict_size((2 | u32::from(dictionary & 1)) << (dictionary / 2 + 11));
     let mut filters = Filters::new();
     filters.lzma2(&options);
-    let mut stream = Stream::new_raw_encoder(&filters).map_err(failed)?;
+    let mut stream = Stream::new_raw_encoder(&filters).map_err(or_exhausted).map_err(failed)?;
     let mut buffer = vec![0; 64 << 10];
     loop {
         let taken = usize::try_from(stream.total_in()).map_err(failed)?;
         let made = stream.total_out();
         let rest = content.get(taken..).unwrap_or_default();
-        let status = stream.process(rest, &mut buffer, Action::Finish).map_err(failed)?;
+        let status = stream.process(rest, &mut buffer, Action::Finish).map_err(or_exhausted).map_err(failed)?;
         let count = usize::try_from(stream.total_out() - made).map_err(failed)?;
         out.write_all(buffer.get(..count).unwrap_or_default())?;
         if status == Status::StreamEnd {
