@@ -78,7 +78,8 @@ pub fn lzma2_by_preset(
         let taken = usize::try_from(stream.total_in()).map_err(failed)?;
         let made = stream.total_out();
         let rest = content.get(taken..).unwrap_or_default();
-        let status = stream.process(rest, &mut buffer, Action::Finish).map_err(or_exhausted).map_err(failed)?;
+        let status =
+            stream.process(rest, &mut buffer, Action::Finish).map_err(or_exhausted).map_err(failed)?;
         let count = usize::try_from(stream.total_out() - made).map_err(failed)?;
         out.write_all(buffer.get(..count).unwrap_or_default())?;
         if status == Status::StreamEnd {
