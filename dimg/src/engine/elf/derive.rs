@@ -10,7 +10,7 @@ use super::{AddressMap, Version};
 use crate::content::Bytes;
 use crate::engine::EngineError;
 use crate::engine::compress::Level;
-use crate::engine::matcher::{Copied, MatchOptions, diff, diff_hinted, follow};
+use crate::engine::matcher::{Copied, MatchOptions, diff, diff_careful, diff_hinted, follow};
 use crate::engine::program::{Program, StreamKind};
 use d4c_sys::Map;
 use std::fs::File;
@@ -137,16 +137,17 @@ pub fn derive(
     let threads = options.threads;
     let scan = Scan::new(&before, Version::LAST, threads);
     let mut best: Option<(Relocated, Bytes)> = None;
-    let pass = |copies: Vec<Copied>, hints: Option<&[Copied]>, best: &mut Option<(Relocated, Bytes)>| {
-        let map = vote(&scan, &after, copies, options.index_bytes, threads);
+    let pass = |copies: Vec<Copied>, rough: bool, best: &mut Option<(Relocated, Bytes)>| {
+        let map = vote(&scan, &after, copies.clone(), options.index_bytes, threads);
         if map.segments() == 0 {
             return Ok(false);
         }
         let settled = best.as_ref().is_some_and(|(best, _)| best.map == map);
         let moved = relocated(&scan, &map, options, scratch).map_err(EngineError::Output)?;
-        let program = match hints {
-            Some(hints) => diff_hinted(&moved, new, hints, options),
-            None => diff(&moved, new, options),
+        let program = match (rough, options.level) {
+            (true, _) => diff_hinted(&moved, new, &copies, options),
+            (false, Level::Best) => diff(&moved, new, options),
+            (false, _) => diff_careful(&moved, new, &copies, options),
         };
         let worse = best.as_ref().is_some_and(|(best, _)| best.program.raw_bytes() < program.raw_bytes());
         if !worse {
@@ -157,11 +158,11 @@ pub fn derive(
     for seen in seen {
         // Before the last pass it is only what moved where that counts.
         let rough = passes > 1 && options.level != Level::Best && seen.tells(new.len());
-        pass(seen.copies.clone(), rough.then_some(&seen.copies), &mut best)?;
+        pass(seen.copies.clone(), rough, &mut best)?;
     }
     for _ in 1..passes {
         let Some((found, _)) = &best else { break };
-        if !pass(vote::copies(&found.program)?, None, &mut best)? {
+        if !pass(vote::copies(&found.program)?, false, &mut best)? {
             break;
         }
     }

@@ -18,6 +18,9 @@ const FETCHED: u32 = 4;
 /// A thread is worth its start for so many samples.
 const THREAD_SAMPLES: usize = 1 << 16;
 
+/// Samples of a block, at most.
+const BLOCK_SAMPLES: usize = 1 << 14;
+
 /// How an index samples the old content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Sampling {
@@ -37,14 +40,14 @@ impl Sampling {
         }
     }
 
-    /// The logarithm of the number of buckets: one to two samples per bucket.
-    fn bits(self, old_bytes: u64) -> u32 {
-        (64 - self.samples(old_bytes).leading_zeros()).saturating_sub(1).clamp(8, MAX_BITS)
+    /// The logarithm of the number of buckets for so many samples: one to two of them per bucket.
+    fn bits(samples: u64) -> u32 {
+        (64 - samples.leading_zeros()).saturating_sub(1).clamp(8, MAX_BITS)
     }
 
     /// The memory of an index of an old content of this length while it is made.
     pub(super) fn memory(self, old_bytes: u64) -> u64 {
-        7 * self.samples(old_bytes) + 4 * (1 << self.bits(old_bytes)) + (1 << 20)
+        7 * self.samples(old_bytes) + 4 * (1 << Self::bits(self.samples(old_bytes))) + (1 << 20)
     }
 
     /// The sampling with the step so large that the index fits `limit` bytes.
@@ -114,6 +117,20 @@ pub(super) fn hash(bytes: &[u8], at: usize, key: usize) -> u64 {
     (hash ^ (hash >> 32)).wrapping_mul(MULTIPLIER)
 }
 
+/// Samples by number: every `stride`-th, from one on to before another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Block {
+    from: usize,
+    to: usize,
+    stride: usize,
+}
+
+impl Block {
+    fn samples(self) -> usize {
+        (self.to - self.from).div_ceil(self.stride)
+    }
+}
+
 /// The keys that are sampled, and where they belong.
 #[derive(Clone, Copy)]
 struct Keys<'o> {
@@ -124,18 +141,19 @@ struct Keys<'o> {
 }
 
 impl Keys<'_> {
-    /// Calls `each` with numbers and hashes of the samples in a range. A key that equals the one before it belongs to a run or to a
+    /// Calls `each` with numbers and hashes of the samples in a block. A key that equals the one before it belongs to a run or to a
     /// table of one value: its first sample stands for all.
     #[inline(always)]
     #[expect(clippy::cast_possible_truncation, reason = "Sampling::fit keeps samples below u32::MAX")]
     #[expect(clippy::inline_always, reason = "it is the body of two hot loops")]
-    fn hashes(self, samples: Range<usize>, mut each: impl FnMut(u32, u64)) {
+    fn hashes(self, block: Block, mut each: impl FnMut(u32, u64)) {
         let Self { old, sampling: Sampling { key, step, .. }, .. } = self;
-        for sample in samples {
+        for sample in (block.from..block.to).step_by(block.stride) {
             let at = sample * step;
-            let repeats = sample > 0
-                && word(old, at) == word(old, at - step)
-                && old[at..at + key] == old[at - step..at - step + key];
+            let before = at.wrapping_sub(step * block.stride);
+            let repeats = sample >= block.stride
+                && word(old, at) == word(old, before)
+                && old[at..at + key] == old[before..before + key];
             if !repeats {
                 each(sample as u32, hash(old, at, key));
             }
@@ -167,14 +185,14 @@ impl Part<'_> {
         clippy::cast_possible_truncation,
         reason = "Sampling::fit keeps samples below u32::MAX, and hashes are shifted to the width they are cast to"
     )]
-    fn fill(self, keys: Keys<'_>, count: usize) {
+    fn fill(self, keys: Keys<'_>, blocks: &[Block]) {
         let Self { partitions, ends, start: first_slot, starts, samples, tags } = self;
         let mut next: Vec<usize> = std::iter::once(first_slot).chain(ends.iter().copied()).collect();
         next.pop();
         next.iter_mut().for_each(|slot| *slot -= first_slot);
         let mut locals = vec![0u16; samples.len()];
         let local_mask = (1u64 << keys.local_bits) - 1;
-        keys.hashes(0..count, |sample, hash| {
+        let mut take = |sample, hash| {
             let partition = keys.partition(hash);
             if !partitions.contains(&partition) {
                 return;
@@ -184,7 +202,8 @@ impl Part<'_> {
             tags[*slot] = hash as u8;
             locals[*slot] = (hash >> keys.shift & local_mask) as u16;
             *slot += 1;
-        });
+        };
+        blocks.iter().for_each(|block| keys.hashes(*block, &mut take));
         let mut start = 0;
         let mut moved: Vec<(u32, u8)> = Vec::new();
         for (slots, &end) in starts.chunks_exact_mut(1 << keys.local_bits).zip(ends) {
@@ -215,25 +234,52 @@ impl Part<'_> {
     }
 }
 
+/// The blocks of so many samples. A part is the offset where it ends, and of how many samples there one is taken.
+fn blocks(samples: usize, parts: &[(usize, usize)], step: usize) -> Vec<Block> {
+    let mut blocks = Vec::new();
+    let mut from = 0;
+    for &(end, stride) in parts {
+        let to = end.div_ceil(step).min(samples);
+        while from < to {
+            let end = to.min(from + BLOCK_SAMPLES * stride);
+            blocks.push(Block { from, to: end, stride });
+            from = end;
+        }
+    }
+    blocks
+}
+
 impl<'o> Index<'o> {
     /// Indexes `old` with so many threads; the index is the same.
     ///
     /// Samples are sorted by bucket in two steps, first by partitions of the buckets and then within each, as one step would miss
     /// the cache with every sample. Each thread goes over all samples and keeps those of its partitions: hashing them again costs
     /// less than moving them.
-    #[expect(clippy::cast_possible_truncation, reason = "Sampling::fit keeps samples below u32::MAX")]
     pub(super) fn new(old: &'o [u8], sampling: Sampling, threads: usize) -> Self {
-        let bits = sampling.bits(old.len() as u64);
+        Self::of_parts(old, &[(old.len(), 1)], sampling, threads)
+    }
+
+    /// As [`Index::new`], of some samples: a part of `old` is the offset where it ends, and of how many samples there one is taken.
+    #[expect(clippy::cast_possible_truncation, reason = "Sampling::fit keeps samples below u32::MAX")]
+    pub(super) fn of_parts(
+        old: &'o [u8],
+        parts: &[(usize, usize)],
+        sampling: Sampling,
+        threads: usize,
+    ) -> Self {
+        let blocks = blocks(sampling.samples(old.len() as u64) as usize, parts, sampling.step);
+        let count: usize = blocks.iter().map(|block| block.samples()).sum();
+        let bits = Sampling::bits(count as u64);
         let local_bits = bits.saturating_sub(PARTITION_BITS);
-        let count = sampling.samples(old.len() as u64) as usize;
         let keys = Keys { old, sampling, shift: 64 - bits, local_bits };
         let threads = threads.clamp(1, count / THREAD_SAMPLES + 1);
         let partitions = 1usize << (bits - local_bits);
-        let per_thread = count.div_ceil(threads).max(1);
+        let per_thread = blocks.len().div_ceil(threads).max(1);
         let counts = map(threads, threads, |number| {
             let mut counts = vec![0usize; partitions];
-            let first = (number * per_thread).min(count);
-            keys.hashes(first..(first + per_thread).min(count), |_, hash| counts[keys.partition(hash)] += 1);
+            for block in blocks.iter().skip(number * per_thread).take(per_thread) {
+                keys.hashes(*block, |_, hash| counts[keys.partition(hash)] += 1);
+            }
             counts
         });
         let mut total = 0;
@@ -280,7 +326,7 @@ impl<'o> Index<'o> {
         let next = || parts.lock().unwrap_or_else(PoisonError::into_inner).pop();
         on_threads(threads, || {
             while let Some(part) = next() {
-                part.fill(keys, count);
+                part.fill(keys, &blocks);
             }
         });
         drop(parts);
@@ -379,6 +425,22 @@ mod tests {
             let index = Index::new(&old, Sampling { key: 8, step: 1, depth: 4 }, 2);
             assert!(index.samples.len() <= 1);
         }
+    }
+
+    #[test]
+    fn of_parts_only_some_samples_are_there() {
+        let old: Vec<u8> =
+            (0u32..60_000).flat_map(|i| (i.wrapping_mul(2_654_435_761)).to_le_bytes()).collect();
+        let sampling = Sampling { key: 16, step: 3, depth: 32 };
+        let parts = [(90_001, 5), (150_000, 1), (old.len(), 7)];
+        let index = Index::of_parts(&old, &parts, sampling, 2);
+        let mut samples = index.samples.clone();
+        samples.sort_unstable();
+        let last = u32::try_from((old.len() - 16) / 3).unwrap();
+        let wanted = (0..30_001).step_by(5).chain(30_001..50_000).chain((50_000..=last).step_by(7));
+        assert!(samples.into_iter().eq(wanted));
+        let one = Index::of_parts(&old, &parts, sampling, 1);
+        assert_eq!((&one.starts, &one.samples, &one.tags), (&index.starts, &index.samples, &index.tags));
     }
 
     #[test]

@@ -15,7 +15,7 @@ pub use compare::equal_prefix;
 use super::compress::Level;
 use super::parallel::map;
 use super::program::{Builder, Program};
-use hinted::Hinted;
+use hinted::{Careful, Hinted};
 use index::{Index, Sampling};
 use quick::{Quick, Sparse};
 pub(crate) use scan::borders;
@@ -96,6 +96,12 @@ pub(crate) fn diff_hinted(old: &[u8], new: &[u8], hints: &[Copied], options: &Ma
         return diff(old, new, options);
     }
     make(&Hinted::new(old, new, hints, options.index_bytes, options.threads), new, options.threads)
+}
+
+/// As [`diff_hinted`], with the care of [`diff`] where hints tell nothing.
+pub(crate) fn diff_careful(old: &[u8], new: &[u8], hints: &[Copied], options: &MatchOptions) -> Program {
+    let sampling = options.sampling(old.len() as u64);
+    make(&Careful::new(old, new, hints, sampling, options.threads), new, options.threads)
 }
 
 /// The program of these copies alone, which ascend in `new` and do not overlap there: what lies between them is inserted.

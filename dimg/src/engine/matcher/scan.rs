@@ -5,7 +5,7 @@
 //! alignment does becomes the new alignment. The border between the two is put where most bytes agree, as bsdiff does.
 
 use super::compare::{best_backward, best_cut, best_forward, equal_prefix, matches};
-use super::index::{Bucket, Candidate, Index};
+use super::index::{Bucket, Candidate, Index, better};
 
 /// A part of the new content: `add` bytes from `old`, then `insert` bytes of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -192,21 +192,40 @@ impl Find for Index<'_> {
         self.old
     }
 
-    fn search(scan: &mut Scan<'_, Self>, mut at: usize) -> usize {
+    fn search(scan: &mut Scan<'_, Self>, at: usize) -> usize {
+        scan.index.search(scan, |_, _| None, at)
+    }
+}
+
+impl Index<'_> {
+    /// Looks up all places from `at` on, as [`Find::search`] is to; of each batch also what `hinted` tells of its first place.
+    #[inline]
+    pub(super) fn search<'s, I: Find>(
+        &self,
+        scan: &mut Scan<'s, I>,
+        hinted: impl Fn(&Scan<'s, I>, usize) -> Option<Candidate>,
+        mut at: usize,
+    ) -> usize {
         let from = at;
-        let key = scan.index.key();
+        let key = self.key();
         let mut buckets = [Bucket::default(); BATCH];
         loop {
+            let mut hint = hinted(scan, at);
             let count = BATCH.min((scan.to + 1).saturating_sub(at + key));
             if count == 0 {
-                return scan.to;
+                return hint.map_or(scan.to, |hint| scan.take(at, hint));
             }
-            scan.index.buckets(scan.new, at, &mut buckets[..count]);
+            self.buckets(scan.new, at, &mut buckets[..count]);
             for bucket in &buckets[..count] {
-                if !bucket.is_empty()
-                    && let Some(candidate) = scan.index.best(*bucket, &scan.new[at..], scan.aligned(at))
-                    && scan.gains(at, &candidate)
-                {
+                let expected = scan.aligned(at);
+                let found = match bucket.is_empty() {
+                    true => None,
+                    false => self.best(*bucket, &scan.new[at..], expected),
+                };
+                let found = found.filter(|found| scan.gains(at, found));
+                let hint =
+                    hint.take().filter(|hint| found.is_none_or(|found| better(hint, &found, expected)));
+                if let Some(candidate) = hint.or(found) {
                     return scan.take(at, candidate);
                 }
                 at += 1;

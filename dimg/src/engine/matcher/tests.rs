@@ -3,7 +3,10 @@ use crate::engine::program::apply;
 use proptest::prelude::*;
 
 fn check(old: &[u8], new: &[u8], options: &MatchOptions) -> Program {
-    let program = diff(old, new, options);
+    sound(diff(old, new, options), old, new)
+}
+
+fn sound(program: Program, old: &[u8], new: &[u8]) -> Program {
     assert_eq!(program.out_bytes, new.len() as u64);
     let mut out = Vec::new();
     let mut readers = program.readers();
@@ -148,4 +151,22 @@ fn hints_are_enough_where_nothing_else_is_the_same() {
         diff_hinted(&old, &new, &hints, &MatchOptions { level: Level::Fast, ..MatchOptions::default() });
     assert_eq!(program.ops, 2);
     assert!(program.raw_bytes() < 40);
+}
+
+#[test]
+fn finds_what_hints_tell_and_what_they_do_not() {
+    let (first, second, third) = (noise(1_200_000, 1), noise(400_000, 2), noise(8_000, 3));
+    let old = [&first[..], &second].concat();
+    // The second part goes before the first, of which a piece comes again; one hint knows the first, the other is wrong.
+    let new = [&third[..], &second, &first, &first[70_000..70_100]].concat();
+    let at = third.len() + second.len();
+    let wrong = Copied { old: 5_000, new: 0, bytes: 3_000 };
+    let hints = [wrong, Copied { old: 0, new: at, bytes: first.len() }];
+    for threads in [1, 3] {
+        let options = MatchOptions { threads, ..MatchOptions::default() };
+        let careful = sound(diff_careful(&old, &new, &hints, &options), &old, &new);
+        assert!(careful.raw_bytes() < third.len() as u64 + 100, "{}", careful.raw_bytes());
+        let few = sound(diff_hinted(&old, &new, &hints, &options), &old, &new);
+        assert!(few.raw_bytes() < third.len() as u64 + 200, "{}", few.raw_bytes());
+    }
 }
