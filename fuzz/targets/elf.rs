@@ -1,4 +1,4 @@
-//! A relocated ELF file or class data archive: a hostile old file, and a hostile frame of address maps.
+//! A relocated ELF file, class data archive or opened WebAssembly module: a hostile old file, and a hostile frame of address maps.
 //!
 //! Layout: 1 byte, 2 bytes of length of the frame, the frame, the old file. With an odd first byte a map is made too, from the old file to one
 //! that the seeds have.
@@ -10,14 +10,19 @@ use dimg::engine::elf::sample::{Sample, archive};
 use dimg::engine::elf::{AddressMap, Version, derive, fits, look, relocate};
 use dimg::engine::frame::RelocationFrame;
 use dimg::engine::matcher::MatchOptions;
+use dimg::engine::member::Plan;
+use dimg::engine::member::wasm_sample::Sample as Module;
 use dimg::engine::program::apply;
 use libfuzzer_sys::fuzz_target;
 use std::sync::LazyLock;
 
-static NEW: LazyLock<[Vec<u8>; 3]> = LazyLock::new(|| {
+static NEW: LazyLock<[Vec<u8>; 4]> = LazyLock::new(|| {
     let [x86, arm] =
         [false, true].map(|arm| Sample { arm, functions: 40, longer: 7, ..Sample::default() }.build());
-    [x86, arm, archive(120, 7)]
+    let mut module = Vec::new();
+    let content = Module { functions: 60, more: 3, padded: false }.build();
+    Plan::open(&content, u64::MAX, &mut module).expect("memory can be written");
+    [x86, arm, archive(120, 7), module]
 });
 
 fuzz_target!(|input: &[u8]| {

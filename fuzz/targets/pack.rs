@@ -59,9 +59,13 @@ fn packed(form: &[u8], parameters: &[u8]) {
     // A stream that cannot be made smaller takes 5 bytes for each 16 KiB and less; frames around it are no longer than in the form.
     // The header of a block in a `.xz` file may have 252 bytes.
     // A record of bitcode that has nothing but literals is a byte in a form, and up to 32 bits.
-    let most = if version(form) == 2 { 16 } else { 2 } * (form.len() + parameters.len())
-        + 64
-        + if version(form) == 3 { 252 } else { 0 };
+    // A segment of WebAssembly may be a byte and a zero in a form, and has its address and length before it.
+    let times = match version(form) {
+        2 => 16,
+        4 => 8,
+        _ => 2,
+    };
+    let most = times * (form.len() + parameters.len()) + 64 + if version(form) == 3 { 252 } else { 0 };
     assert!(all.len() <= most, "{} bytes made, {most} expected at most", all.len());
     let count = all.len() as u64;
     let fits = packs_to(form, parameters, &all);

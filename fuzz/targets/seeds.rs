@@ -16,6 +16,7 @@ use dimg::engine::frame::{
     BsdiffFrame, ParameterFrame, ProgramFrame, ReferenceFrame, RelocationFrame, StoredFrame,
 };
 use dimg::engine::matcher::{MatchOptions, diff};
+use dimg::engine::member::wasm_sample::Sample as Module;
 use dimg::engine::member::{MAX_OPENED_BYTES, Plan, bitcode_sample, find_parameters};
 use dimg::format::{Dimg, LayerSource};
 use dimg::index::encode_layers;
@@ -136,14 +137,28 @@ fn claims(file: &[u8]) -> io::Result<Vec<u8>> {
 /// Libraries of the machine that fit into an input; which of them there are differs.
 const LIBRARIES: [&str; 4] = ["libBrokenLocale.so.1", "libdl.so.2", "libutil.so.1", "libpthread.so.0"];
 
-/// Executables, an archive of classes, and maps to relocate them by, as the target `elf` reads them.
+/// WebAssembly modules with so many functions, with some more, and with numbers that are longer than need be.
+fn wasm(functions: u32) -> [Vec<u8>; 3] {
+    let module = |more, padded| Module { functions, more, padded }.build();
+    [module(0, false), module(3, false), module(3, true)]
+}
+
+fn opened(content: &[u8]) -> io::Result<Vec<u8>> {
+    let mut form = Vec::new();
+    Plan::open(content, MAX_OPENED_BYTES, &mut form).map_err(io::Error::other)?;
+    Ok(form)
+}
+
+/// Executables, an archive of classes, WebAssembly, and maps to relocate them by, as the target `elf` reads them.
 fn executables(target: &Target) -> io::Result<()> {
     let mut last = Vec::new();
-    for bits in 0u8..9 {
+    let [module, longer, _] = wasm(60);
+    for bits in 0u8..10 {
         let (arm, fixed, sections) = (bits & 1 != 0, bits & 2 != 0, bits & 4 != 0);
         let sample = Sample { arm, fixed, sections, functions: 40, ..Sample::default() };
         let (old, new) = match bits {
             8 => (archive(120, usize::MAX), archive(120, 7)),
+            9 => (opened(&module)?, opened(&longer)?),
             _ => (sample.build(), Sample { longer: 7, ..sample }.build()),
         };
         let options = MatchOptions::default();
@@ -216,6 +231,10 @@ fn members(target: &Target, dir: &Path) -> io::Result<()> {
         let frame =
             ParameterFrame::encode(&[&parameters, &[1, 0x16]], Level::Fast).map_err(io::Error::other)?;
         target.seed(&format!("{name}-frame"), &[&[2, 0, 0], &frame])?;
+    }
+    for (number, content) in wasm(12).iter().enumerate() {
+        target.seed(&format!("wasm-content-{number}"), &[&[0, 0, 0], content])?;
+        target.seed(&format!("wasm-form-{number}"), &[&[1, 0, 0], &opened(content)?])?;
     }
     let forms = [bitcode_sample::module(3, 1), bitcode_sample::index(2, 3, 1)];
     for (number, form) in forms.iter().enumerate() {

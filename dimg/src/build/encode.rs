@@ -56,6 +56,8 @@ pub(super) struct Moved {
     pub map: AddressMap,
     /// For whoever merges, see [`Relocated`](crate::engine::elf::Relocated).
     pub fill: Option<Program>,
+    /// Whether the patch is far smaller than one of the base as it is.
+    pub is_clear: bool,
 }
 
 impl Moved {
@@ -86,6 +88,14 @@ impl Kept {
         match self {
             Self::Stored | Self::Chunks(_) => None,
             Self::Program(place, ..) | Self::Either(place, ..) | Self::Frame(place, ..) => Some(*place),
+        }
+    }
+
+    /// Whether it is a patch that is far smaller than one of the base without moving its addresses.
+    pub(super) fn is_clear(&self) -> bool {
+        match self {
+            Self::Program(_, Some(moved), _) | Self::Frame(_, Some(moved), ..) => moved.is_clear,
+            _ => false,
         }
     }
 

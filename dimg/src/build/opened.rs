@@ -1,4 +1,4 @@
-//! Contents with compressed members, and bitcode: kept by their opened forms where that takes less.
+//! Contents with compressed members, bitcode and WebAssembly: kept by their opened forms where that takes less.
 
 use super::encode::{self, Kept, STORED_TRIAL_BYTES, Way};
 use super::groups::Class;
@@ -28,6 +28,11 @@ const MEMORY_FORM_BYTES: u64 = 4 << 20;
 const CLEARLY_SMALLER: u64 = 8;
 /// The same for bitcode and `.xz`, of which two files have next to nothing in common as they are.
 const CLEARLY_SMALLER_OTHERS: u64 = 2;
+
+/// Modules up to this part of the memory are opened.
+const WASM_PART: u64 = 12;
+/// No patch of a module is worth looking for a smaller one.
+const SMALL_PATCH_BYTES: u64 = 512;
 
 /// How a kept opened form becomes the content.
 #[derive(Debug)]
@@ -95,9 +100,10 @@ pub(super) fn encode(
         }
         Ok(bytes)
     };
+    let version = member::version(new);
     let mut way = encode::encode(&inside, &opened.form, found, &open_base, options, threads)?;
     if matches!(way.kept, Kept::Stored) {
-        if inside.size > STORED_TRIAL_BYTES {
+        if inside.size > STORED_TRIAL_BYTES || version == member::WASM_VERSION {
             return Ok(unopened(as_is()?));
         }
         // In a group and at a better level it takes less.
@@ -105,9 +111,13 @@ pub(super) fn encode(
         way.bytes = fast.bytes - fast.bytes / 8;
     }
     let bytes = way.bytes + opened.parameters.len() as u64;
-    let version = member::version(new);
-    let clearly = if version == 1 { CLEARLY_SMALLER } else { CLEARLY_SMALLER_OTHERS };
-    if bytes > content.size / clearly {
+    let is_clear = match version {
+        1 => bytes <= content.size / CLEARLY_SMALLER,
+        // As it is, a module is patched about as well as its opened form without moving what shifts.
+        member::WASM_VERSION => way.kept.is_clear() || bytes <= SMALL_PATCH_BYTES,
+        _ => bytes <= content.size / CLEARLY_SMALLER_OTHERS,
+    };
+    if !is_clear {
         let rival = as_is()?;
         if rival.bytes <= bytes {
             return Ok(unopened(rival));
@@ -162,6 +172,8 @@ fn form(content: &[u8], options: &BuildOptions) -> Result<Option<(Plan, Bytes)>,
         // A hundred times slower than deflating.
         3 if is_fast => (0, 0),
         3 => (MAX_CONTENT_BYTES, most_of_xz(options)),
+        // Bases are opened at a time, and each is closed once to be sure.
+        member::WASM_VERSION => (MAX_CONTENT_BYTES.min(options.memory_bytes / WASM_PART), MAX_FORM_BYTES),
         _ => (MAX_CONTENT_BYTES, MAX_FORM_BYTES),
     };
     if options.codec != Codec::Auto || content.len() as u64 > most {

@@ -61,10 +61,10 @@ pub(super) fn smallest(
     let Some(relocated) = elf::derive(old, new, &seen, passes, matching, &scratch)? else {
         return encode::program(place, None, full(), level, threads);
     };
-    let clear = moved_weight(&relocated) * CLEARLY_SMALLER <= weight(coarse);
+    let is_clear = moved_weight(&relocated) * CLEARLY_SMALLER <= weight(coarse);
     let Relocated { map, program, fill } = relocated;
-    let moved = Some(Box::new(Moved { map, fill }));
-    if clear {
+    let mut moved = Some(Box::new(Moved { map, fill, is_clear }));
+    if is_clear {
         return encode::program(place, moved, program, level, threads);
     }
     // Compressing both is most of the time that a patch takes; which one is smaller the fast level tells nearly as well.
@@ -73,6 +73,7 @@ pub(super) fn smallest(
         _ => fast_bytes(moved.as_deref().map(|moved| &moved.map), &program)?,
     };
     if moved_bytes < fast_bytes(None, coarse)? / COARSE_PART.1 * COARSE_PART.0 {
+        moved.iter_mut().for_each(|moved| moved.is_clear = true);
         return encode::program(place, moved, program, level, threads);
     }
     drop(seen);
@@ -100,8 +101,9 @@ fn quick(
     if options.codec == Codec::Auto && elf::fits(old, new) && !stays(old, new) {
         let relocated = elf::derive_quick(old, new, matching, &scratch(options))?;
         if let Some(relocated) = relocated {
-            let moved = Some(Box::new(Moved { map: relocated.map, fill: relocated.fill }));
-            return encode::program(place, moved, relocated.program, level, threads);
+            let Relocated { map, program, fill } = relocated;
+            let moved = Some(Box::new(Moved { map, fill, is_clear: false }));
+            return encode::program(place, moved, program, level, threads);
         }
     }
     encode::program(place, None, diff(old, new, matching), level, threads)

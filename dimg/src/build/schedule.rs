@@ -17,6 +17,7 @@ use crate::engine::elf::AddressMap;
 use crate::engine::frame::{ParameterFrame, ProgramFrame, RelocationFrame, STORED_CHUNK_BYTES, StoredFrame};
 use crate::engine::parallel::{Workers, with_workers};
 use crate::engine::program::Program;
+use crate::engine::{elf, member};
 use crate::format::{DimgError, DimgWriter, FrameKind, RecipeRow, StageCodec, StageRow};
 use crate::index::edit::Place;
 use crate::index::{Content, Edit, LayerIndex};
@@ -345,9 +346,12 @@ impl Coordinator<'_> {
                 Done::Frame { ticket, kind, bytes } => self.write(ticket, kind, bytes)?,
             }
         }
-        let stage = |planned: &Planned| StageRow {
+        let stage = |planned: &Planned, unpacked: Option<u32>| StageRow {
             codec: planned.kind.codec(),
-            version: planned.kind.codec().version(),
+            version: match planned.kind.codec() {
+                StageCodec::Elf if unpacked == Some(member::WASM_VERSION) => elf::Version::LAST.number(),
+                codec => codec.version(),
+            },
             frame: self.tickets[planned.ticket],
             slot: 0,
             out_bytes: planned.out_bytes,
@@ -375,7 +379,8 @@ impl Coordinator<'_> {
                 out_bytes,
             };
             let before = plan.unpacked.map(unpack).into_iter().chain(plan.fill.map(fill));
-            let stages = before.chain(plan.stages.iter().map(stage));
+            let version = plan.unpacked.map(|(_, version)| version);
+            let stages = before.chain(plan.stages.iter().map(|planned| stage(planned, version)));
             RecipeRow { base: plan.base, stages: stages.chain(plan.packed.map(pack)).collect() }
         });
         let mut recipes: Vec<_> = recipes.collect();

@@ -4,6 +4,7 @@ use super::*;
 use crate::content::Bytes;
 use crate::engine::deflate::Encoder;
 use crate::engine::elf::sample::Sample;
+use crate::engine::member::wasm_sample::Sample as Module;
 use crate::engine::member::{bitcode_sample, with_sections};
 use crate::format::{Dimg, FrameKind, StageCodec};
 use crate::index::{Content, Entry, Kind, Shape, Tail};
@@ -473,4 +474,60 @@ fn bitcode_is_patched_opened_and_merges() {
     apply(&file, Some(&made[0]), &made[2]);
     // No content is closed and opened again on the way.
     assert_eq!(versions(&file), (2, 66, 35 + 68));
+}
+
+/// Modules of WebAssembly, of the version of a program, as a linker leaves them with and without room in their numbers.
+fn modules(version: u32) -> Made {
+    let module = |number: u32| {
+        let sample = Module { functions: 400 + 50 * number, more: 3 * version, padded: number == 2 };
+        (format!("lib/{number}.wasm"), sample.build())
+    };
+    let mut files: Vec<_> = (0..3).map(module).collect();
+    // One section's length does not fit.
+    files.push(("cut.wasm".to_owned(), module(9).1[..9_000].to_vec()));
+    let files: Vec<_> = files.iter().map(|(name, bytes)| (&**name, bytes.clone())).collect();
+    Made::new(u8::try_from(version).unwrap(), &files)
+}
+
+#[test]
+fn modules_are_patched_opened_with_what_shifts_and_merge() {
+    const PLAIN: (StageCodec, u32) = (StageCodec::Program, 1);
+    let whole = [(StageCodec::Unpack, 4), (StageCodec::Elf, 4), PLAIN, (StageCodec::Pack, 4)];
+    let made = [modules(1), modules(2), modules(3)];
+    let delta = |old: &Made, new: &Made| bytes(Some(old), new, &options(2, Codec::Auto));
+    let stages = |file: &[u8]| -> Vec<Vec<(StageCodec, u32)>> {
+        let dimg = Dimg::open(Bytes::from(file.to_vec())).unwrap();
+        let recipes = dimg.recipes().unwrap();
+        let of = |recipe: &crate::format::RecipeRow| {
+            recipe.stages.iter().map(|stage| (stage.codec, stage.version)).collect()
+        };
+        recipes.iter().map(of).collect()
+    };
+    let files = [delta(&made[0], &made[1]), delta(&made[1], &made[2])];
+    for (at, file) in files.iter().enumerate() {
+        apply(file, Some(&made[at]), &made[at + 1]);
+        let stages = stages(file);
+        assert_eq!(stages.iter().filter(|stages| stages[..] == whole).count(), 3, "{stages:?}");
+        assert!(stages.contains(&vec![PLAIN]), "{stages:?}");
+    }
+    let plain = bytes(Some(&made[0]), &made[1], &options(2, Codec::Plain));
+    assert!(files[0].len() * 2 < plain.len(), "{} {}", files[0].len(), plain.len());
+    assert!(bytes(Some(&made[0]), &made[1], &options(1, Codec::Auto)) == files[0]);
+    let dimgs = files.map(|file| Dimg::open(Bytes::from(file)).unwrap());
+    let merging = crate::merge::MergeOptions {
+        level: Level::Default,
+        threads: NonZeroUsize::new(2).unwrap(),
+        memory_bytes: 256 << 20,
+        dir: std::env::temp_dir(),
+    };
+    let mut merged = crate::merge::merge(&[&dimgs[0], &dimgs[1]], &merging, &mut ()).unwrap();
+    let mut file = Vec::new();
+    merged.write_to(&mut file).unwrap();
+    apply(&file, Some(&made[0]), &made[2]);
+    // No module is closed and opened again on the way.
+    let closed =
+        |stages: &&Vec<(StageCodec, u32)>| stages[..stages.len() - 1].contains(&(StageCodec::Pack, 4));
+    let stages = stages(&file);
+    assert_eq!(stages.iter().filter(|stages| stages[0] == whole[0]).count(), 3, "{stages:?}");
+    assert_eq!(stages.iter().filter(closed).count(), 0, "{stages:?}");
 }

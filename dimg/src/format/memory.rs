@@ -8,7 +8,7 @@ use crate::engine::frame::{
     BSDIFF_WINDOW_LOG, MAX_REFERENCE_BYTES, PROGRAM_GROUP_BYTES, STORED_GROUP_BYTES, STORED_WINDOW_LOG,
     stream_window_log,
 };
-use crate::engine::member::{MAX_ZIP_MEMBER_BYTES, xz_memory};
+use crate::engine::member::{MAX_ZIP_MEMBER_BYTES, WASM_VERSION, xz_memory};
 use crate::engine::program::StreamKind;
 
 /// Of a decoder beside its window, of what reads and writes.
@@ -21,6 +21,8 @@ const SCAN_BYTES: u64 = 32 << 20;
 const THREAD_BYTES: u64 = 16 << 20;
 /// Bitcode that is taken apart: 13 times its bytes were measured.
 const BITCODE_FACTOR: u64 = 14;
+/// A WebAssembly module: a section of it twice, or a place for each of its segments, which have six bytes at least.
+const WASM_FACTOR: u64 = 5;
 
 impl Dimg {
     /// The memory that making the content of `recipe` takes on so many threads.
@@ -57,6 +59,8 @@ impl Dimg {
             (StageCodec::Pack | StageCodec::Unpack, _) if stage.version == 2 => {
                 out.max(old).saturating_mul(BITCODE_FACTOR)
             }
+            (StageCodec::Pack, _) if stage.version == WASM_VERSION => out.saturating_mul(2),
+            (StageCodec::Unpack, _) if stage.version == WASM_VERSION => old.saturating_mul(WASM_FACTOR),
             // Of a zip file one member at a time is held.
             (StageCodec::Pack | StageCodec::Unpack, _) => {
                 out.max(old).saturating_mul(2).min(2 * MAX_ZIP_MEMBER_BYTES) + ENCODER_BYTES

@@ -58,8 +58,8 @@ impl StageCodec {
     pub fn version(self) -> u32 {
         match self {
             Self::Stored => 0,
-            Self::Elf => elf::Version::LAST.number(),
-            Self::Unpack | Self::Pack => 3,
+            Self::Elf => elf::Version::USUAL.number(),
+            Self::Unpack | Self::Pack => 4,
             Self::Program | Self::Bsdiff | Self::Reference => 1,
         }
     }

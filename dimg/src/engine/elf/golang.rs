@@ -4,9 +4,10 @@
 //! functions that it begins with. Types stand one after the other, with names and offsets of each other: a type is taken for one when
 //! its numbers are what a type can have, so that names between them, or a layout of another version, are passed over.
 
-use super::image::{Image, UNLOADED, u16_at, u32_at, u64_at};
+use super::image::{Image, Machine, UNLOADED, u16_at, u32_at, u64_at};
 use super::scan::{Field, Form, Sink};
 use super::tables::{Region, RegionKind};
+use super::wasm;
 use std::ops::Range;
 
 /// Lists of inlined calls beyond so many are not kept.
@@ -140,7 +141,9 @@ impl Golang {
         }
         let mut number = |place: usize, form: Form, base: u64, bytes: u64| {
             if let Some(value) = u32_at(lines.bytes, place).filter(|&value| value != u32::MAX) {
-                put(place, form, Some(base), base.wrapping_add(u64::from(value) * bytes));
+                let target = base.wrapping_add(u64::from(value) * bytes);
+                // Functions of WebAssembly stand alone.
+                put(place, form, (form != Form::Block32).then_some(base), target);
             }
         };
         let place = |distance: u64| usize::try_from(distance).unwrap_or(usize::MAX).min(lines.bytes.len());
@@ -148,15 +151,19 @@ impl Golang {
             number(at, Form::Add32, lines.at(lines.files), 1);
         }
         let start = place(lines.functions);
+        let (form, text, unit) = match image.machine {
+            Machine::Wasm => (Form::Block32, 0, 1 << 16),
+            _ => (Form::Add32, text, 1),
+        };
         for function in 0..lines.count {
-            number(start + function * 8, Form::Add32, text, 1);
+            number(start + function * 8, form, text, unit);
             number(start + function * 8 + 4, Form::Add32, lines.at(lines.functions), 1);
         }
-        number(start + lines.count * 8, Form::Add32, text, 1);
+        number(start + lines.count * 8, form, text, unit);
         let functions = self.module.map_or(0, |module| module.functions);
         for function in 0..lines.count {
             let Some((record, values, data)) = lines.function(function) else { break };
-            number(record, Form::Add32, text, 1);
+            number(record, form, text, unit);
             number(record + 4, Form::Add32, lines.at(lines.names), 1);
             for place in [16, 20, 24] {
                 number(record + place, Form::Add32, lines.at(lines.values), 1);
@@ -209,7 +216,11 @@ fn module(image: &Image<'_>, regions: &[Region], lines: u64) -> Option<Module> {
             }
             let word =
                 |number: usize| u64_at(image.bytes, at + 8 * number).filter(|_| at + 8 * number < region.end);
-            let (Some(text), Some(end)) = (word(22), word(23)) else { continue };
+            let text = match image.machine {
+                Machine::Wasm => wasm::text(image),
+                _ => word(22).zip(word(23)),
+            };
+            let Some((text, end)) = text else { continue };
             if !image.in_code(text) || end <= text || word(20).is_none_or(|first| first < text) {
                 continue;
             }
@@ -287,6 +298,9 @@ impl Walk<'_> {
         while at < to && at < self.types.end {
             while let Some(pending) = self.pending.last_mut().filter(|pending| pending.at < at + 8) {
                 match pending.methods && (pending.at - pending.start) % 16 >= 8 {
+                    true if self.image.machine == Machine::Wasm => {
+                        wasm::entry(self.image, pending.at, sink);
+                    }
                     true => offset(self.image, pending.at, module.text, (module.text, UNLOADED), sink),
                     false => offset(self.image, pending.at, types, all, sink),
                 }

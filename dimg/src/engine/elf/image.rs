@@ -1,6 +1,7 @@
 //! The parts of an ELF file that say where its bytes lie in memory.
 
-use super::archive;
+use super::{archive, wasm};
+use std::ops::Range;
 
 /// Addresses from here on are places in the file that are not loaded: this plus the offset. Segments end below.
 pub(super) const UNLOADED: u64 = 1 << 48;
@@ -16,6 +17,8 @@ pub(super) enum Machine {
     Arm,
     /// None: a class data archive.
     Archive,
+    /// An opened WebAssembly module.
+    Wasm,
 }
 
 /// A loaded segment.
@@ -57,6 +60,10 @@ pub(super) struct Image<'a> {
     pub(super) high: u64,
     code_low: u64,
     code_high: u64,
+    /// Addresses between them that are of nothing.
+    hole: Range<u64>,
+    /// Of WebAssembly.
+    pub(super) module: Option<wasm::Module>,
 }
 
 #[inline]
@@ -113,6 +120,13 @@ pub(super) fn program_headers(bytes: &[u8]) -> impl Iterator<Item = ProgramHeade
     })
 }
 
+/// The places of segments, of which there are at most as many as a number of two bytes has values, by offset.
+fn by_offset(segments: &[Segment]) -> Vec<u16> {
+    let mut places: Vec<u16> = (0..).take(segments.len()).collect();
+    places.sort_by_key(|&place| segments[usize::from(place)].offset);
+    places
+}
+
 impl<'a> Image<'a> {
     /// Reads the headers; `None` for any other file.
     pub(super) fn parse(bytes: &'a [u8]) -> Option<Self> {
@@ -125,9 +139,14 @@ impl<'a> Image<'a> {
                 high: mapped.end,
                 code_low: 0,
                 code_high: 0,
+                hole: 0..0,
+                module: None,
                 by_offset: vec![0],
                 segments: vec![mapped],
             });
+        }
+        if let Some(image) = wasm::image(bytes) {
+            return Some(image);
         }
         if bytes.get(..7)? != b"\x7fELF\x02\x01\x01" {
             return None;
@@ -165,8 +184,7 @@ impl<'a> Image<'a> {
             }
             apart
         });
-        let mut by_offset: Vec<u16> = (0..).take(segments.len()).collect();
-        by_offset.sort_by_key(|&place| segments[usize::from(place)].offset);
+        let by_offset = by_offset(&segments);
         let code = || segments.iter().filter(|segment| segment.code);
         Some(Self {
             bytes,
@@ -176,8 +194,37 @@ impl<'a> Image<'a> {
             high: segments.last()?.end,
             code_low: code().next().map_or(0, |segment| segment.address),
             code_high: code().next_back().map_or(0, |segment| segment.end),
+            hole: 0..0,
+            module: None,
             by_offset,
             segments,
+        })
+    }
+
+    /// That of a module, from the lowest to the highest address, but for a hole.
+    pub(super) fn of_module(
+        bytes: &'a [u8],
+        segments: Vec<Segment>,
+        all: Range<u64>,
+        hole: Range<u64>,
+        module: wasm::Module,
+    ) -> Option<Self> {
+        let code = segments.iter().find(|segment| segment.code);
+        let (code_low, code_high) = code.map_or((0, 0), |segment| (segment.address, segment.end));
+        let (by_offset, module) = (by_offset(&segments), Some(module));
+        let (low, high, machine) = (all.start, all.end, Machine::Wasm);
+        Some(Self {
+            bytes,
+            machine,
+            fixed: true,
+            segments,
+            by_offset,
+            low,
+            high,
+            code_low,
+            code_high,
+            hole,
+            module,
         })
     }
 
@@ -258,7 +305,12 @@ impl<'a> Image<'a> {
     /// Whether the address is one of the image, its end included.
     #[inline]
     pub(super) fn contains(&self, address: u64) -> bool {
-        address >= self.low && address <= self.high
+        address >= self.low && address <= self.high && !self.hole.contains(&address)
+    }
+
+    /// Whether the address is the place of a function of a module, which nothing has as an address.
+    pub(super) fn in_functions(&self, address: u64) -> bool {
+        self.module.as_ref().is_some_and(|module| module.is_place(address))
     }
 
     /// Whether the address is among those of code.

@@ -6,7 +6,7 @@
 //! with the fields so changed: [`relocate`]. It has the length of the old file and is what a plain program is then matched against.
 //! The patch is the map and the program: two stages of a recipe.
 //!
-//! A class data archive of the JVM is one more such file ([`archive`]).
+//! A class data archive of the JVM is one more such file ([`archive`]), and so is an opened WebAssembly module ([`wasm`]).
 //!
 //! Which bytes are fields, and how a field changes, is part of the format (`FORMAT.md`, section 7.7): any change to the scan needs
 //! another version of the codec. A scan of a hostile file finds odd fields, but reads and writes only within the file, in memory
@@ -33,6 +33,7 @@ mod tables;
 mod tests;
 mod usual;
 mod vote;
+mod wasm;
 mod x86;
 
 pub use derive::{Relocated, Seen, derive, derive_quick, fits, look, memory};
@@ -51,11 +52,15 @@ pub enum Version {
     Two,
     /// The same, and what stands in class data archives, which those before leave as they are.
     Three,
+    /// The same, and what stands in opened WebAssembly modules.
+    Four,
 }
 
 impl Version {
-    /// The one that this program writes.
-    pub const LAST: Self = Self::Three;
+    /// The last one.
+    pub const LAST: Self = Self::Four;
+    /// The one that is written where the last one makes the same.
+    pub const USUAL: Self = Self::Three;
 
     /// The number in the format.
     #[must_use]
@@ -64,6 +69,7 @@ impl Version {
             Self::One => 1,
             Self::Two => 2,
             Self::Three => 3,
+            Self::Four => 4,
         }
     }
 
@@ -74,6 +80,7 @@ impl Version {
             1 => Some(Self::One),
             2 => Some(Self::Two),
             3 => Some(Self::Three),
+            4 => Some(Self::Four),
             _ => None,
         }
     }

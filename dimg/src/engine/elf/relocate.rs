@@ -108,11 +108,14 @@ pub(super) fn moved(old: &[u8], field: &Field, shifts: &Shifts<'_>) -> (u64, u64
         Form::Word32 if shift.is_multiple_of(4) => {
             low(value.wrapping_add((shift.cast_signed() >> 2).cast_unsigned()))
         }
+        Form::Block32 if shift.trailing_zeros() >= 16 => {
+            low(value.wrapping_add((shift.cast_signed() >> 16).cast_unsigned()))
+        }
         Form::Branch26 if shift.is_multiple_of(4) => {
             let words = value.wrapping_add((shift.cast_signed() >> 2).cast_unsigned());
             value & !0x03ff_ffff | words & 0x03ff_ffff
         }
-        Form::Entry32 | Form::Word32 | Form::Branch26 => value,
+        Form::Entry32 | Form::Word32 | Form::Block32 | Form::Branch26 => value,
         Form::Page21 => {
             let target = field.target.wrapping_add(to.cast_unsigned());
             let base = field.base.unwrap_or(0).wrapping_add(by.cast_unsigned());

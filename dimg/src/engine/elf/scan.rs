@@ -5,7 +5,7 @@ use super::code::Tables;
 use super::golang::Golang;
 use super::image::{Image, Machine};
 use super::tables::{Region, RegionKind, regions};
-use super::{Version, arm, data, tables, x86};
+use super::{Version, arm, data, tables, wasm, x86};
 
 /// How a field holds its address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,6 +20,8 @@ pub(super) enum Form {
     Entry32,
     /// 32 bits: a number of words of 4 bytes from the base.
     Word32,
+    /// 32 bits: a number of 64 KiB from [`the first place`](super::wasm).
+    Block32,
     /// The lowest 26 bits of a word: the distance from base to target in words.
     Branch26,
     /// 21 bits of a word, two of them high up: the distance in pages.
@@ -115,7 +117,7 @@ impl<'i> Scan<'i> {
         let regions = regions(image, version);
         let golang = match version {
             Version::One => Golang::default(),
-            Version::Two | Version::Three => Golang::new(image, &regions),
+            Version::Two | Version::Three | Version::Four => Golang::new(image, &regions),
         };
         let targets = match image.machine {
             Machine::Archive if !regions.is_empty() => Targets::new(image),
@@ -144,7 +146,9 @@ impl<'i> Scan<'i> {
                 (RegionKind::Relocations { .. } | RegionKind::Symbols { .. }, _) => {
                     slices(region, slice_bytes, 24)
                 }
-                (RegionKind::Packed | RegionKind::Archive, _) => slices(region, slice_bytes, 8),
+                (RegionKind::Packed | RegionKind::Archive | RegionKind::Memory, _) => {
+                    slices(region, slice_bytes, 8)
+                }
                 _ => vec![region.start],
             };
             for (place, &from) in starts.iter().enumerate() {
@@ -203,7 +207,7 @@ impl<'i> Scan<'i> {
             RegionKind::Packed => tables::packed(image, part, sink),
             RegionKind::GoLines => match self.version {
                 Version::One => tables::go_lines(image, region, sink),
-                Version::Two | Version::Three => self.golang.lines(image, region, sink),
+                Version::Two | Version::Three | Version::Four => self.golang.lines(image, region, sink),
             },
             RegionKind::GoLinks => self.golang.links(image, region, sink),
             RegionKind::Symbols { strings } => {
@@ -213,6 +217,9 @@ impl<'i> Scan<'i> {
             RegionKind::Frames => tables::frames(image, region, self.version, sink),
             RegionKind::FrameIndex => tables::frame_index(image, region, sink),
             RegionKind::Archive => self.targets.scan(image, part, sink),
+            RegionKind::Elements => wasm::tables(image, region, sink),
+            RegionKind::Functions => wasm::functions(image, region, sink),
+            RegionKind::Memory => wasm::memory(image, part, sink),
         }
     }
 }

@@ -3,6 +3,7 @@
 use super::Version;
 use super::image::{Image, Machine, UNLOADED, distance_at, program_headers, u32_at, u64_at};
 use super::scan::{Field, Form, Sink};
+use super::wasm;
 
 /// Regions beyond so many are left as they are.
 const MAX_REGIONS: usize = 1024;
@@ -33,6 +34,10 @@ pub(super) enum RegionKind {
     GoLinks,
     /// What is mapped of a class data archive.
     Archive,
+    /// What tables of a WebAssembly module hold, its functions, its memory.
+    Elements,
+    Functions,
+    Memory,
 }
 
 /// A part of the file that lies within one segment, or outside of all.
@@ -85,6 +90,12 @@ pub(super) fn regions(image: &Image<'_>, version: Version) -> Vec<Region> {
     if image.machine == Machine::Archive {
         for segment in image.segments.iter().filter(|_| version >= Version::Three) {
             claims.claim(RegionKind::Archive, segment.offset, segment.bytes);
+        }
+        return claims.regions;
+    }
+    if image.machine == Machine::Wasm {
+        if version >= Version::Four {
+            wasm::regions(image, |kind, start, bytes| claims.claim(kind, start, bytes));
         }
         return claims.regions;
     }

@@ -3,7 +3,7 @@
 //! Locations come from the program's copies, the longest first. Each field that was copied says where its target went; where most
 //! fields of a target disagree with the locations, and so do those of the targets around it, an override is worth its bytes.
 
-use super::image::{Image, Segment, UNLOADED};
+use super::image::{Image, Machine, Segment, UNLOADED};
 use super::map::{Location, Near, Override, Shifts};
 use super::relocate::value_at;
 use super::scan::{Field, Form, Scan};
@@ -144,6 +144,10 @@ fn locations(old: &Image<'_>, new: &Image<'_>, copies: &[Copied]) -> Vec<Locatio
             }
             done += end;
         }
+    }
+    if let Some(module) = &old.module {
+        // Functions have no bytes there, and do not shift as the data before them do.
+        parts.push((module.first(), old.high, 0, usize::MAX));
     }
     parts.sort_by_key(|&(start, _, _, bytes)| (std::cmp::Reverse(bytes), start));
     let mut taken: BTreeMap<u64, (u64, i64)> = BTreeMap::new();
@@ -328,6 +332,7 @@ fn shift_of(
         Form::Add64 => difference.cast_signed().wrapping_add(base),
         Form::Entry32 => narrow.wrapping_mul(24).wrapping_add(base),
         Form::Word32 => narrow.wrapping_mul(4).wrapping_add(base),
+        Form::Block32 => narrow.wrapping_mul(1 << 16).wrapping_add(base),
         Form::Branch26 => {
             if (was ^ is) & !0x03ff_ffff != 0 {
                 return None;
@@ -379,7 +384,8 @@ impl Ballot {
         let room = Room::new(bytes, limit);
         let mut counts = vec![0; room.counters];
         prefer_huge_pages(&mut counts);
-        let addresses = span.min(bytes.saturating_mul(8)) + bytes;
+        let far = if old.machine == Machine::Wasm { 64 } else { 8 };
+        let addresses = span.min(bytes.saturating_mul(far)) + bytes;
         let every = addresses.div_ceil(room.agreed.max(1)).next_power_of_two().max(4);
         let bits = addresses / every + 2;
         Self {

@@ -16,7 +16,8 @@
 //! | 4, 5, 6 | 4-byte n; n bytes | deflated data of a zip file; then with 5 a data descriptor, with 6 one with its signature |
 //!
 //! That of an ELF file with deflated sections is another ([`elf`]), and so are that of bitcode ([`bitcode`]), which has nothing deflated, so no
-//! parameters, and that of `.xz` files ([`xz`]); all begin as the content does.
+//! parameters, those of `.xz` files ([`xz`]) and of WebAssembly ([`wasm`]), which has none either; all begin as the content does, the last one but for its
+//! eighth byte.
 
 mod bitcode;
 mod elf;
@@ -26,6 +27,7 @@ mod pack;
 mod parameters;
 mod search;
 mod unpack;
+pub(crate) mod wasm;
 mod xz;
 
 pub use pack::pack;
@@ -38,11 +40,16 @@ pub use xz::{HEAD_BYTES as XZ_HEAD_BYTES, Preset, memory as xz_memory};
 pub use bitcode::sample as bitcode_sample;
 #[cfg(test)]
 pub(crate) use elf::with_sections;
+#[cfg(any(test, fuzzing))]
+pub use wasm::sample as wasm_sample;
 
 /// Bytes of an opened form, at most.
 pub const MAX_OPENED_BYTES: u64 = if cfg!(fuzzing) { 16 << 20 } else { 1 << 30 };
 /// Bytes of a zip file's member inflated, at most: larger ones stay as they are.
 pub const MAX_ZIP_MEMBER_BYTES: u64 = if cfg!(fuzzing) { 1 << 20 } else { 64 << 20 };
+
+/// The version of unpacking and packing for WebAssembly.
+pub const WASM_VERSION: u32 = 4;
 
 const RAW_TO_END: u8 = 0;
 const GZIP_TO_END: u8 = 1;
@@ -73,15 +80,17 @@ pub fn may_open(content: &[u8]) -> bool {
         || content.starts_with(elf::MAGIC)
         || bitcode::begins(content)
         || xz::begins(content)
+        || wasm::begins(content)
 }
 
 /// The version of unpacking and packing that opens a content, or packs an opened form, that begins so: 2 for bitcode, 3 for `.xz`,
-/// else 1.
+/// 4 for WebAssembly, else 1.
 #[must_use]
 pub fn version(bytes: &[u8]) -> u32 {
     match bytes {
         _ if bitcode::begins(bytes) => 2,
         _ if xz::begins(bytes) => 3,
+        _ if wasm::begins(bytes) => WASM_VERSION,
         _ => 1,
     }
 }

@@ -7,7 +7,7 @@ use super::inflate::Inflated;
 use super::parameters::{Next, Reader};
 use super::{
     DESCRIPTOR_SIGNATURE, GZIP, GZIP_TO_END, MAX_OPENED_BYTES, MAX_ZIP_MEMBER_BYTES, RAW, RAW_TO_END, ZIP,
-    ZIP_DESCRIPTOR, ZIP_SIGNED_DESCRIPTOR, field_of, gzip_header, u32_at, xz,
+    ZIP_DESCRIPTOR, ZIP_SIGNED_DESCRIPTOR, field_of, gzip_header, u32_at, wasm, xz,
 };
 use crate::engine::EngineError;
 use flate2::Crc;
@@ -117,6 +117,11 @@ impl<'a> Packer<'a, '_> {
         }
         if bitcode::begins(self.opened) {
             let content = bitcode::close(self.opened, self.out.limit)?;
+            self.put(&[&content])?;
+            return self.reader.finish();
+        }
+        if wasm::begins(self.opened) {
+            let content = wasm::close(self.opened, self.out.limit)?;
             self.put(&[&content])?;
             return self.reader.finish();
         }

@@ -7,7 +7,7 @@ use super::inflate::{Failure, Inflated, Inflater};
 use super::{
     DESCRIPTOR_BYTES, DESCRIPTOR_SIGNATURE, ELF, GZIP, GZIP_TO_END, GZIP_TRAILER_BYTES, LOCAL_SIGNATURE,
     LocalHeader, MAX_OPENED_BYTES, MAX_ZIP_MEMBER_BYTES, RAW, RAW_TO_END, XZ, ZIP, ZIP_DESCRIPTOR,
-    ZIP_SIGNED_DESCRIPTOR, field_of, gzip_header, may_open, u32_at, xz,
+    ZIP_SIGNED_DESCRIPTOR, field_of, gzip_header, may_open, u32_at, wasm, xz,
 };
 use crate::engine::EngineError;
 use std::io::{self, Read, Write};
@@ -60,6 +60,17 @@ impl Member {
     }
 }
 
+/// Writes an opened form of at most so many bytes, and says how many it has.
+type Open = fn(&[u8], u64, &mut dyn Write) -> Result<Option<u64>, EngineError>;
+
+/// How a content opens that has nothing compressed.
+fn without_streams(content: &[u8]) -> Option<Open> {
+    if bitcode::begins(content) {
+        return Some(bitcode::open);
+    }
+    wasm::begins(content).then_some(wasm::open)
+}
+
 /// What of a content is deflated: the way to its opened form.
 #[derive(Debug, Clone)]
 pub struct Plan {
@@ -77,8 +88,8 @@ impl Plan {
         if !may_open(content) {
             return None;
         }
-        if bitcode::begins(content) {
-            let opened_bytes = bitcode::open(content, limit, &mut io::sink()).ok()??;
+        if let Some(open) = without_streams(content) {
+            let opened_bytes = open(content, limit, &mut io::sink()).ok()??;
             return Self::within(Vec::new(), 0..0, opened_bytes, limit);
         }
         if xz::begins(content) {
@@ -98,8 +109,8 @@ impl Plan {
         if !may_open(content) {
             return Ok(None);
         }
-        if bitcode::begins(content) {
-            let opened_bytes = bitcode::open(content, limit, out)?;
+        if let Some(open) = without_streams(content) {
+            let opened_bytes = open(content, limit, out)?;
             return Ok(opened_bytes.and_then(|bytes| Self::within(Vec::new(), 0..0, bytes, limit)));
         }
         if xz::begins(content) {
@@ -168,8 +179,8 @@ impl Plan {
         if self.is_elf() {
             return self.unpack_elf(content, out);
         }
-        if bitcode::begins(content) {
-            return match bitcode::open(content, self.opened_bytes, out)? {
+        if let Some(open) = without_streams(content) {
+            return match open(content, self.opened_bytes, out)? {
                 Some(bytes) if bytes == self.opened_bytes => Ok(()),
                 _ => Err(changed()),
             };
