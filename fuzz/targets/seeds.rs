@@ -193,7 +193,7 @@ fn members(target: &Target, dir: &Path) -> io::Result<()> {
         fs::write(work.join(format!("file-{number}")), text)?;
     }
     fs::write(work.join("file.c"), "int twice(int x) { return 2 * x; }\n")?;
-    let commands: [(&str, &[&str]); 12] = [
+    let commands: [(&str, &[&str]); 14] = [
         ("elf", &["sh", "-c", "cc -g -gz=zlib -c -o file.o file.c && cat file.o"]),
         ("gzip-1", &["gzip", "-1nc", "file-0"]),
         ("gzip-6", &["gzip", "-6c", "file-1"]),
@@ -214,6 +214,11 @@ fn members(target: &Target, dir: &Path) -> io::Result<()> {
                  [z.write('file-%d' % n) for n in range(3)]; z.close(); sys.stdout.buffer.write(out.getvalue())",
             ],
         ),
+        (
+            "war",
+            &["sh", "-c", "zip -q a.jar file-0 file-2; zip -q b.jar file-1; zip -q - a.jar file-2 b.jar"],
+        ),
+        ("tar.gz", &["sh", "-c", "tar -c a.jar file-2 | gzip -9n"]),
     ];
     for (name, command) in commands {
         let made =
@@ -231,6 +236,9 @@ fn members(target: &Target, dir: &Path) -> io::Result<()> {
         let frame =
             ParameterFrame::encode(&[&parameters, &[1, 0x16]], Level::Fast).map_err(io::Error::other)?;
         target.seed(&format!("{name}-frame"), &[&[2, 0, 0], &frame])?;
+        if Plan::of(&form, MAX_OPENED_BYTES).is_some() {
+            target.seed(&format!("{name}-again"), &[&[0, 0, 0], &form])?;
+        }
     }
     for (number, content) in wasm(12).iter().enumerate() {
         target.seed(&format!("wasm-content-{number}"), &[&[0, 0, 0], content])?;

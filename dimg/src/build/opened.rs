@@ -39,12 +39,23 @@ const SMALL_PATCH_BYTES: u64 = 512;
 pub(super) struct Packing {
     /// Bytes of the opened form.
     pub(super) opened_bytes: u64,
-    /// Who deflated it.
+    /// How it is packed, and what comes of that: the content comes of the last.
+    pub(super) packs: Vec<Pack>,
+    /// How the base is unpacked, when it is an opened form of it that is patched.
+    pub(super) unpacked: Unpackings,
+}
+
+/// Bytes of opened forms, each that of the one before, and the versions of unpacking that make them.
+type Unpackings = Vec<(u64, u32)>;
+
+/// A packing of an opened form.
+#[derive(Debug)]
+pub(super) struct Pack {
+    /// Who deflated what comes of it.
     pub(super) parameters: Vec<u8>,
-    /// Bytes of the base's opened form, when it is that which is patched, and the version of unpacking that makes it.
-    pub(super) unpacked: Option<(u64, u32)>,
-    /// The version of packing.
     pub(super) version: u32,
+    /// Bytes of what comes of it.
+    pub(super) out_bytes: u64,
 }
 
 /// How a content is kept: itself, or its opened form.
@@ -54,10 +65,11 @@ pub(super) struct Encoded {
     pub(super) packing: Option<Packing>,
 }
 
-/// A content that was opened.
+/// A content that was opened, maybe more than once.
 struct Opened {
     form: Bytes,
-    parameters: Vec<u8>,
+    /// The last way of opening it first.
+    packs: Vec<Pack>,
 }
 
 /// Memory that opening takes, roughly: a small form and an encoder's tables.
@@ -79,25 +91,29 @@ pub(super) fn encode(
         encode::encode(content, new, found, &open, options, threads)
     };
     let unopened = |way: Way| Encoded { class: Class::of(path, new), kept: way.kept, packing: None };
-    let Some((plan, form)) = form(new, options)? else { return Ok(unopened(as_is()?)) };
+    let Some(first) = form(new, MAX_FORM_BYTES, options)? else { return Ok(unopened(as_is()?)) };
     // The base is opened meanwhile; it is in vain where nobody is found who deflated the content.
     let (opened, first_base) = std::thread::scope(|scope| {
-        let first = (threads > 1).then_some(found.bases.first()).flatten();
-        let first =
-            first.and_then(|base| spawn_scoped(scope, || (base.place, open_form(source, base, options))));
-        let opened = find(&plan, form, new, threads);
-        (opened, first.and_then(|thread| thread.join().ok()))
+        let base = (threads > 1).then_some(found.bases.first()).flatten();
+        let base = base
+            .and_then(|base| spawn_scoped(scope, || (base.place, open_base_forms(source, base, options))));
+        let opened = open_new(new, first, options, threads);
+        (opened, base.and_then(|thread| thread.join().ok()))
     });
     let Some(opened) = opened? else { return Ok(unopened(as_is()?)) };
     let inside = Content { digest: content.digest, size: opened.form.len() as u64 };
-    let unpacked: RefCell<Vec<(Place, (u64, u32))>> = RefCell::default();
+    let unpacked: RefCell<Vec<(Place, Unpackings)>> = RefCell::default();
     let first_base = RefCell::new(first_base);
     let open_base = |base: &Candidate| {
         let known = first_base.take().filter(|(place, _)| *place == base.place);
-        let (bytes, opened) = known.map_or_else(|| open_form(source, base, options), |(_, opened)| opened)?;
-        if opened {
-            unpacked.borrow_mut().push((base.place, (bytes.len() as u64, member::version(&bytes))));
+        let BaseForms { mut bytes, forms } =
+            known.map_or_else(|| open_base_forms(source, base, options), |(_, forms)| forms)?;
+        let mut stages = Vec::new();
+        for form in forms.into_iter().take(opened.packs.len()) {
+            stages.push((form.len() as u64, member::version(&bytes)));
+            bytes = form;
         }
+        unpacked.borrow_mut().push((base.place, stages));
         Ok(bytes)
     };
     let version = member::version(new);
@@ -110,7 +126,7 @@ pub(super) fn encode(
         let fast = encode::stored(&inside, &opened.form, content.size.saturating_mul(2), Level::Fast)?;
         way.bytes = fast.bytes - fast.bytes / 8;
     }
-    let bytes = way.bytes + opened.parameters.len() as u64;
+    let bytes = way.bytes + opened.packs.iter().map(|pack| pack.parameters.len() as u64).sum::<u64>();
     let is_clear = match version {
         1 => bytes <= content.size / CLEARLY_SMALLER,
         // As it is, a module is patched about as well as its opened form without moving what shifts.
@@ -124,9 +140,10 @@ pub(super) fn encode(
         }
     }
     let unpacked = way.kept.base().and_then(|place| {
-        unpacked.borrow().iter().find(|(known, _)| *known == place).map(|(_, bytes)| *bytes)
+        unpacked.borrow().iter().find(|(known, _)| *known == place).map(|(_, stages)| stages.clone())
     });
-    let packing = Packing { opened_bytes: inside.size, parameters: opened.parameters, unpacked, version };
+    let unpacked = unpacked.unwrap_or_default();
+    let packing = Packing { opened_bytes: inside.size, packs: opened.packs, unpacked };
     Ok(Encoded { class: class(path, &opened.form), kept: way.kept, packing: Some(packing) })
 }
 
@@ -142,39 +159,71 @@ fn class(path: &[u8], form: &[u8]) -> Class {
     Class::of(path, form.get(head..).unwrap_or_default())
 }
 
-/// The opened form of a base, or its bytes where it has none; and which of both.
-fn open_form(
+/// A base, its opened form, that one's, and so on.
+struct BaseForms {
+    bytes: Bytes,
+    forms: Vec<Bytes>,
+}
+
+fn open_base_forms(
     source: &dyn ContentSource,
     base: &Candidate,
     options: &BuildOptions,
-) -> Result<(Bytes, bool), DimgError> {
+) -> Result<BaseForms, DimgError> {
     let bytes = encode::open(source, &base.content)?;
-    Ok(match form(&bytes, options)? {
-        Some((_, form)) => (form, true),
-        None => (bytes, false),
-    })
+    let (mut forms, mut left) = (Vec::<Bytes>::new(), MAX_FORM_BYTES);
+    while forms.len() < member::MAX_DEPTH
+        && let Some((_, form)) = form(forms.last().unwrap_or(&bytes), left, options)?
+    {
+        left = left.saturating_sub(form.len() as u64);
+        forms.push(form);
+    }
+    Ok(BaseForms { bytes, forms })
+}
+
+/// Opens a content as often as it can be packed again, from its opened form on.
+fn open_new(
+    new: &[u8],
+    first: (Plan, Bytes),
+    options: &BuildOptions,
+    threads: usize,
+) -> Result<Option<Opened>, DimgError> {
+    let (mut opened, mut next, mut left) = (None::<Opened>, Some(first), MAX_FORM_BYTES);
+    while let Some((plan, opens_to)) = next {
+        let content = opened.as_ref().map_or(new, |opened| &opened.form);
+        let Some(parameters) = find(&plan, &opens_to, content, threads)? else { break };
+        let (version, out_bytes) = (member::version(content), content.len() as u64);
+        let mut packs = opened.map(|opened| opened.packs).unwrap_or_default();
+        packs.insert(0, Pack { parameters, version, out_bytes });
+        left = left.saturating_sub(opens_to.len() as u64);
+        next = if packs.len() < member::MAX_DEPTH { form(&opens_to, left, options)? } else { None };
+        opened = Some(Opened { form: opens_to, packs });
+    }
+    Ok(opened)
 }
 
 /// Finds who deflated a content, if it can be packed again: that is tried.
-fn find(plan: &Plan, form: Bytes, content: &[u8], threads: usize) -> Result<Option<Opened>, DimgError> {
-    let parameters = member::find_parameters(plan, content, &form, threads)?.encode();
+fn find(plan: &Plan, form: &[u8], content: &[u8], threads: usize) -> Result<Option<Vec<u8>>, DimgError> {
+    let parameters = member::find_parameters(plan, content, form, threads)?.encode();
     let fits = parameters.len() as u64 <= PARAMETER_GROUP_BYTES / 2
         && parameters.len() < content.len() / 2
-        && member::comes_back(plan, &form, content);
-    Ok(fits.then_some(Opened { form, parameters }))
+        && member::comes_back(plan, form, content);
+    Ok(fits.then_some(parameters))
 }
 
-/// The opened form of a content that is worth it.
-fn form(content: &[u8], options: &BuildOptions) -> Result<Option<(Plan, Bytes)>, DimgError> {
+/// The opened form of a content that is worth it, of at most so many bytes.
+fn form(content: &[u8], limit: u64, options: &BuildOptions) -> Result<Option<(Plan, Bytes)>, DimgError> {
     let is_fast = options.level == Level::Fast;
     let (most, most_form) = match member::version(content) {
-        1 if is_fast => (MAX_FAST_CONTENT_BYTES, MAX_FORM_BYTES),
-        // A hundred times slower than deflating.
-        3 if is_fast => (0, 0),
-        3 => (MAX_CONTENT_BYTES, most_of_xz(options)),
+        1 if is_fast => (MAX_FAST_CONTENT_BYTES, limit),
+        // A hundred times slower than deflating; and once more for what was deflated twice.
+        3 | 5 if is_fast => (0, 0),
+        3 => (MAX_CONTENT_BYTES, most_of_xz(options).min(limit)),
         // Bases are opened at a time, and each is closed once to be sure.
-        member::WASM_VERSION => (MAX_CONTENT_BYTES.min(options.memory_bytes / WASM_PART), MAX_FORM_BYTES),
-        _ => (MAX_CONTENT_BYTES, MAX_FORM_BYTES),
+        member::WASM_VERSION => (MAX_CONTENT_BYTES.min(options.memory_bytes / WASM_PART), limit),
+        // The opened form of a content that is not too large itself.
+        5 => (limit, limit),
+        _ => (MAX_CONTENT_BYTES, limit),
     };
     if options.codec != Codec::Auto || content.len() as u64 > most {
         return Ok(None);
@@ -206,8 +255,13 @@ fn open(content: &[u8], limit: u64, options: &BuildOptions) -> Result<Option<(Pl
     Ok(Some((plan, form)))
 }
 
-/// The opened form of a content that was kept by it.
-pub(super) fn reopen(content: &[u8], opened_bytes: u64, options: &BuildOptions) -> Result<Bytes, DimgError> {
-    let form = open(content, opened_bytes, options)?.map(|(_, form)| form);
-    form.ok_or_else(|| DimgError::Refused("a content does not open any more".to_owned()))
+/// The opened form of a content that was kept by it, after so many openings.
+pub(super) fn reopen(content: &[u8], depth: usize, options: &BuildOptions) -> Result<Bytes, DimgError> {
+    let mut opened: Option<Bytes> = None;
+    for _ in 0..depth {
+        let (_, form) = open(opened.as_deref().unwrap_or(content), MAX_FORM_BYTES, options)?
+            .ok_or_else(|| DimgError::Refused("a content does not open any more".to_owned()))?;
+        opened = Some(form);
+    }
+    opened.ok_or_else(|| DimgError::Refused("a content was not opened".to_owned()))
 }

@@ -7,7 +7,7 @@
 use super::encode::{self, Kept, Moved, SMALL_CONTENT_BYTES, chunks, frame_memory};
 use super::groups::{Group, Groups};
 use super::names::{Candidate, Found, Names};
-use super::opened::{self, Encoded};
+use super::opened::{self, Encoded, Pack};
 use super::relatives::Relatives;
 use super::similar::{Similar, tells};
 use super::{BuildOptions, Codec, Progress, Side};
@@ -22,8 +22,7 @@ use crate::format::{DimgError, DimgWriter, FrameKind, RecipeRow, StageCodec, Sta
 use crate::index::edit::Place;
 use crate::index::{Content, Edit, LayerIndex};
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 /// Contents that may be worked on or wait beyond the first that is not finished.
 const AHEAD: usize = 8192;
@@ -62,7 +61,7 @@ pub(super) fn run(
     let contents = &edit.new_contents;
     let all_bytes: u64 = contents.iter().map(|content| content.size).sum();
     progress.start(contents.len() as u64, all_bytes);
-    let opened = contents.iter().map(|_| AtomicU64::new(0)).collect();
+    let opened = contents.iter().map(|_| OnceLock::new()).collect();
     let worker = Worker { contents, paths: paths(contents, above), opened, parent, target, options };
     let threads = options.threads.get();
     let work = |(job, memory)| (worker.run(job), memory);
@@ -110,8 +109,8 @@ fn paths<'a>(contents: &[Content], above: &'a [Arc<LayerIndex>]) -> Vec<&'a [u8]
 struct Worker<'a> {
     contents: &'a [Content],
     paths: Vec<&'a [u8]>,
-    /// Bytes of the opened forms of those contents that are kept by them; else 0.
-    opened: Vec<AtomicU64>,
+    /// Of those contents that are kept opened, how often they were, and the bytes of the last opened form.
+    opened: Vec<OnceLock<(usize, u64)>>,
     parent: Option<&'a Side<'a>>,
     target: &'a Side<'a>,
     options: &'a BuildOptions,
@@ -128,7 +127,8 @@ impl Worker<'_> {
                 let path = self.paths[number];
                 let encoded = opened::encode(content, path, &new, &found, parent, self.options, threads)?;
                 if let Some(packing) = &encoded.packing {
-                    self.opened[number].store(packing.opened_bytes, Ordering::Relaxed);
+                    // Each content is encoded once.
+                    let _ = self.opened[number].set((packing.packs.len(), packing.opened_bytes));
                 }
                 Ok(Done::Content { number, encoded })
             }
@@ -172,18 +172,15 @@ impl Worker<'_> {
     /// The bytes by which a content is kept: its own, or those of its opened form.
     fn kept(&self, number: usize) -> Result<Bytes> {
         let content = encode::open(self.target.contents, &self.contents[number])?;
-        match self.opened[number].load(Ordering::Relaxed) {
-            0 => Ok(content),
-            opened => opened::reopen(&content, opened, self.options),
+        match self.opened[number].get() {
+            None => Ok(content),
+            Some((depth, _)) => opened::reopen(&content, *depth, self.options),
         }
     }
 
     /// How many these are.
     fn kept_bytes(&self, number: usize) -> u64 {
-        match self.opened[number].load(Ordering::Relaxed) {
-            0 => self.contents[number].size,
-            opened => opened,
-        }
+        self.opened[number].get().map_or(self.contents[number].size, |(_, bytes)| *bytes)
     }
 
     fn memory(&self, job: &Job) -> u64 {
@@ -255,14 +252,21 @@ struct Plan {
     base: Option<Place>,
     /// In the order in which they are run.
     stages: Vec<Planned>,
-    /// Before all of them the base is unpacked to so many bytes, by a version of the codec.
-    unpacked: Option<(u64, u32)>,
+    /// Before all of them the base is unpacked to so many bytes, by a version of the codec; and that again.
+    unpacked: Vec<(u64, u32)>,
     /// Then a fill, by its ticket, and the bytes that it makes.
     fill: Option<(usize, u64)>,
-    /// After all of them the content is packed with parameters of the frame of this ticket.
-    packed: Option<usize>,
-    /// The version of that packing.
+    /// After all of them the content is packed.
+    packed: Vec<Packed>,
+}
+
+/// A packing of a plan.
+#[derive(Clone, Copy)]
+struct Packed {
+    /// The frame of the parameters; none until it is known.
+    ticket: Option<usize>,
     version: u32,
+    out_bytes: u64,
 }
 
 /// A stage of a plan.
@@ -356,20 +360,22 @@ impl Coordinator<'_> {
             slot: 0,
             out_bytes: planned.out_bytes,
         };
-        let recipes = self.plans.iter().zip(self.worker.contents).map(|(plan, content)| {
-            let unpack = |(out_bytes, version)| StageRow {
+        let recipes = self.plans.iter().map(|plan| {
+            let unpack = |&(out_bytes, version)| StageRow {
                 codec: StageCodec::Unpack,
                 version,
                 frame: 0,
                 slot: 0,
                 out_bytes,
             };
-            let pack = |ticket: usize| StageRow {
-                codec: StageCodec::Pack,
-                version: plan.version,
-                frame: self.tickets[ticket],
-                slot: 0,
-                out_bytes: content.size,
+            let pack = |packed: &Packed| {
+                Some(StageRow {
+                    codec: StageCodec::Pack,
+                    version: packed.version,
+                    frame: self.tickets[packed.ticket?],
+                    slot: 0,
+                    out_bytes: packed.out_bytes,
+                })
             };
             let fill = |(ticket, out_bytes): (usize, u64)| StageRow {
                 codec: StageCodec::Program,
@@ -378,10 +384,10 @@ impl Coordinator<'_> {
                 slot: 0,
                 out_bytes,
             };
-            let before = plan.unpacked.map(unpack).into_iter().chain(plan.fill.map(fill));
-            let version = plan.unpacked.map(|(_, version)| version);
+            let before = plan.unpacked.iter().map(unpack).chain(plan.fill.map(fill));
+            let version = plan.unpacked.last().map(|(_, version)| *version);
             let stages = before.chain(plan.stages.iter().map(|planned| stage(planned, version)));
-            RecipeRow { base: plan.base, stages: stages.chain(plan.packed.map(pack)).collect() }
+            RecipeRow { base: plan.base, stages: stages.chain(plan.packed.iter().filter_map(pack)).collect() }
         });
         let mut recipes: Vec<_> = recipes.collect();
         self.writer.number_slots(&mut recipes);
@@ -481,9 +487,11 @@ impl Coordinator<'_> {
         let content = u32::try_from(number).unwrap_or(u32::MAX);
         if let Some(packing) = packing {
             self.plans[number].unpacked = packing.unpacked;
-            self.plans[number].version = packing.version;
-            if let Some(full) = self.groups.pack(content, packing.parameters) {
-                self.close(FrameKind::Parameters, full);
+            for Pack { parameters, version, out_bytes } in packing.packs {
+                self.plans[number].packed.push(Packed { ticket: None, version, out_bytes });
+                if let Some(full) = self.groups.pack(content, parameters) {
+                    self.close(FrameKind::Parameters, full);
+                }
             }
         }
         match kept {
@@ -572,7 +580,13 @@ impl Coordinator<'_> {
         for content in &group.contents {
             match kind {
                 FrameKind::Relocations => self.plan_relocation(*content as usize, ticket),
-                FrameKind::Parameters => self.plans[*content as usize].packed = Some(ticket),
+                FrameKind::Parameters => {
+                    // Groups are closed in the order in which they are filled.
+                    let packed = &mut self.plans[*content as usize].packed;
+                    if let Some(packed) = packed.iter_mut().find(|packed| packed.ticket.is_none()) {
+                        packed.ticket = Some(ticket);
+                    }
+                }
                 _ => self.plan(*content as usize, kind, ticket),
             }
         }
@@ -594,7 +608,7 @@ impl Coordinator<'_> {
     fn plan_relocation(&mut self, number: usize, ticket: usize) {
         let plan = &mut self.plans[number];
         let base = plan.base.and_then(|place| self.bases.content_at(place)).map_or(0, |base| base.size);
-        let out_bytes = plan.unpacked.map_or(base, |(bytes, _)| bytes);
+        let out_bytes = plan.unpacked.last().map_or(base, |(bytes, _)| *bytes);
         plan.stages.insert(0, Planned { ticket, kind: FrameKind::Relocations, out_bytes });
     }
 

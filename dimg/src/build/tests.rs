@@ -5,7 +5,7 @@ use crate::content::Bytes;
 use crate::engine::deflate::Encoder;
 use crate::engine::elf::sample::Sample;
 use crate::engine::member::wasm_sample::Sample as Module;
-use crate::engine::member::{bitcode_sample, with_sections};
+use crate::engine::member::{bitcode_sample, with_sections, zip};
 use crate::format::{Dimg, FrameKind, StageCodec};
 use crate::index::{Content, Entry, Kind, Shape, Tail};
 use std::collections::{BTreeMap, HashMap};
@@ -418,6 +418,73 @@ fn recompressed_deltas_merge_into_one_patch() {
         let stages: Vec<_> = recipe.stages.iter().map(|stage| stage.codec).collect();
         assert_eq!(stages, [Unpack, Program, Pack]);
     }
+}
+
+/// Archives of deflated archives: of one maker; of another on the outside; and one whose members nobody is known to have deflated.
+fn archives(version: usize) -> Made {
+    let (zlib, gnu) = (Encoder::zlib(6, 8).unwrap(), Encoder::gnu(6).unwrap());
+    let jar = |number: usize, version: usize, encoder| {
+        let texts = [lines(number, 200), [lines(number, 300), lines(version, 5)].concat()];
+        zip(&[("META-INF/MANIFEST.MF", texts[0].clone()), ("a.class", texts[1].clone())], encoder, false)
+    };
+    let war = |encoder| {
+        let jars =
+            [("a.jar", jar(1, version, zlib)), ("b.jar", jar(2, 0, zlib)), ("c.jar", jar(3, version, gnu))];
+        zip(&jars, encoder, true)
+    };
+    let plain = zip(&[("one", lines(4, 900)), ("two", lines(version, 90))], zlib, false);
+    let tar = [&[0; 512][..], &war(zlib), &lines(version, 100)].concat();
+    Made::new(
+        u8::try_from(version).unwrap(),
+        &[
+            ("app.war", war(zlib)),
+            ("other.war", war(gnu)),
+            ("plain.zip", plain),
+            ("all.tar.gz", gz(&tar, gnu)),
+        ],
+    )
+}
+
+#[test]
+fn archives_in_archives_are_patched_opened_and_merge() {
+    use StageCodec::{Pack, Program, Unpack};
+    let made = [archives(1), archives(2), archives(3)];
+    let delta = |old: &Made, new: &Made| bytes(Some(old), new, &options(2, Codec::Auto));
+    let files = [delta(&made[0], &made[1]), delta(&made[1], &made[2])];
+    let stages = |file: &[u8]| {
+        let dimg = Dimg::open(Bytes::from(file.to_vec())).unwrap();
+        let stages = |recipe: &crate::format::RecipeRow| {
+            recipe.stages.iter().map(|stage| (stage.codec, stage.version)).collect::<Vec<_>>()
+        };
+        dimg.recipes().unwrap().iter().map(stages).collect::<Vec<_>>()
+    };
+    let (once, again) = (
+        [(Unpack, 1), (Program, 1), (Pack, 1)],
+        [(Unpack, 1), (Unpack, 5), (Program, 1), (Pack, 5), (Pack, 1)],
+    );
+    let thrice = [&[(Unpack, 1), (Unpack, 5)][..], &again[1..4], &[(Pack, 5), (Pack, 1)]].concat();
+    let expected = vec![again.to_vec(), again.to_vec(), once.to_vec(), thrice];
+    for (at, file) in files.iter().enumerate() {
+        apply(file, Some(&made[at]), &made[at + 1]);
+        assert_eq!(stages(file), expected);
+    }
+    let plain = bytes(Some(&made[0]), &made[1], &options(2, Codec::Plain));
+    assert!(files[0].len() * 4 < plain.len(), "{} {}", files[0].len(), plain.len());
+    assert!(bytes(Some(&made[0]), &made[1], &options(1, Codec::Auto)) == files[0]);
+    let base = bytes(None, &made[0], &options(2, Codec::Auto));
+    apply(&base, None, &made[0]);
+    let dimgs = files.map(|file| Dimg::open(Bytes::from(file)).unwrap());
+    let merging = crate::merge::MergeOptions {
+        level: Level::Default,
+        threads: NonZeroUsize::new(2).unwrap(),
+        memory_bytes: 256 << 20,
+        dir: std::env::temp_dir(),
+    };
+    let mut merged = crate::merge::merge(&[&dimgs[0], &dimgs[1]], &merging, &mut ()).unwrap();
+    let mut file = Vec::new();
+    merged.write_to(&mut file).unwrap();
+    apply(&file, Some(&made[0]), &made[2]);
+    assert_eq!(stages(&file), expected);
 }
 
 /// Modules and indexes of bitcode, of the version of a program, beside a text that GNU gzip deflated.

@@ -382,7 +382,7 @@ impl Dimg {
                     return Err(DimgError::corrupt("frame", offset, "it holds no parameters"));
                 };
                 let parameters = group.parameters(stage.slot).map_err(bad)?;
-                if member::version(old) > stage.version {
+                if member::form_version(old) > stage.version {
                     let reason = format!("pack version {} does not make such a content", stage.version);
                     return Err(DimgError::corrupt("recipes", 0, reason));
                 }

@@ -59,7 +59,7 @@ impl StageCodec {
         match self {
             Self::Stored => 0,
             Self::Elf => elf::Version::USUAL.number(),
-            Self::Unpack | Self::Pack => 4,
+            Self::Unpack | Self::Pack => 5,
             Self::Program | Self::Bsdiff | Self::Reference => 1,
         }
     }

@@ -107,19 +107,18 @@ fn follow(before: Joined, file: &Dimg, number: usize) -> Result<Joined, MergeErr
 }
 
 /// Two lists of stages that follow each other, without packing at the end of the first and unpacking at the start of the second: what was
-/// packed has the opened form that it was packed from.
-fn without_repacking<'a>(first: &'a [Link], second: &'a [Link]) -> (&'a [Link], &'a [Link]) {
-    match (first, second) {
-        ([kept @ .., opened, packed], [unpacked, rest @ ..])
-            if packed.row.codec == StageCodec::Pack
-                && unpacked.row.codec == StageCodec::Unpack
-                && packed.row.version == unpacked.row.version
-                && opened.row.out_bytes == unpacked.row.out_bytes =>
-        {
-            (&first[..=kept.len()], rest)
-        }
-        _ => (first, second),
+/// packed has the opened form that it was packed from, and that may have been packed itself.
+fn without_repacking<'a>(mut first: &'a [Link], mut second: &'a [Link]) -> (&'a [Link], &'a [Link]) {
+    while let ([kept @ .., packed], [unpacked, rest @ ..]) = (first, second)
+        && let Some(opened) = kept.last()
+        && packed.row.codec == StageCodec::Pack
+        && unpacked.row.codec == StageCodec::Unpack
+        && packed.row.version == unpacked.row.version
+        && opened.row.out_bytes == unpacked.row.out_bytes
+    {
+        (first, second) = (kept, rest);
     }
+    (first, second)
 }
 
 /// A chain that starts from the middle image, from what stands before.

@@ -6,7 +6,9 @@
 //! stand, so that archives within archives are predicted too.
 
 use super::inflate::Inflated;
-use super::{CENTRAL_SIGNATURE, END_SIGNATURE, LOCAL_SIGNATURE, LocalHeader, field_of, u16_at, u32_at};
+use super::{
+    CENTRAL_SIGNATURE, END_SIGNATURE, LOCAL_SIGNATURE, LocalHeader, field_of, is_opened, u16_at, u32_at,
+};
 use std::collections::HashMap;
 use std::io::{self, Write};
 
@@ -34,6 +36,8 @@ struct Member {
 #[derive(Debug)]
 pub(super) struct Fields {
     direction: Direction,
+    /// Whether the content is an opened form: there members whose streams were opened before follow from nothing.
+    again: bool,
     /// Members by name, the last one last.
     members: HashMap<Vec<u8>, Vec<Member>>,
     /// Where the archive of the central directory under way starts.
@@ -45,8 +49,10 @@ pub(super) struct Fields {
 }
 
 impl Fields {
-    pub(super) fn new(direction: Direction) -> Self {
-        Self { direction, members: HashMap::new(), base: 0, central: None, edits: Vec::new() }
+    /// For a content that begins as `content` does.
+    pub(super) fn new(direction: Direction, content: &[u8]) -> Self {
+        let again = is_opened(content);
+        Self { direction, again, members: HashMap::new(), base: 0, central: None, edits: Vec::new() }
     }
 
     /// Writes the bytes of `piece`, which start at `offset` of the packed content, with the fields converted. `stream` is the
@@ -87,6 +93,7 @@ impl Fields {
                     }
                     Member { offset, crc: stream.crc, deflated, inflated }
                 }
+                None if self.again && header.deflated => return Some(header.bytes),
                 None => Member {
                     offset,
                     crc: u32_at(bytes, 14)?,
@@ -102,8 +109,11 @@ impl Fields {
             let more = usize::from(u16_at(bytes, 30)?) + usize::from(u16_at(bytes, 32)?);
             let end = CENTRAL_BYTES + name_bytes + more;
             let name = bytes.get(..end)?.get(CENTRAL_BYTES..CENTRAL_BYTES + name_bytes)?;
-            self.central.get_or_insert(offset);
-            if let Some(member) = self.members.get_mut(name).and_then(Vec::pop) {
+            let member = self.members.get_mut(name).and_then(Vec::pop);
+            if member.is_some() || !self.again {
+                self.central.get_or_insert(offset);
+            }
+            if let Some(member) = member {
                 self.field(bytes, at, 16, member.crc)?;
                 self.field(bytes, at, 20, member.deflated)?;
                 self.field(bytes, at, 24, member.inflated)?;

@@ -18,6 +18,8 @@
 //! That of an ELF file with deflated sections is another ([`elf`]), and so are that of bitcode ([`bitcode`]), which has nothing deflated, so no
 //! parameters, those of `.xz` files ([`xz`]) and of WebAssembly ([`wasm`]), which has none either; all begin as the content does, the last one but for its
 //! eighth byte.
+//!
+//! An opened form of pieces may be opened again, as a zip file is, for the archives that were deflated in it.
 
 mod bitcode;
 mod elf;
@@ -40,11 +42,15 @@ pub use xz::{HEAD_BYTES as XZ_HEAD_BYTES, Preset, memory as xz_memory};
 pub use bitcode::sample as bitcode_sample;
 #[cfg(test)]
 pub(crate) use elf::with_sections;
+#[cfg(test)]
+pub(crate) use tests::zip;
 #[cfg(any(test, fuzzing))]
 pub use wasm::sample as wasm_sample;
 
 /// Bytes of an opened form, at most.
 pub const MAX_OPENED_BYTES: u64 = if cfg!(fuzzing) { 16 << 20 } else { 1 << 30 };
+/// How often a content may be opened: itself, its opened form, and that one's.
+pub const MAX_DEPTH: usize = 3;
 /// Bytes of a zip file's member inflated, at most: larger ones stay as they are.
 pub const MAX_ZIP_MEMBER_BYTES: u64 = if cfg!(fuzzing) { 1 << 20 } else { 64 << 20 };
 
@@ -65,6 +71,7 @@ const XZ: u8 = 0xfd;
 
 /// The trailer of a gzip member: CRC-32 and length modulo 2^32.
 const GZIP_TRAILER_BYTES: usize = 8;
+const GZIP_MAGIC: &[u8; 3] = &[0x1f, 0x8b, 8];
 const LOCAL_SIGNATURE: &[u8; 4] = b"PK\x03\x04";
 const CENTRAL_SIGNATURE: &[u8; 4] = b"PK\x01\x02";
 const END_SIGNATURE: &[u8; 4] = b"PK\x05\x06";
@@ -75,24 +82,59 @@ const DESCRIPTOR_BYTES: usize = 12;
 /// Whether a content begins as one that may be opened.
 #[must_use]
 pub fn may_open(content: &[u8]) -> bool {
-    content.starts_with(&[0x1f, 0x8b, 8])
+    content.starts_with(GZIP_MAGIC)
         || content.starts_with(LOCAL_SIGNATURE)
         || content.starts_with(elf::MAGIC)
+        || is_opened(content)
         || bitcode::begins(content)
         || xz::begins(content)
         || wasm::begins(content)
 }
 
-/// The version of unpacking and packing that opens a content, or packs an opened form, that begins so: 2 for bitcode, 3 for `.xz`,
-/// 4 for WebAssembly, else 1.
+/// The version of unpacking that opens a content that begins so, and of packing what was opened: 2 for bitcode, 3 for `.xz`, 4 for WebAssembly,
+/// 5 for an opened form, else 1.
 #[must_use]
-pub fn version(bytes: &[u8]) -> u32 {
+pub fn version(content: &[u8]) -> u32 {
+    if is_opened(content) { 5 } else { own_version(content) }
+}
+
+/// The version of packing that packs an opened form that begins so.
+#[must_use]
+pub fn form_version(form: &[u8]) -> u32 {
+    if is_opened(inside(form)) { 5 } else { own_version(form) }
+}
+
+/// The version of a content, or an opened form, that begins as itself, not by a piece.
+fn own_version(bytes: &[u8]) -> u32 {
     match bytes {
         _ if bitcode::begins(bytes) => 2,
         _ if xz::begins(bytes) => 3,
         _ if wasm::begins(bytes) => WASM_VERSION,
         _ => 1,
     }
+}
+
+/// What stands in the first piece of the opened form of a zip file.
+fn inside(form: &[u8]) -> &[u8] {
+    match form {
+        [RAW, _, _, _, _, content @ ..] => content,
+        _ => &[],
+    }
+}
+
+/// Whether a content begins as the opened form of a gzip or zip file, or as one opened again, as long as that can be opened once more.
+fn is_opened(content: &[u8]) -> bool {
+    let mut rest = content;
+    for _ in 1..MAX_DEPTH {
+        rest = match rest {
+            [GZIP_TO_END, rest @ ..] | [GZIP | RAW, _, _, _, _, rest @ ..] => rest,
+            _ => return false,
+        };
+        if rest.starts_with(GZIP_MAGIC) || rest.starts_with(LOCAL_SIGNATURE) {
+            return true;
+        }
+    }
+    false
 }
 
 /// The number of bytes of the gzip header that `bytes` begin with.

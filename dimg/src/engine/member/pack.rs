@@ -7,7 +7,7 @@ use super::inflate::Inflated;
 use super::parameters::{Next, Reader};
 use super::{
     DESCRIPTOR_SIGNATURE, GZIP, GZIP_TO_END, MAX_OPENED_BYTES, MAX_ZIP_MEMBER_BYTES, RAW, RAW_TO_END, ZIP,
-    ZIP_DESCRIPTOR, ZIP_SIGNED_DESCRIPTOR, field_of, gzip_header, u32_at, wasm, xz,
+    ZIP_DESCRIPTOR, ZIP_SIGNED_DESCRIPTOR, field_of, gzip_header, inside, u32_at, wasm, xz,
 };
 use crate::engine::EngineError;
 use flate2::Crc;
@@ -26,14 +26,24 @@ pub fn pack(
     out_bytes: u64,
     out: &mut dyn Write,
 ) -> Result<(), EngineError> {
+    pack_by(opened, Reader::new(parameters), out_bytes, out)
+}
+
+/// As [`pack`], by parameters as they are read.
+pub(super) fn pack_by(
+    opened: &[u8],
+    reader: Reader<'_>,
+    out_bytes: u64,
+    out: &mut dyn Write,
+) -> Result<(), EngineError> {
     if opened.len() as u64 > MAX_OPENED_BYTES {
         return Err(EngineError::member(0, "the opened form is too long"));
     }
     let mut packer = Packer {
         opened,
         at: 0,
-        reader: Reader::new(parameters),
-        fields: Fields::new(Direction::Pack),
+        reader,
+        fields: Fields::new(Direction::Pack, inside(opened)),
         out: Counted { out, count: 0, limit: out_bytes, exceeded: false },
     };
     match packer.run() {

@@ -63,6 +63,8 @@ pub(super) enum Next<'a> {
 
 /// Takes methods from their bytes, one at a time: a count costs no memory.
 pub(super) struct Reader<'a> {
+    /// Streams that come before what the bytes say.
+    given: &'a [&'a [u8]],
     bytes: &'a [u8],
     rest: &'a [u8],
     run: Option<(u64, Next<'a>)>,
@@ -70,7 +72,12 @@ pub(super) struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     pub(super) fn new(bytes: &'a [u8]) -> Self {
-        Self { bytes, rest: bytes, run: None }
+        Self { given: &[], bytes, rest: bytes, run: None }
+    }
+
+    /// As of parameters that give all these streams as they are.
+    pub(super) fn of_streams(given: &'a [&'a [u8]]) -> Self {
+        Self { given, ..Self::new(&[]) }
     }
 
     fn error(&self, reason: &'static str) -> EngineError {
@@ -78,6 +85,10 @@ impl<'a> Reader<'a> {
     }
 
     pub(super) fn next(&mut self) -> Result<Next<'a>, EngineError> {
+        if let Some((stream, rest)) = self.given.split_first() {
+            self.given = rest;
+            return Ok(Next::Verbatim(stream));
+        }
         if let Some((left, next)) = self.run.filter(|(left, _)| *left > 0) {
             self.run = Some((left - 1, next));
             return Ok(next);
@@ -106,7 +117,7 @@ impl<'a> Reader<'a> {
     }
 
     pub(super) fn finish(&self) -> Result<(), EngineError> {
-        match self.rest.is_empty() && self.run.is_none_or(|(left, _)| left == 0) {
+        match self.given.is_empty() && self.rest.is_empty() && self.run.is_none_or(|(left, _)| left == 0) {
             true => Ok(()),
             false => Err(self.error("parameters: more than there are streams")),
         }

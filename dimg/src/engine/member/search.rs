@@ -1,7 +1,8 @@
 //! Finding who compressed the streams of a content.
 
 use super::elf;
-use super::parameters::{Method, Parameters};
+use super::pack::pack_by;
+use super::parameters::{Method, Parameters, Reader};
 use super::unpack::Plan;
 use super::xz;
 use crate::engine::EngineError;
@@ -120,8 +121,10 @@ pub fn packs_to(opened: &[u8], parameters: &[u8], content: &[u8]) -> bool {
 /// make these streams, and nothing has to be deflated once more to know it.
 #[must_use]
 pub fn comes_back(plan: &Plan, opened: &[u8], content: &[u8]) -> bool {
-    let streams = plan.streams(content, opened).map(|(stream, _)| Method::Verbatim(stream.to_vec()));
-    packs_to(opened, &Parameters(streams.collect()).encode(), content)
+    let streams: Vec<_> = plan.streams(content, opened).map(|(stream, _)| stream).collect();
+    let mut expected = Expected(content);
+    let packed = pack_by(opened, Reader::of_streams(&streams), content.len() as u64, &mut expected);
+    packed.is_ok() && expected.0.is_empty()
 }
 
 /// Takes no other bytes than these.

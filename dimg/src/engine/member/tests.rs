@@ -65,7 +65,7 @@ fn stored_member(name: &[u8], content: &[u8]) -> Vec<u8> {
 }
 
 /// A zip file of deflated members, in the order given; `streamed` with descriptors.
-fn zip(members: &[(&str, Vec<u8>)], encoder: Encoder, streamed: bool) -> Vec<u8> {
+pub(crate) fn zip(members: &[(&str, Vec<u8>)], encoder: Encoder, streamed: bool) -> Vec<u8> {
     let (mut out, mut central) = (Vec::new(), Vec::new());
     for (name, content) in members {
         let mut deflated = Vec::new();
@@ -198,6 +198,31 @@ fn archives_within_archives_and_stored_members() {
         [stored_member(b"META-INF/MANIFEST.MF", b"stored"), stored_member(b"lib/inner.jar", &inner)].concat();
     let outer = [outer, zip(&[("y", text(6, 2000))], encoder, false)].concat();
     assert_eq!(there_and_back(&outer).1.len(), 3);
+}
+
+#[test]
+fn archives_deflated_in_archives_open_again() {
+    let encoder = Encoder::zlib(6, 8).unwrap();
+    let jar = |seed| {
+        zip(&[("META-INF/MANIFEST.MF", text(seed, 500)), ("x", text(seed + 1, 5000))], encoder, seed > 4)
+    };
+    let war = zip(&[("a.class", text(3, 900)), ("lib/a.jar", jar(4)), ("lib/b.jar", jar(6))], encoder, false);
+    let ear = zip(&[("web.war", war.clone()), ("README", text(8, 700))], encoder, true);
+    let (form, methods) = there_and_back(&war);
+    assert_eq!((methods.len(), version(&war), version(&form), form_version(&form)), (3, 1, 5, 1));
+    let (again, methods) = there_and_back(&form);
+    assert_eq!(methods.len(), 4);
+    // Nothing is deflated in what is there now.
+    assert_eq!((version(&again), form_version(&again)), (5, 5));
+    assert!(Plan::of(&again, u64::MAX).is_none());
+    // As in a `.tar.gz`; and three archives within each other, then it is enough.
+    let (tar, _) = there_and_back(&gzip(&[&[0; 512][..], &war, &[0; 99]].concat(), &["-6n"]));
+    assert_eq!((there_and_back(&tar).1.len(), version(&tar)), (3, 5));
+    let (first, _) = there_and_back(&ear);
+    let (second, _) = there_and_back(&first);
+    let (third, methods) = there_and_back(&second);
+    assert_eq!(methods.len(), 4);
+    assert_eq!((may_open(&third), version(&third), form_version(&third)), (false, 1, 5));
 }
 
 #[test]

@@ -7,7 +7,7 @@ use super::inflate::{Failure, Inflated, Inflater};
 use super::{
     DESCRIPTOR_BYTES, DESCRIPTOR_SIGNATURE, ELF, GZIP, GZIP_TO_END, GZIP_TRAILER_BYTES, LOCAL_SIGNATURE,
     LocalHeader, MAX_OPENED_BYTES, MAX_ZIP_MEMBER_BYTES, RAW, RAW_TO_END, XZ, ZIP, ZIP_DESCRIPTOR,
-    ZIP_SIGNED_DESCRIPTOR, field_of, gzip_header, may_open, u32_at, wasm, xz,
+    ZIP_SIGNED_DESCRIPTOR, field_of, gzip_header, is_opened, may_open, u32_at, wasm, xz,
 };
 use crate::engine::EngineError;
 use std::io::{self, Read, Write};
@@ -123,7 +123,7 @@ impl Plan {
             plan.iter().try_for_each(|plan| plan.unpack(content, out))?;
             return Ok(plan);
         }
-        let mut finder = Finder::new(content, limit, Some(Form::new(out)));
+        let mut finder = Finder::new(content, limit, Some(Form::new(content, out)));
         finder.run();
         let (rest, form) = (finder.rest, finder.form.take());
         let plan = finder.finish();
@@ -191,7 +191,7 @@ impl Plan {
                 _ => Err(changed()),
             };
         }
-        let (mut form, mut inflater) = (Form::new(out), Inflater::new());
+        let (mut form, mut inflater) = (Form::new(content, out), Inflater::new());
         for member in &self.members {
             form.member(content, member, None, &mut inflater);
         }
@@ -226,8 +226,8 @@ struct Form<'o> {
 }
 
 impl<'o> Form<'o> {
-    fn new(out: &'o mut dyn Write) -> Self {
-        Self { out, fields: Fields::new(Direction::Unpack), is_zip: false, written: Ok(()) }
+    fn new(content: &[u8], out: &'o mut dyn Write) -> Self {
+        Self { out, fields: Fields::new(Direction::Unpack, content), is_zip: false, written: Ok(()) }
     }
 
     /// Adds a member, which is inflated again unless its bytes are given.
@@ -353,7 +353,7 @@ impl<'a> Finder<'a> {
     }
 
     fn run(&mut self) {
-        if self.content.starts_with(LOCAL_SIGNATURE) {
+        if self.content.starts_with(LOCAL_SIGNATURE) || is_opened(self.content) {
             self.zip();
         } else if self.content.starts_with(elf::MAGIC) {
             self.elf();
