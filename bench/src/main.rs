@@ -18,6 +18,7 @@ mod table;
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use clap::Parser;
@@ -28,7 +29,7 @@ use table::Row;
 
 /// Sizes and times of d4c, bsdiff + bzip2, xdelta3 and zstd on the same pairs.
 #[derive(Debug, Parser)]
-#[command(name = "d4c-bench")]
+#[command(name = "d4c-bench", args_override_self = true)]
 struct Args {
     /// Pairs: OLD,NEW, each a file or an image source (default: all series of hack/images)
     #[arg(value_name = "OLD,NEW")]
@@ -46,12 +47,16 @@ struct Args {
     #[arg(long)]
     baseline: bool,
     /// Measure only these: fast, default, best, plain, bsdiff, xdelta3, zstd (default: all); or apply: how fast contents are made
-    #[arg(long, value_name = "TOOL,…", value_delimiter = ',', conflicts_with = "baseline")]
+    #[arg(long, value_name = "TOOL,…", value_delimiter = ',', conflicts_with = "baseline", value_parser = TOOLS, hide_possible_values = true)]
     only: Vec<String>,
     /// For `apply`: keep deltas there, and take those from there that it has already
     #[arg(long, value_name = "DIR")]
     keep: Option<PathBuf>,
 }
+
+/// What can be measured alone.
+const TOOLS: [&str; 8] = ["fast", "default", "best", "plain", "bsdiff", "xdelta3", "zstd", APPLY];
+const APPLY: &str = "apply";
 
 /// Series and tags measured when no pair is given: each is in `hack/images`.
 const DEFAULT: [(&str, &str, &str); 14] = [
@@ -81,8 +86,17 @@ const DEFAULT: [(&str, &str, &str); 14] = [
     ("pypi-tensorflow", "v1", "v2"),
 ];
 
-fn main() -> Result<()> {
-    let args = Args::parse();
+fn main() -> ExitCode {
+    match run(Args::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("d4c-bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: Args) -> Result<()> {
     let wanted = |tool: &str| match args.only.as_slice() {
         [] => !args.baseline || !matches!(tool, "xdelta3" | "zstd"),
         only => only.iter().any(|other| other == tool),
@@ -106,7 +120,7 @@ fn main() -> Result<()> {
         cores.dedup();
     }
 
-    if args.only.iter().any(|tool| tool == "apply") {
+    if args.only.iter().any(|tool| tool == APPLY) {
         let mut speeds = Vec::new();
         for (old, new) in &pairs {
             let pair = Pair::open(old, new).with_context(|| format!("open pair: {old}, {new}"))?;
@@ -114,7 +128,10 @@ fn main() -> Result<()> {
             speeds.push((pair.name.clone(), apply::measure(&pair, threads, args.keep.as_deref())?));
         }
         print!("{}", apply::markdown(&speeds));
-        return Ok(());
+        if args.only.iter().all(|tool| tool == APPLY) {
+            return Ok(());
+        }
+        println!();
     }
     let mut rows: Vec<Row> = Vec::new();
     let mut classes: BTreeMap<Class, Share> = BTreeMap::new();
@@ -153,5 +170,16 @@ fn split(pair: &str) -> Result<(String, String)> {
     match pair.split_once(',') {
         Some((old, new)) if !old.is_empty() && !new.is_empty() => Ok((old.into(), new.into())),
         _ => bail!("command line: {pair}: a pair is OLD,NEW"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_tools_that_there_are_can_be_asked_for() {
+        assert!(TOOLS.iter().all(|tool| Args::try_parse_from(["d4c-bench", "--only", tool]).is_ok()));
+        assert!(Args::try_parse_from(["d4c-bench", "--only", "fast,nope"]).is_err());
     }
 }

@@ -85,6 +85,9 @@ fn means(total: &Row, rows: &[Row]) -> (f64, f64) {
 pub fn markdown(rows: &[Row]) -> String {
     let totals = totals(rows);
     let mut text = lines(rows) + &lines_of(&totals);
+    if !rows.iter().any(|row| row.measure.tool == BASELINE) {
+        return text;
+    }
     text.push_str("\n| geometric means | cores | size | speed |\n|---|--:|--:|--:|\n");
     for total in &totals {
         let (size, speed) = means(total, rows);
@@ -117,6 +120,9 @@ fn lines_of(rows: &[Row]) -> String {
 
 /// Where the bytes of the deltas are.
 pub fn classes(shares: &BTreeMap<Class, Share>) -> String {
+    if shares.is_empty() {
+        return String::new();
+    }
     let all: u64 = shares.values().map(|share| share.bytes).sum();
     let mut text = String::from(
         "\n| d4c default, by class | contents | making bytes | delta bytes | part |\n|---|--:|--:|--:|--:|\n",
