@@ -6,23 +6,30 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
+use d4c_image::delta::TrustedKey;
 use d4c_image::registry::{PARTIAL_BYTES, RegistryOptions};
 use serde::Deserialize;
 
 use crate::error::{Error, Result};
 use crate::mounts::check_root;
-use crate::space::parse_size;
 pub use crate::space::{Reserve, Space};
+use crate::space::{parse_memory, parse_size};
 
 const DEFAULT_CONFIG: &str = "/etc/di3fs/config.toml";
 const DEFAULT_CONTENT: &str = "/var/lib/containerd/io.containerd.content.v1.content";
 
 /// For making contents, when nothing is said.
 const MEMORY_BYTES: u64 = 256 << 20;
+/// With less, large contents would take more than was said.
+const LEAST_MEMORY_BYTES: u64 = 16 << 20;
+
+fn memory(text: &str) -> std::result::Result<u64, String> {
+    parse_memory(text, LEAST_MEMORY_BYTES)
+}
 
 /// containerd snapshotter of delta images
 #[derive(Clone, Debug, Default, Parser)]
-#[command(name = "di3fs-snapshotter", version)]
+#[command(name = "di3fs-snapshotter", version, args_override_self = true)]
 pub struct Flags {
     /// Directory of metadata and snapshots [default: /var/lib/di3fs]
     #[arg(long, value_name = "DIR")]
@@ -54,8 +61,8 @@ pub struct Flags {
     /// And when less than this is free on the disk, a size or a part of the disk [default: 5%]
     #[arg(long, value_name = "SIZE|N%")]
     pub store_reserve: Option<Reserve>,
-    /// Memory for making contents, all that are being made together [default: 256MiB]
-    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    /// Memory for making contents, all that are being made together; 16MiB at least [default: 256MiB]
+    #[arg(long, value_name = "SIZE", value_parser = memory)]
     pub memory: Option<u64>,
     /// Start without root as well, for tests: what is to be mounted or owned by others fails then
     #[arg(long, hide = true)]
@@ -90,7 +97,8 @@ pub enum Route {
 
 impl Route {
     /// The only route to try; none for the first that works.
-    pub(crate) fn wanted(self) -> Option<di3fs::mount::Route> {
+    #[must_use]
+    pub fn wanted(self) -> Option<di3fs::mount::Route> {
         match self {
             Self::Auto => None,
             Self::Erofs => Some(di3fs::mount::Route::Erofs),
@@ -248,6 +256,10 @@ impl Config {
     /// `Config` for a file that cannot be read or understood, and for values that cannot work.
     pub fn load(flags: Flags) -> Result<Self> {
         let file = read(flags.config.as_deref())?;
+        for key in &file.trusted_keys {
+            TrustedKey::read(key)
+                .map_err(|error| Error::Config { what: format!("trusted_keys: {error}") })?;
+        }
         let or = |flag: Option<PathBuf>, file: Option<PathBuf>, default: &str| {
             flag.or(file).unwrap_or_else(|| PathBuf::from(default))
         };
@@ -268,7 +280,7 @@ impl Config {
             },
             memory_bytes: flags
                 .memory
-                .or(parsed("memory", file.memory.as_deref(), parse_size)?)
+                .or(parsed("memory", file.memory.as_deref(), memory)?)
                 .unwrap_or(MEMORY_BYTES),
             containerd: or(flags.containerd, file.containerd, "/run/containerd/containerd.sock"),
             log_level: flags.log_level.or(file.log_level).unwrap_or_else(|| "info".to_owned()),
@@ -357,6 +369,8 @@ mod tests {
         assert_eq!(load("", Flags::default()).unwrap().memory_bytes, MEMORY_BYTES);
         let memory = |flag| Flags { memory: flag, ..Flags::default() };
         let of = |flag| load("memory = \"96MiB\"", memory(flag)).unwrap().memory_bytes;
+        let little = load("memory = \"15MiB\"", Flags::default()).unwrap_err().to_string();
+        assert!(little.ends_with("memory: below 16MiB, which is needed at least"), "{little}");
         assert_eq!((of(None), of(Some(5))), (96 << 20, 5));
         assert_eq!(load("route = \"erofs\"\nfinish_after = 9", flags).unwrap().route, Route::FusePassthrough);
     }
@@ -393,6 +407,10 @@ mod tests {
         assert!(error("store_reserve = \"101%\"", none()).contains("store_reserve: not a part"));
         assert!(error("[pull]\npartial_limit = \"much\"", none()).contains("partial_limit: not a size"));
         assert!(error("[pull]\nserve = \"there\"", none()).contains("serve: not a URL: \"there\""));
+        assert!(
+            error("trusted_keys = [\"/nowhere/key\"]", none())
+                .starts_with("config: trusted_keys: read key: /nowhere/key: ")
+        );
         assert!(error("root = \"/a:b\"", none()).contains("mount options"));
         assert!(error("address = \"/s\"\ncontrol = \"/s\"", none()).contains("is the address too"));
         let missing = Flags { config: Some("/nowhere/config.toml".into()), ..none() };

@@ -82,6 +82,15 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
         .ok_or_else(|| "a size must be above zero and below 2^63".into())
 }
 
+/// Reads a size as [`parse_size`] does, of at least `least` bytes.
+///
+/// # Errors
+/// As for [`parse_size`], or for a smaller one.
+pub fn parse_memory(text: &str, least: u64) -> Result<u64, String> {
+    let bytes = parse_size(text)?;
+    if bytes < least { Err(format!("below {}MiB, which is needed at least", least >> 20)) } else { Ok(bytes) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -95,6 +104,14 @@ mod tests {
         }
         for text in ["", "MiB", "0", "-1", "1.5G", "1X", "99999999999999999999", "99999999T"] {
             assert!(parse_size(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn memory_has_a_least_size() {
+        assert_eq!(parse_memory("64MiB", 64 << 20), Ok(64 << 20));
+        for text in ["1", "64", "63MiB", "67108863", "x"] {
+            assert!(parse_memory(text, 64 << 20).is_err(), "{text}");
         }
     }
 

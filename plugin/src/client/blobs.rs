@@ -67,6 +67,8 @@ impl BlobStore for ContentBlobs {
 
 fn source_error(what: &'static str, on: &str, error: &ClientError) -> SourceError {
     let why = match error {
+        // containerd's own message names it once more.
+        ClientError::Call { .. } if error.is_not_found() => "not found in containerd".to_owned(),
         ClientError::Call { status, .. } => status.message().to_owned(),
         other => other.to_string(),
     };

@@ -44,6 +44,8 @@ impl Containerd {
     /// Nothing answers there, or the namespace is not visible ASCII.
     pub fn connect(socket: &Path, namespace: &str) -> Result<Self, ClientError> {
         let failed = |why: String| ClientError::Connect { socket: socket.to_owned(), why };
+        // The channel's own message for this is behind others.
+        std::os::unix::net::UnixStream::connect(socket).map_err(|error| failed(error.to_string()))?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
