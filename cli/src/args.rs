@@ -2,20 +2,88 @@
 //!
 //! The contract is `cli.md`; each command's own options stand with the command, in [`crate::commands`].
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{Parser, ValueEnum};
+use clap::{Arg, CommandFactory, Parser, ValueEnum};
 
 use crate::commands::Command;
 
 /// Delta updates for container images.
 #[derive(Debug, Parser)]
-#[command(name = "d4c", version, max_term_width = 100, arg_required_else_help = false)]
+#[command(
+    name = "d4c",
+    version,
+    max_term_width = 100,
+    arg_required_else_help = false,
+    args_override_self = true
+)]
 pub(crate) struct Args {
     #[command(flatten)]
     pub(crate) global: Global,
     #[command(subcommand)]
     pub(crate) command: Command,
+}
+
+impl Args {
+    /// Reads a command line.
+    ///
+    /// # Errors
+    /// It is wrong, or asks for help.
+    pub(crate) fn parse_line(arguments: &[OsString]) -> Result<Self, clap::Error> {
+        Self::try_parse_from(arguments).map_err(|error| match shown().try_get_matches_from(arguments) {
+            Err(other) if other.use_stderr() == error.use_stderr() => other,
+            _ => error,
+        })
+    }
+}
+
+/// Commands whose last argument is of another kind than the many before it: the options' field for all of them, how many come before, what they
+/// are called and what the last one is.
+const LAST: [(&str, &str, &str, usize, [(&str, &str); 2]); 3] = [
+    (
+        "merge",
+        "d4c merge [OPTIONS] <DELTA> <DELTA>... <OUT.cdimg>",
+        "deltas_and_out",
+        2,
+        [
+            ("DELTA", "The deltas in order; the first may be a base image"),
+            ("OUT.cdimg", "The file to write; - is standard output"),
+        ],
+    ),
+    (
+        "patch",
+        "d4c patch [OPTIONS] <BASE> <DELTA>... <DEST>",
+        "deltas_and_dest",
+        1,
+        [
+            ("DELTA", "The deltas in order"),
+            (
+                "DEST",
+                "Where the image goes: dir:PATH (a root file system), oci:DIR[:TAG] or oci-archive:FILE[:TAG] (layers uncompressed)",
+            ),
+        ],
+    ),
+    (
+        "mount",
+        "d4c mount [OPTIONS] <FILE>... <DIR>",
+        "files_and_dir",
+        1,
+        [("FILE", "A base file and the deltas on it, in order"), ("DIR", "The directory to mount at")],
+    ),
+];
+
+/// The command as people are told of it. It would take options between the many arguments and the last one for the end of the many, so it is
+/// not what command lines are read with.
+pub(crate) fn shown() -> clap::Command {
+    LAST.into_iter().fold(Args::command(), |command, (name, usage, field, least, [many, last])| {
+        command.mut_subcommand(name, |command| {
+            command
+                .override_usage(usage)
+                .mut_arg(field, |arg| arg.value_names(vec![many.0; least]).num_args(least..).help(many.1))
+                .arg(Arg::new("last").value_name(last.0).help(last.1).required(true))
+        })
+    })
 }
 
 /// Options of every command.

@@ -30,8 +30,11 @@ pub(crate) enum Kind {
     Corrupt,
     /// No space is left, or a limit is reached.
     NoSpace,
-    /// The reader of our output went away: not told to anyone.
+    /// The reader of what we print has enough of it: not told to anyone.
     Closed,
+    /// The reader of a file that goes to standard output went away before it had all: told by the status alone, as `tar` and `zstd` do, which
+    /// SIGPIPE ends.
+    Cut,
 }
 
 impl Kind {
@@ -44,6 +47,7 @@ impl Kind {
             Self::NotFound => 3,
             Self::Corrupt => 4,
             Self::NoSpace => 5,
+            Self::Cut => 141,
         }
     }
 
@@ -51,6 +55,7 @@ impl Kind {
     fn name(self) -> &'static str {
         match self {
             Self::Closed => "closed",
+            Self::Cut => "cut",
             Self::Failed => "failed",
             Self::Usage => "usage",
             Self::NotFound => "not_found",
@@ -97,6 +102,11 @@ impl Failure {
     /// Turns an error of the operating system about `path` into a failure of doing `what`.
     pub(crate) fn io(what: &str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         move |error| Self::new(Kind::of_io(&error), what, path.display(), Reason(&error))
+    }
+
+    /// The same, and what could be done.
+    pub(crate) fn and(self, more: &str) -> Self {
+        Self { message: format!("{}; {more}", self.message), ..self }
     }
 
     /// The offset in the file of what is wrong.
@@ -156,10 +166,15 @@ impl From<SourceError> for Failure {
             d4c_image::error::Class::NoSpace => Kind::NoSpace,
             d4c_image::error::Class::Failed => Kind::Failed,
         };
-        if let SourceError::Io { what, path, source } = error {
-            return Self::io(what, &path)(source);
+        match error {
+            SourceError::Io { what, path, source } => Self::io(what, &path)(source),
+            SourceError::Remote { what, on, why } if why.contains(NUMBER) => {
+                Self::new(kind, what, on, reason(&why))
+            }
+            error => {
+                Self { kind, message: error.to_string(), path: Some(error.on()), offset: error.offset() }
+            }
         }
-        Self { kind, message: error.to_string(), path: Some(error.on()), offset: error.offset() }
     }
 }
 
@@ -217,8 +232,10 @@ impl From<MountError> for Failure {
 impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Self {
         let (kind, path) = match &error {
+            ClientError::Connect { socket, why } => {
+                return Self::new(Kind::Failed, "connect to containerd", socket.display(), reason(why));
+            }
             ClientError::Usage { .. } => (Kind::Usage, None),
-            ClientError::Connect { socket, .. } => (Kind::Failed, Some(socket.display().to_string())),
             ClientError::NotThere { chain_id, .. } => (Kind::NotFound, Some(chain_id.clone())),
             ClientError::Call { on, .. } if error.is_not_found() => (Kind::NotFound, Some(on.clone())),
             ClientError::Call { on, .. } => (Kind::Failed, Some(on.clone())),
@@ -231,7 +248,14 @@ impl From<ClientError> for Failure {
 impl From<ControlError> for Failure {
     fn from(error: ControlError) -> Self {
         let (kind, path) = match &error {
-            ControlError::Connect { socket, .. } => (Kind::Failed, Some(socket.display().to_string())),
+            ControlError::Connect { socket, why } => {
+                return Self::new(
+                    Kind::Failed,
+                    "connect to di3fs-snapshotter",
+                    socket.display(),
+                    reason(why),
+                );
+            }
             ControlError::Refused { code, .. } => (kind_of_code(*code as i32), None),
             _ => (Kind::Failed, None),
         };
@@ -250,9 +274,22 @@ fn kind_of_code(code: i32) -> Kind {
     }
 }
 
+/// What stands before the number of an error of the operating system.
+const NUMBER: &str = " (os error";
+
 /// `text` without the numbers of the operating system's errors.
 fn plain(text: &str) -> String {
-    text.split(" (os error").next().unwrap_or_default().to_owned()
+    text.split(NUMBER).next().unwrap_or_default().to_owned()
+}
+
+/// What the operating system says of an error, in lower case and without its number.
+fn reason(text: &str) -> String {
+    let text = plain(text);
+    let mut chars = text.chars();
+    match chars.next() {
+        Some(first) => first.to_lowercase().chain(chars).collect(),
+        None => "unknown error".to_owned(),
+    }
 }
 
 impl From<CheckoutError> for Failure {
@@ -297,13 +334,7 @@ pub(crate) struct Reason<'a>(pub(crate) &'a io::Error);
 
 impl fmt::Display for Reason<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let text = self.0.to_string();
-        let text = text.split(" (os error").next().unwrap_or_default();
-        let mut chars = text.chars();
-        match chars.next() {
-            Some(first) => write!(f, "{}{}", first.to_lowercase(), chars.as_str()),
-            None => f.write_str("unknown error"),
-        }
+        f.write_str(&reason(&self.0.to_string()))
     }
 }
 

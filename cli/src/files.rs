@@ -5,7 +5,7 @@
 //! once and after everything else has succeeded.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -15,10 +15,15 @@ use dimg::format::MAX_HEADER_BYTES;
 use crate::beside::{new_file, parent};
 use crate::failure::{Failure, Kind};
 use crate::interrupt::Pending;
-use crate::output::closed_or;
+use crate::output::not_written;
 
 /// The name that stands for standard input or output.
 pub(crate) const STANDARD: &str = "-";
+
+/// What to call the file at `path`.
+pub(crate) fn shown(path: &Path) -> &Path {
+    if path == Path::new(STANDARD) { Path::new("standard input") } else { path }
+}
 
 /// A directory in which something is about to get a name: opened before, so that a command that fails for want of a descriptor leaves no name.
 #[derive(Debug)]
@@ -129,8 +134,10 @@ impl OutFile {
             }
             To::Stdout => {
                 self.file.rewind().map_err(Failure::io(WHAT, shown))?;
-                io::copy(&mut self.file, &mut io::stdout().lock())
-                    .map_err(closed_or("write standard output"))?;
+                let mut stdout = io::stdout().lock();
+                io::copy(&mut self.file, &mut stdout)
+                    .and_then(|_| stdout.flush())
+                    .map_err(not_written(Kind::Cut))?;
             }
         }
         Ok(bytes)
@@ -169,7 +176,7 @@ impl InFile {
     pub(crate) fn open(path: &Path, tmpdir: &Path, expected: &Expected) -> Result<Self, Failure> {
         const WHAT: &str = "read file";
         let file = if path == Path::new(STANDARD) {
-            drain(&mut io::stdin().lock(), path, tmpdir, expected)?
+            drain(&mut io::stdin().lock(), shown(path), tmpdir, expected)?
         } else {
             let mut file = File::open(path).map_err(Failure::io(WHAT, path))?;
             let meta = file.metadata().map_err(Failure::io(WHAT, path))?;
@@ -212,7 +219,6 @@ fn spool(tmpdir: &Path) -> Result<File, Failure> {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
     use std::os::unix::fs::symlink;
 
     use super::*;

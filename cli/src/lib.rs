@@ -27,7 +27,6 @@ use std::ffi::OsString;
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
-use clap::Parser;
 use tracing_subscriber::Layer;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
@@ -55,8 +54,9 @@ fn start(name: &'static str, run: impl FnOnce(Vec<OsString>) -> Result<(), Failu
     let json = arguments.iter().take_while(|argument| *argument != "--").any(|argument| argument == "--json");
     match run(arguments) {
         Ok(()) => ExitCode::SUCCESS,
-        // Whoever read our output has enough of it.
-        Err(failure) if failure.kind == Kind::Closed => ExitCode::SUCCESS,
+        Err(failure) if matches!(failure.kind, Kind::Closed | Kind::Cut) => {
+            ExitCode::from(failure.kind.exit_code())
+        }
         Err(failure) => {
             let line = if json { failure.json().to_string() } else { format!("{name}: {failure}") };
             // The status tells it as well, where standard error takes nothing.
@@ -67,11 +67,11 @@ fn start(name: &'static str, run: impl FnOnce(Vec<OsString>) -> Result<(), Failu
 }
 
 fn run(arguments: Vec<OsString>) -> Result<(), Failure> {
-    let args = match args::Args::try_parse_from(arguments) {
+    let args = match args::Args::parse_line(&arguments) {
         Ok(args) => args,
         Err(error) if error.use_stderr() => return Err(usage::failure(&error)),
         // Help and version are answers, not errors.
-        Err(error) => return error.print().map_err(output::closed_or("write help")),
+        Err(error) => return error.print().map_err(output::not_written(Kind::Closed)),
     };
     let config = Config::new(args.global)?;
     start_logging(&config, None, &[]);

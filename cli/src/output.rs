@@ -46,17 +46,14 @@ impl Output {
     /// Standard output cannot be written.
     pub(crate) fn text(self, text: &str) -> Result<(), Failure> {
         let mut stdout = io::stdout().lock();
-        stdout
-            .write_all(text.as_bytes())
-            .and_then(|()| stdout.flush())
-            .map_err(closed_or("write standard output"))
+        stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(not_written(Kind::Closed))
     }
 }
 
-/// A failure to write to standard output; a pipe that nobody reads any more is no error worth a line.
-pub(crate) fn closed_or(what: &'static str) -> impl FnOnce(io::Error) -> Failure {
+/// A failure to write to standard output; of the kind `unread` for a pipe that nobody reads any more.
+pub(crate) fn not_written(unread: Kind) -> impl FnOnce(io::Error) -> Failure {
     move |error| {
-        let kind = if error.kind() == io::ErrorKind::BrokenPipe { Kind::Closed } else { Kind::of_io(&error) };
-        Failure::new(kind, what, "-", Reason(&error))
+        let kind = if error.kind() == io::ErrorKind::BrokenPipe { unread } else { Kind::of_io(&error) };
+        Failure::new(kind, "write file", "standard output", Reason(&error))
     }
 }

@@ -9,6 +9,16 @@ pub(crate) use di3fs_snapshotter::space::parse_size;
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Bytes(pub(crate) u64);
 
+/// So many of what one is called: `1 image`, `2 images`.
+pub(crate) fn counted(number: impl TryInto<u64>, one: &str) -> String {
+    let number = number.try_into().unwrap_or(u64::MAX);
+    match (number, one.strip_suffix('y')) {
+        (1, _) => format!("1 {one}"),
+        (_, Some(start)) => format!("{number} {start}ies"),
+        _ => format!("{number} {one}s"),
+    }
+}
+
 const UNITS: [(&str, u64); 4] = [("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
 
 impl fmt::Display for Bytes {
@@ -34,6 +44,14 @@ pub(crate) fn parse_threads(text: &str) -> Result<NonZeroUsize, String> {
     number.ok_or_else(|| format!("not a number from 1 to {MAX_THREADS}"))
 }
 
+/// Reads how many of something are wanted.
+///
+/// # Errors
+/// A text of another form, or 0.
+pub(crate) fn parse_count(text: &str) -> Result<NonZeroUsize, String> {
+    text.parse().map_err(|_| "not a number above 0".to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -44,6 +62,12 @@ mod tests {
         for text in ["", "0", "-1", "two", "513", "100000", "99999999999999999999"] {
             assert!(parse_threads(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn counts_have_their_number() {
+        let shown = [0u64, 1, 2].map(|number| [counted(number, "image"), counted(number, "entry")]);
+        assert_eq!(shown, [["0 images", "0 entries"], ["1 image", "1 entry"], ["2 images", "2 entries"]]);
     }
 
     #[test]

@@ -23,6 +23,21 @@ fn usage_is_one_line_and_status_2() {
             "--level <LEVEL>: \"worst\" where one of fast, default, best is expected",
         ),
         ("diff a b c --memory 1X", "--memory <SIZE>: \"1X\": not a size such as 512MiB"),
+        ("diff a b c --memory 64", "--memory <SIZE>: \"64\": below 64MiB, which is needed at least"),
+        ("serve --memory 1", "--memory <SIZE>: \"1\": below 64MiB, which is needed at least"),
+        ("publish x:v3 --from-last 0", "--from-last <N>: \"0\": not a number above 0"),
+        (
+            "mount a b --route bad",
+            "--route <ROUTE>: \"bad\" where one of auto, erofs, fuse-passthrough, fuse, overlay is expected",
+        ),
+        ("patch", "<BASE> <DELTA>... <DEST>: missing"),
+        ("patch oci:i:v1 a.cdimg", "<DELTA>... <DEST>: needs more values"),
+        ("mount a.cdimg", "<FILE>... <DIR>: needs more values"),
+        ("merge a.cdimg --threads 1 out.cdimg", "<DELTA> <DELTA>... <OUT.cdimg>: needs more values"),
+        ("mount", "<FILE>... <DIR>: missing"),
+        ("merge", "<DELTA> <DELTA>... <OUT.cdimg>: missing"),
+        ("show oci:i:v1", "oci:i:v1: a dimg or cdimg file is wanted here, not an image"),
+        ("mount oci:i:v1 i", "oci:i:v1: a dimg or cdimg file is wanted here, not an image"),
         (
             "patch oci:i:v1 x.cdimg out",
             "out: not a destination; known: dir:PATH, oci:DIR[:TAG], oci-archive:FILE[:TAG]",
@@ -130,19 +145,35 @@ fn nothing_is_overwritten_by_a_tree() {
 }
 
 #[test]
+fn what_holds_no_file_to_load_says_so() {
+    let folder = Folder::new();
+    fs::create_dir(folder.path("empty")).unwrap();
+    assert!(
+        Command::new("tar").args(["-cf", "all.tar", "i"]).current_dir(&folder.0).status().unwrap().success()
+    );
+    for (name, kind) in [("empty", "folder"), ("all.tar", "tar file")] {
+        let line = format!("d4c: load files: {name}: no *.cdimg in this {kind}");
+        assert_eq!(folder.fails(&format!("load {name}")), (3, line));
+    }
+}
+
+#[test]
 fn no_containerd_and_no_plugin_is_one_line() {
     let folder = Folder::new();
     folder.ok("convert oci:i:v1 v1.cdimg");
     let cases = [
-        ("status --control no.sock", "d4c: connect to di3fs-snapshotter: no.sock: "),
-        ("images --control no.sock", "d4c: connect to di3fs-snapshotter: no.sock: "),
-        ("load v1.cdimg --control no.sock", "d4c: connect to di3fs-snapshotter: no.sock: "),
-        ("convert containerd:x out.cdimg --address no.sock", "d4c: connect to containerd: no.sock: "),
+        ("status --control no.sock", "di3fs-snapshotter"),
+        ("status --control other.sock --control no.sock", "di3fs-snapshotter"),
+        ("images --control no.sock", "di3fs-snapshotter"),
+        ("load v1.cdimg --control no.sock", "di3fs-snapshotter"),
+        ("convert containerd:x out.cdimg --address no.sock", "containerd"),
     ];
-    for (words, start) in cases {
-        let (code, line) = folder.fails(words);
-        assert!(code == 1 && line.starts_with(start), "{words}: {code} {line}");
+    for (words, to) in cases {
+        let line = format!("d4c: connect to {to}: no.sock: no such file or directory");
+        assert_eq!(folder.fails(words), (1, line), "{words}");
     }
+    let line = "d4c: fetch manifest: docker://127.0.0.1:1/x:latest: connection refused";
+    assert_eq!(folder.fails("convert docker://127.0.0.1:1/x out.cdimg"), (1, line.to_owned()));
 }
 
 #[test]

@@ -128,6 +128,75 @@ fn standard_input_and_output_stream() {
     let output =
         Command::new("bash").args(["-o", "pipefail", "-c", &script]).current_dir(&folder.0).output().unwrap();
     assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+    // But not of a file.
+    for words in ["convert oci:i:v1 -", "diff oci:i:v1 oci:i:v2 -"] {
+        let script = format!("{d4c} {words} | (exec <&-; sleep 1); exit ${{PIPESTATUS[0]}}");
+        let output = Command::new("bash").args(["-c", &script]).current_dir(&folder.0).output().unwrap();
+        assert_eq!((output.status.code(), output.stderr.len()), (Some(141), 0), "{words}: {output:?}");
+    }
+    let script = format!("{d4c} verify - < v1.cdimg; {d4c} show - < v1.cdimg; {d4c} show - < i/index.json");
+    let output = Command::new("sh").args(["-c", &script]).current_dir(&folder.0).output().unwrap();
+    let (said, failed) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(
+        said.starts_with("standard input: structure and ") && said.contains("\nstandard input: cdimg"),
+        "{said}"
+    );
+    assert!(failed.starts_with("d4c: delta file: standard input: "), "{failed}");
+}
+
+#[test]
+fn a_result_stands_below_no_bar() {
+    let folder = Folder::new();
+    fs::create_dir(folder.path("root")).unwrap();
+    let mut state = 1u32;
+    let noise = (0..6 << 20).map(|_| {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        state.to_be_bytes()[0] & 0x3f
+    });
+    fs::write(folder.path("root/noise"), noise.collect::<Vec<u8>>()).unwrap();
+    let words = format!("{} convert --level best dir:root out.cdimg", env!("CARGO_BIN_EXE_d4c"));
+    let output =
+        Command::new("script").args(["-qec", &words, "/dev/null"]).current_dir(&folder.0).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && said.contains("make 1 content "), "no bar was drawn: {said:?}");
+    let (before, _) = said.split_once("out.cdimg: ").unwrap();
+    assert!(before.ends_with("\r\x1b[2K"), "{said:?}");
+}
+
+#[test]
+fn the_last_of_an_option_counts() {
+    let folder = Folder::new();
+    folder.ok(
+        "convert --level best --level fast oci:i:v1 twice.cdimg --threads 1 --threads 2 -q -q --json --json",
+    );
+    folder.ok("convert --level fast oci:i:v1 once.cdimg");
+    let read = |name| fs::read(folder.path(name)).unwrap();
+    assert_eq!(read("twice.cdimg"), read("once.cdimg"));
+    // Options may stand between the many and the last.
+    folder.ok("diff oci:i:v1 oci:i:v2 a.cdimg");
+    folder.ok("patch oci:i:v1 a.cdimg --threads 1 oci:out:v2");
+    // What has a name there is not added without one.
+    folder.ok("patch oci:i:v1 a.cdimg oci:out");
+    let index = json(&fs::read_to_string(folder.path("out/index.json")).unwrap());
+    assert_eq!(index["manifests"].as_array().map(Vec::len), Some(1), "{index}");
+}
+
+#[test]
+fn help_and_man_pages_tell_the_order() {
+    let folder = Folder::new();
+    let help = folder.ok("--help");
+    assert!(help.contains("\n  completions ") && help.contains("\n  man "), "{help}");
+    folder.ok("man pages");
+    for (command, order) in [
+        ("merge", "<DELTA> <DELTA>... <OUT.cdimg>"),
+        ("patch", "<BASE> <DELTA>... <DEST>"),
+        ("mount", "<FILE>... <DIR>"),
+    ] {
+        let usage = format!("d4c {command} [OPTIONS] {order}");
+        assert!(folder.ok(&format!("{command} --help")).contains(&usage), "{usage}");
+        let page = fs::read_to_string(folder.path(&format!("pages/d4c-{command}.1"))).unwrap();
+        assert!(page.contains(order), "{page}");
+    }
 }
 
 #[test]

@@ -17,6 +17,7 @@ use crate::files::OutFile;
 use crate::image::{Delta, Image, ImageOptions, Opener};
 use crate::progress::{Progress, Unit};
 use crate::report;
+use crate::units::counted;
 
 /// How to make a file.
 #[derive(Debug, clap::Args)]
@@ -67,7 +68,7 @@ enum CodecChoice {
     Store,
 }
 
-/// Writes the file that makes `target`, which came from `source`, from `base` or from nothing.
+/// The file at `out` that makes `target`, which came from `source`, from `base` or from nothing: to be given its name by [`finish`].
 ///
 /// # Errors
 /// A content cannot be read, or the file not be written; nothing is left then.
@@ -78,11 +79,11 @@ pub(super) fn write(
     options: &MakeOptions,
     opener: &Opener<'_>,
     config: &Config,
-) -> Result<(), Failure> {
+) -> Result<OutFile, Failure> {
     let mut file = OutFile::create(out, &config.tmpdir)?;
     let dir = if file.is_file() { parent(out).to_owned() } else { config.tmpdir.clone() };
     make(base, target, options.make(source, dir), (file.file(), out), opener)?;
-    finish(file, out, config)
+    Ok(file)
 }
 
 impl MakeOptions {
@@ -161,7 +162,7 @@ pub(crate) struct Told<'a>(pub(crate) &'a Progress);
 
 impl build::Progress for Told<'_> {
     fn start(&mut self, contents: u64, bytes: u64) {
-        self.0.stage(format!("make {contents} contents"), Unit::Bytes, bytes);
+        self.0.stage(format!("make {}", counted(contents, "content")), Unit::Bytes, bytes);
     }
 
     fn advance(&mut self, _: u64, bytes: u64) {

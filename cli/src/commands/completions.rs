@@ -1,9 +1,8 @@
-//! `d4c completions SHELL`: for packagers; not in the help.
+//! `d4c completions SHELL`: what completes its command lines in a shell.
 
-use clap::CommandFactory;
 use clap_complete::Shell;
 
-use crate::args::Args;
+use crate::args::shown;
 use crate::config::Config;
 use crate::failure::Failure;
 
@@ -21,6 +20,6 @@ pub(crate) struct Options {
 /// Standard output cannot be written.
 pub(crate) fn run(options: Options, config: &Config) -> Result<(), Failure> {
     let mut script = Vec::new();
-    clap_complete::generate(options.shell, &mut Args::command(), "d4c", &mut script);
+    clap_complete::generate(options.shell, &mut shown(), "d4c", &mut script);
     config.output.text(&String::from_utf8_lossy(&script))
 }

@@ -29,5 +29,7 @@ pub(crate) fn run(options: &Options, config: &Config) -> Result<(), Failure> {
     let progress = Progress::new(config.progress);
     let opener = Opener::new(&options.make.image, config, &progress)?;
     let image = opener.open(&options.source)?;
-    build::write(None, (&options.source, &image), &options.out, &options.make, &opener, config)
+    let file = build::write(None, (&options.source, &image), &options.out, &options.make, &opener, config)?;
+    drop(progress);
+    build::finish(file, &options.out, config)
 }

@@ -2,7 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use d4c_image::delta;
+use d4c_image::delta::{self, Published};
+use d4c_image::registry::Repository;
 
 use super::build::{self, MakeOptions};
 use super::publish::{self, SCHEME};
@@ -33,15 +34,26 @@ pub(crate) fn run(options: &Options, config: &Config) -> Result<(), Failure> {
     let progress = Progress::new(config.progress);
     let opener = Opener::new(&options.make.image, config, &progress)?;
     if let Some(rest) = options.out.to_str().and_then(|out| out.strip_prefix(SCHEME)) {
-        return push(rest, options, &opener, config);
+        let (repository, published, pushed) = push(rest, options, &opener, config)?;
+        drop(progress);
+        return publish::report(&repository, &published, pushed, config);
     }
     let old = opener.open(&options.old)?;
     let new = opener.open(&options.new)?;
-    build::write(Some(&old), (&options.new, &new), &options.out, &options.make, &opener, config)
+    let new = (options.new.as_str(), &new);
+    let file = build::write(Some(&old), new, &options.out, &options.make, &opener, config)?;
+    drop(progress);
+    build::finish(file, &options.out, config)
 }
 
-/// Makes the delta and publishes it in the repository `to`, or in that of the new image; not where the pair is there already.
-fn push(to: &str, options: &Options, opener: &Opener<'_>, config: &Config) -> Result<(), Failure> {
+/// Makes the delta and publishes it in the repository `to`, or in that of the new image; not where the pair is there already. What the
+/// repository has then, and whether it was put there now.
+fn push(
+    to: &str,
+    options: &Options,
+    opener: &Opener<'_>,
+    config: &Config,
+) -> Result<(Repository, Published, bool), Failure> {
     let to = match (to, options.new.strip_prefix(SCHEME)) {
         ("", Some(new)) => new,
         ("", None) => {
@@ -54,7 +66,7 @@ fn push(to: &str, options: &Options, opener: &Opener<'_>, config: &Config) -> Re
     let (source, target) = (opener.manifest_digest(&options.old)?, opener.manifest_digest(&options.new)?);
     delta::require(&repository, target)?;
     if let Some(there) = delta::find(&repository, target, Some(source))? {
-        return publish::report(&repository, &there, false, config);
+        return Ok((repository, there, false));
     }
     let old = opener.open(&options.old)?;
     let new = opener.open(&options.new)?;
@@ -67,5 +79,6 @@ fn push(to: &str, options: &Options, opener: &Opener<'_>, config: &Config) -> Re
     let path = Path::new("delta");
     let how = options.make.make(&options.new, tmpdir.clone());
     build::make(Some(&old), &new, how, (&mut file, path), opener)?;
-    publish::publish(&repository, (file, path), opener.progress, config)
+    let (published, pushed) = publish::put(&repository, (file, path), opener.progress)?;
+    Ok((repository, published, pushed))
 }

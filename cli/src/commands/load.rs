@@ -83,19 +83,28 @@ fn open_tar(path: &Path, config: &Config) -> Result<Vec<Given>, Failure> {
 /// # Errors
 /// A file is damaged or its base is not there; the plugin or containerd does not answer, or refuses. Of a folder or tar file, nothing leads anywhere.
 pub(crate) fn run(options: &Options, config: &Config) -> Result<(), Failure> {
-    let (mut given, mut choose) = (Vec::new(), false);
+    let (mut given, mut choose, mut empty) = (Vec::new(), false, None);
     for path in &options.files {
-        if path.is_dir() {
-            choose = true;
+        let what = if path.is_dir() {
             for file in pick::files(path)? {
                 given.push(Given::open(&file, config)?);
             }
+            "folder"
         } else if pick::is_tar(path) {
-            choose = true;
             given.extend(open_tar(path, config)?);
+            "tar file"
         } else {
             given.push(Given::open(path, config)?);
-        }
+            continue;
+        };
+        choose = true;
+        empty.get_or_insert((path, what));
+    }
+    if given.is_empty()
+        && let Some((path, what)) = empty
+    {
+        let why = format!("no *.cdimg in this {what}");
+        return Err(Failure::new(Kind::NotFound, "load files", path.display(), why));
     }
     let mut node = Node::connect(config, &options.snapshotter)?;
     let progress = Progress::new(config.progress);
@@ -113,11 +122,6 @@ pub(crate) fn run(options: &Options, config: &Config) -> Result<(), Failure> {
         }
         value = json!({"present": manifests(&picked.there), "out_of_reach": manifests(&picked.barred)});
         files = picked.files.iter().map(|&number| &given[number]).collect();
-        if files.is_empty() && picked.there.is_empty() {
-            let folders: Vec<_> = options.files.iter().map(|path| path.display().to_string()).collect();
-            let why = "no files lead from what the node has to a last image";
-            return Err(Failure::new(Kind::NotFound, "load files", folders.join(" "), why));
-        }
     }
     for (number, file) in files.iter().enumerate() {
         let name = options.name.as_ref().filter(|_| number + 1 == files.len());
@@ -129,6 +133,9 @@ pub(crate) fn run(options: &Options, config: &Config) -> Result<(), Failure> {
 }
 
 /// What to load of these files.
+///
+/// # Errors
+/// One is damaged, or none leads anywhere; the plugin or containerd does not answer.
 fn picked(given: &[Given], node: &Node<'_>, opener: &Opener<'_>) -> Result<pick::Picked, Failure> {
     let there = node.images()?.into_iter();
     let mut present: Vec<Named> =
@@ -138,7 +145,17 @@ fn picked(given: &[Given], node: &Node<'_>, opener: &Opener<'_>) -> Result<pick:
         present.push(Named::of(&chain.into_iter().collect::<Vec<_>>(), image.manifest));
     }
     let ways = given.iter().map(|file| Way::of(&file.delta)).collect::<Result<Vec<_>, _>>()?;
-    Ok(pick::pick(&ways, &present))
+    let picked = pick::pick(&ways, &present);
+    if !(picked.files.is_empty() && picked.there.is_empty()) {
+        return Ok(picked);
+    }
+    let (on, why) = match pick::missing(&ways, &present) {
+        Some((way, base)) => {
+            (way.called(), format!("nothing leads to its base, {base}, from what the node has"))
+        }
+        None => ("all", "they lead in a circle, to no last image".to_owned()),
+    };
+    Err(Failure::new(Kind::NotFound, "load files", on, why))
 }
 
 /// Loads one file; what it says of it.
@@ -164,8 +181,8 @@ fn load(
         None => format!("d4c.local/image@{}", made.manifest_digest),
     };
     let loaded = node.load(&name, &made)?;
-    let (contents, bytes) = (made.contents_made, units::Bytes(made.bytes_made));
-    text.push_str(&format!("{}: {contents} contents made, {bytes}\n", loaded.name));
+    let (contents, bytes) = (units::counted(made.contents_made, "content"), units::Bytes(made.bytes_made));
+    text.push_str(&format!("{}: {contents} made, {bytes}\n", loaded.name));
     Ok(json!({
         "file": delta.path.display().to_string(),
         "name": loaded.name,

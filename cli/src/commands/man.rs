@@ -1,10 +1,8 @@
-//! `d4c man DIR`: `d4c.1` and a page for each command, for packagers; not in the help.
+//! `d4c man DIR`: `d4c.1` and a page for each command.
 
 use std::path::PathBuf;
 
-use clap::CommandFactory;
-
-use crate::args::Args;
+use crate::args::shown;
 use crate::failure::Failure;
 
 /// Options of `man`.
@@ -21,5 +19,5 @@ pub(crate) struct Options {
 pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     let dir = &options.dir;
     std::fs::create_dir_all(dir).map_err(Failure::io("make directory", dir))?;
-    clap_mangen::generate_to(Args::command(), dir).map_err(Failure::io("write man pages", dir))
+    clap_mangen::generate_to(shown(), dir).map_err(Failure::io("write man pages", dir))
 }

@@ -20,8 +20,8 @@ use crate::units::parse_threads;
 /// Options of `merge`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
-    /// The deltas in order, the first may be a base image; then the file to write, - is standard output
-    #[arg(value_names = ["DELTA", "OUT.cdimg"], num_args = 3.., required = true)]
+    /// The deltas, then the file to write
+    #[arg(value_names = ["DELTA", "OUT.cdimg"], num_args = 1.., required = true)]
     deltas_and_out: Vec<PathBuf>,
     /// How hard to compress what is not copied
     #[arg(long, value_enum, default_value_t = LevelChoice::Default)]
@@ -38,6 +38,9 @@ pub(crate) struct Options {
 /// # Errors
 /// The deltas do not follow each other or are damaged, or the file cannot be written; nothing is left then.
 pub(crate) fn run(mut options: Options, config: &Config) -> Result<(), Failure> {
+    if options.deltas_and_out.len() < 3 {
+        return Err(Failure::usage("<DELTA> <DELTA>... <OUT.cdimg>", "needs more values"));
+    }
     options.memory.apply();
     let out = options.deltas_and_out.pop().unwrap_or_default();
     let open = |path: &PathBuf| Delta::open(path, &config.tmpdir);

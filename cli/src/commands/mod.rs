@@ -80,10 +80,8 @@ pub(crate) enum Command {
     /// Show how the snapshotter is, and how an image would be reached from what it has
     Status(status::Options),
     /// Print a completion script
-    #[command(hide = true)]
     Completions(completions::Options),
     /// Write the man pages
-    #[command(hide = true)]
     Man(man::Options),
 }
 

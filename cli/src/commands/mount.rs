@@ -8,7 +8,9 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use di3fs::mount::{Changes, Ended, Options as ServeOptions, Route, Served};
+use di3fs::mount::{Changes, Ended, MountError, Options as ServeOptions, Served};
+use di3fs_snapshotter::config::Route;
+use nix::unistd::geteuid;
 use serde_json::json;
 
 use super::abandoned;
@@ -17,19 +19,20 @@ use crate::failure::{Failure, Kind};
 use crate::image::{Delta, ImageOptions, LazyImage, Opener};
 use crate::interrupt;
 use crate::progress::Progress;
+use crate::units::counted;
 
 /// Options of `mount`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
-    /// A base file and the deltas on it, in order, then the directory to mount at
-    #[arg(value_names = ["FILE", "DIR"], num_args = 2.., required = true)]
+    /// The files, then the directory
+    #[arg(value_names = ["FILE", "DIR"], num_args = 1.., required = true)]
     files_and_dir: Vec<String>,
     /// The image that the first file starts from, when that is a delta: any source
     #[arg(long, value_name = "SRC")]
     base: Option<String>,
-    /// How to serve the image: auto (the first of the others that works), erofs, fuse-passthrough, fuse, overlay
-    #[arg(long, value_name = "ROUTE", default_value = "auto", value_parser = parse_route)]
-    route: Choice,
+    /// How to serve the image
+    #[arg(long, value_name = "ROUTE", value_enum, default_value_t)]
+    route: Route,
     /// Keep made contents here for the next mount (default: removed at the end)
     #[arg(long, value_name = "DIR")]
     store: Option<PathBuf>,
@@ -40,17 +43,6 @@ pub(crate) struct Options {
     image: ImageOptions,
 }
 
-/// A route, or the best.
-#[derive(Debug, Clone, Copy)]
-struct Choice(Option<Route>);
-
-fn parse_route(text: &str) -> Result<Choice, di3fs::mount::ParseRouteError> {
-    match text {
-        "auto" => Ok(Choice(None)),
-        name => name.parse().map(|route| Choice(Some(route))),
-    }
-}
-
 /// Mounts the image and waits until it is unmounted.
 ///
 /// # Errors
@@ -59,6 +51,9 @@ pub(crate) fn run(options: Options, config: &Config) -> Result<(), Failure> {
     d4c_sys::rest_small();
     let started = Instant::now();
     let mut files = options.files_and_dir;
+    if files.len() < 2 {
+        return Err(Failure::usage("<FILE>... <DIR>", "needs more values"));
+    }
     let dir = PathBuf::from(files.pop().unwrap_or_default());
     if !fs::metadata(&dir).map_err(Failure::io("mount image", &dir))?.is_dir() {
         return Err(Failure::new(Kind::NotFound, "mount image", dir.display(), "not a directory"));
@@ -72,14 +67,14 @@ pub(crate) fn run(options: Options, config: &Config) -> Result<(), Failure> {
     // Locked until the end: what is not may be swept.
     let LazyImage { image, manifest, config: config_digest, state, lock: _lock } =
         LazyImage::open(base, deltas, options.store.as_deref(), abandoned::NAME, (opener.memory, config))?;
-    let mut serve = ServeOptions { route: options.route.0, ..ServeOptions::default() };
+    let mut serve = ServeOptions { route: options.route.wanted(), ..ServeOptions::default() };
     if let Some(threads) = options.image.threads {
         serve.threads = threads;
     }
     let signal = interrupt::stream()?;
     let changes = options.changes.as_deref().map(Changes::below).transpose()?;
-    let served = Served::start(&image, &state.path().join("mount"), &serve)?;
-    let mounted = served.mount(&dir, changes.as_ref())?;
+    let served = Served::start(&image, &state.path().join("mount"), &serve).map_err(not_mounted)?;
+    let mounted = served.mount(&dir, changes.as_ref()).map_err(not_mounted)?;
     drop(progress);
     let (route, entries) = (mounted.route(), image.tree.names());
     let value = json!({
@@ -91,7 +86,7 @@ pub(crate) fn run(options: Options, config: &Config) -> Result<(), Failure> {
         "ms": u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
         "pid": std::process::id(),
     });
-    let text = || format!("{}: {entries} entries of {}, by {route}\n", dir.display(), manifest);
+    let text = || format!("{}: {} of {manifest}, by {route}\n", dir.display(), counted(entries, "entry"));
     config.output.report(&value, text)?;
     let ended = mounted.wait(signal.as_fd())?;
     let unused = mounted.unmount()?;
@@ -105,5 +100,17 @@ pub(crate) fn run(options: Options, config: &Config) -> Result<(), Failure> {
         "made_bytes": counts.made_bytes,
         "failed": failed,
     });
-    config.output.report(&value, || format!("{}: unmounted, {} contents made\n", dir.display(), counts.made))
+    config.output.report(&value, || {
+        format!("{}: unmounted, {} made\n", dir.display(), counted(counts.made, "content"))
+    })
+}
+
+/// Why nothing is mounted, and for whom it could be.
+fn not_mounted(error: MountError) -> Failure {
+    let failure = Failure::from(error);
+    if geteuid().is_root() || failure.kind != Kind::Failed {
+        failure
+    } else {
+        failure.and("mounting needs root")
+    }
 }

@@ -17,15 +17,15 @@ use crate::failure::{Failure, Kind};
 use crate::files::Directory;
 use crate::image::{Delta, Image, ImageOptions, Opener, Place, chain, write_layout};
 use crate::progress::{Progress, Unit};
-use crate::units::Bytes;
+use crate::units::{Bytes, counted};
 
 /// Options of `patch`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
     /// The image that the first delta starts from: any source
     base: String,
-    /// The deltas in order, then the destination: dir:PATH (a root file system), oci:DIR[:TAG] or oci-archive:FILE[:TAG] (layers uncompressed)
-    #[arg(value_names = ["DELTA", "DEST"], num_args = 2.., required = true)]
+    /// The deltas, then the destination
+    #[arg(value_names = ["DELTA", "DEST"], num_args = 1.., required = true)]
     deltas_and_dest: Vec<String>,
     #[command(flatten)]
     image: ImageOptions,
@@ -58,6 +58,9 @@ impl Dest {
 /// written; nothing is left there then.
 pub(crate) fn run(options: Options, config: &Config) -> Result<(), Failure> {
     let mut deltas = options.deltas_and_dest;
+    if deltas.len() < 2 {
+        return Err(Failure::usage("<DELTA>... <DEST>", "needs more values"));
+    }
     let dest = Dest::parse(&deltas.pop().unwrap_or_default())?;
     if let Dest::Dir(path) = &dest {
         check_free(path)?;
@@ -72,9 +75,9 @@ pub(crate) fn run(options: Options, config: &Config) -> Result<(), Failure> {
         Dest::Dir(path) => {
             image.verify(&opener)?;
             let written = write_dir(&image, &path, &opener)?;
-            let (entries, bytes) = (written.entries, Bytes(written.bytes));
+            let (entries, bytes) = (counted(written.entries, "entry"), Bytes(written.bytes));
             let value = json!({"dest": path.display().to_string(), "entries": written.entries, "bytes": written.bytes});
-            (value, format!("{}: {entries} entries, {bytes}\n", path.display()))
+            (value, format!("{}: {entries}, {bytes}\n", path.display()))
         }
         Dest::Layout(place) => {
             let manifest = write_layout(&image, &place, &opener)?;

@@ -114,6 +114,15 @@ pub(super) fn pick(ways: &[Way], present: &[Named]) -> Picked {
     picked
 }
 
+/// A way that starts from an image that is neither there nor where another one goes, and that image's manifest.
+pub(super) fn missing<'a>(ways: &'a [Way], present: &[Named]) -> Option<(&'a Way, Digest)> {
+    ways.iter().find_map(|way| {
+        let source = way.source?;
+        let mut known = present.iter().chain(ways.iter().map(|other| &other.target));
+        (!known.any(|image| image.chain == source.chain)).then_some((way, source.manifest))
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -149,6 +158,14 @@ mod tests {
         // A way back makes a circle, in which none is the last.
         let circle = [way(1, 2, 1), way(2, 1, 1)];
         assert_eq!(pick(&circle, &[image(1)]), Picked::default());
+    }
+
+    #[test]
+    fn what_no_file_leads_to_is_missing() {
+        let ways = [way(2, 3, 10), way(1, 2, 10)];
+        let missing = |present: &[Named]| missing(&ways, present).map(|(way, base)| (way.file.clone(), base));
+        assert_eq!(missing(&[image(4)]), Some((Some("1-2".into()), image(1).manifest)));
+        assert_eq!(missing(&[image(1)]), None);
     }
 
     #[test]

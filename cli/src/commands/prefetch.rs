@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::config::Config;
 use crate::failure::Failure;
-use crate::units::Bytes;
+use crate::units::{Bytes, counted};
 
 /// Options of `prefetch`.
 #[derive(Debug, clap::Args)]
@@ -38,6 +38,7 @@ pub(crate) fn run(options: &Options, config: &Config) -> Result<(), Failure> {
         "ms": u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
     });
     config.output.report(&value, || {
-        format!("{}: made {} contents, {}\n", options.image, made.contents_made, Bytes(made.bytes_made))
+        let contents = counted(made.contents_made, "content");
+        format!("{}: made {contents}, {}\n", options.image, Bytes(made.bytes_made))
     })
 }

@@ -6,7 +6,7 @@ use serde_json::json;
 use super::{base, downloads};
 use crate::config::Config;
 use crate::failure::Failure;
-use crate::units::{Bytes, parse_size};
+use crate::units::{Bytes, counted, parse_size};
 
 /// Options of `prune`.
 #[derive(Debug, clap::Args)]
@@ -29,8 +29,9 @@ pub(crate) fn run(options: &Options, config: &Config) -> Result<(), Failure> {
         value["left_bytes"] = json!(pruned.left_bytes);
     }
     config.output.report(&value, || {
-        let (images, objects, bytes) = (pruned.images, pruned.objects, Bytes(pruned.bytes));
+        let (images, contents) = (counted(pruned.images, "image"), counted(pruned.objects, "content"));
+        let bytes = Bytes(pruned.bytes);
         let left = options.keep.map(|_| format!(", {} are left", Bytes(pruned.left_bytes)));
-        format!("removed {images} images, {objects} contents, {bytes}{}\n", left.unwrap_or_default())
+        format!("removed {images}, {contents}, {bytes}{}\n", left.unwrap_or_default())
     })
 }

@@ -42,24 +42,11 @@ pub(super) fn repository(text: &str, registry: &RegistryArgs) -> Result<Reposito
     Ok(Repository::open(&reference, Access::Push, &registry.options(), name)?)
 }
 
-/// Publishes the cdimg in `file`, which is at `path` or was meant for there, unless the pair is there already; reports it.
+/// Publishes the cdimg in `file`, which is at `path` or was meant for there, unless the pair is there already; what the repository has
+/// then, and whether it was put there now.
 ///
 /// # Errors
 /// The file is no cdimg; the registry refuses it or does not have the image that it makes.
-pub(super) fn publish(
-    repository: &Repository,
-    (file, path): (File, &Path),
-    progress: &Progress,
-    config: &Config,
-) -> Result<(), Failure> {
-    let (published, pushed) = put(repository, (file, path), progress)?;
-    report(repository, &published, pushed, config)
-}
-
-/// Publishes the cdimg in `file`, as [`publish`] does; what the repository has then, and whether it was put there now.
-///
-/// # Errors
-/// As for [`publish`].
 pub(super) fn put(
     repository: &Repository,
     (file, path): (File, &Path),

@@ -29,5 +29,7 @@ pub(crate) fn run(options: &Options, config: &Config) -> Result<(), Failure> {
     let file = publish::open(&options.file)?;
     let repository = publish::repository(&options.reference, &options.registry)?;
     let progress = Progress::new(config.progress);
-    publish::publish(&repository, (file, &options.file), &progress, config)
+    let (published, pushed) = publish::put(&repository, (file, &options.file), &progress)?;
+    drop(progress);
+    publish::report(&repository, &published, pushed, config)
 }

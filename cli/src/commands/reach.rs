@@ -201,7 +201,8 @@ impl Way {
         })
     }
 
-    fn called(&self) -> &str {
+    /// What people know it by.
+    pub(super) fn called(&self) -> &str {
         self.file.as_deref().unwrap_or("a pull")
     }
 }

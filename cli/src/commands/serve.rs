@@ -8,8 +8,9 @@ use super::build::LevelChoice;
 use crate::config::Config;
 use crate::failure::Failure;
 use crate::image::RegistryArgs;
+use crate::memory::parse_memory;
 use crate::serve::{ServeOptions, serve};
-use crate::units::{parse_size, parse_threads};
+use crate::units::{parse_count, parse_size, parse_threads};
 
 /// Options of `serve`.
 #[derive(Debug, clap::Args)]
@@ -27,7 +28,7 @@ pub(crate) struct Options {
     #[arg(long, value_name = "SIZE", default_value = "10GiB", value_parser = parse_size)]
     cache_size: u64,
     /// Deltas made at once
-    #[arg(long, value_name = "N", default_value = "1")]
+    #[arg(long, value_name = "N", default_value = "1", value_parser = parse_count)]
     jobs: NonZeroUsize,
     /// Deltas that may wait for their turn; more are put off
     #[arg(long, value_name = "N", default_value_t = 64)]
@@ -35,8 +36,8 @@ pub(crate) struct Options {
     /// Worker threads of each (default: all cores)
     #[arg(long, value_name = "N", value_parser = parse_threads)]
     threads: Option<NonZeroUsize>,
-    /// Memory of each, mapped files apart
-    #[arg(long, value_name = "SIZE", default_value = "1GiB", value_parser = parse_size)]
+    /// Memory of each, mapped files apart; 64MiB at least
+    #[arg(long, value_name = "SIZE", default_value = "1GiB", value_parser = parse_memory)]
     memory: u64,
     /// Make no deltas of images whose layers, compressed, have more bytes than this
     #[arg(long, value_name = "SIZE", default_value = "4GiB", value_parser = parse_size)]

@@ -6,9 +6,9 @@ use std::path::PathBuf;
 use dimg::format::{DimgError, dump};
 
 use crate::config::Config;
-use crate::failure::Failure;
+use crate::failure::{Failure, Kind};
 use crate::image::Delta;
-use crate::output::closed_or;
+use crate::output::not_written;
 use crate::report;
 
 /// Options of `show`.
@@ -32,11 +32,11 @@ pub(crate) fn run(options: &Options, config: &Config) -> Result<(), Failure> {
         let written = dump(&delta.file, &mut out);
         let written = written.and_then(|()| out.flush().map_err(DimgError::Output));
         return written.map_err(|error| match error {
-            DimgError::Output(error) => closed_or("write standard output")(error),
-            error => Failure::delta(&options.file)(error),
+            DimgError::Output(error) => not_written(Kind::Closed)(error),
+            error => Failure::delta(&delta.path)(error),
         });
     }
     let stat = report::stat(&delta)?;
     let value = report::json(&options.file, &stat)?;
-    config.output.result(&value, || report::listing(&options.file, &stat))
+    config.output.result(&value, || report::listing(&delta.path, &stat))
 }

@@ -23,7 +23,7 @@ pub(crate) fn run(options: &Options, config: &Config) -> Result<(), Failure> {
     for path in &options.files {
         let delta = Delta::open(path, &config.tmpdir)?;
         let stat = report::stat(&delta)?;
-        config.output.result(&report::json(path, &stat)?, || report::table(path, &stat))?;
+        config.output.result(&report::json(path, &stat)?, || report::table(&delta.path, &stat))?;
     }
     Ok(())
 }

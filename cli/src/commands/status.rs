@@ -13,7 +13,7 @@ use super::reach::{Named, Reach, Way};
 use crate::config::Config;
 use crate::failure::{Failure, Kind};
 use crate::image::Delta;
-use crate::units::Bytes;
+use crate::units::{Bytes, counted};
 
 /// Options of `status`.
 #[derive(Debug, clap::Args)]
@@ -71,10 +71,16 @@ pub(crate) fn run(options: &Options, config: &Config) -> Result<(), Failure> {
             row("route", status.route.clone()),
             row("images", status.images.to_string()),
             row("trees", status.trees.to_string()),
-            row("made", format!("{} contents, {}", status.contents_made, Bytes(status.bytes_made))),
-            row("reused", format!("{} contents", status.contents_reused)),
-            row("removed", format!("{} contents, {}", status.contents_removed, Bytes(status.bytes_removed))),
-            row("failed", format!("{} opens", status.contents_failed)),
+            row(
+                "made",
+                format!("{}, {}", counted(status.contents_made, "content"), Bytes(status.bytes_made)),
+            ),
+            row("reused", counted(status.contents_reused, "content")),
+            row(
+                "removed",
+                format!("{}, {}", counted(status.contents_removed, "content"), Bytes(status.bytes_removed)),
+            ),
+            row("failed", counted(status.contents_failed, "open")),
             row(
                 "contents",
                 format!("{}{limit}, {} free", Bytes(status.store_bytes), Bytes(status.free_bytes)),

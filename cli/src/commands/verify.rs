@@ -10,6 +10,7 @@ use crate::failure::Failure;
 use crate::image::chain::{Want, apply_all};
 use crate::image::{Delta, ImageOptions, Opener};
 use crate::progress::{Progress, Unit};
+use crate::units::counted;
 
 /// Options of `verify`.
 #[derive(Debug, clap::Args)]
@@ -32,7 +33,8 @@ pub(crate) fn run(options: Options, config: &Config) -> Result<(), Failure> {
     let progress = Progress::new(config.progress);
     let opener = Opener::new(&options.image, config, &progress)?;
     let dimg = delta.file.dimg();
-    let failed = Failure::delta(&options.file);
+    let shown = delta.path.as_path();
+    let failed = Failure::delta(shown);
     let count = dimg.frames().map_err(&failed)?.len();
     dimg.recipes().map_err(&failed)?;
     progress.stage("check frames", Unit::Bytes, dimg.data_bytes());
@@ -41,7 +43,7 @@ pub(crate) fn run(options: Options, config: &Config) -> Result<(), Failure> {
     }
     let is_base = dimg.parent().is_none();
     let mut value = json!({"file": options.file.display().to_string(), "frames": count});
-    let mut text = format!("{}: structure and {count} frames are sound", options.file.display());
+    let mut text = format!("{}: structure and {} are sound", shown.display(), counted(count, "frame"));
     if is_base || options.base.is_some() {
         let base = options.base.as_deref().map(|base| opener.open(base)).transpose()?;
         let mut image = apply_all(base, std::slice::from_ref(&delta), &opener, Want::All)?;
@@ -49,7 +51,8 @@ pub(crate) fn run(options: Options, config: &Config) -> Result<(), Failure> {
         let contents = delta.file.dimg().contents().map_err(&failed)?.count();
         value["contents"] = contents.into();
         value["diff_ids"] = image.diff_ids().iter().map(ToString::to_string).collect::<Vec<_>>().into();
-        text.push_str(&format!(", {contents} contents and {} diff IDs are right", image.layers.len()));
+        let (contents, ids) = (counted(contents, "content"), counted(image.layers.len(), "diff ID"));
+        text.push_str(&format!(", {contents} and {ids} are right"));
     } else {
         text.push_str("; contents are checked with --base");
     }

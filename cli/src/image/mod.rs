@@ -32,7 +32,7 @@ use dimg::memory::Memory;
 
 use crate::config::Config;
 use crate::failure::{Failure, Kind};
-use crate::files::InFile;
+use crate::files::{InFile, shown};
 use crate::memory::MemoryArgs;
 use crate::progress::{Progress, Unit};
 use crate::units::parse_threads;
@@ -150,6 +150,10 @@ impl Image {
     }
 }
 
+/// What there is to be done about images without their layers' blobs.
+const NO_LAYERS: &str =
+    "an image that came by a delta has no blobs of layers there; d4c export writes it from its contents";
+
 /// Opens images.
 #[derive(Debug)]
 pub(crate) struct Opener<'a> {
@@ -235,7 +239,12 @@ impl<'a> Opener<'a> {
     fn open_source(&self, source: &Source) -> Result<Image, Failure> {
         let options = self.source_options(source)?;
         self.progress.stage(format!("open {source}"), Unit::Layers, 0);
-        self.read(&source.open(&options)?)
+        let read = self.read(&source.open(&options)?);
+        // The manifest and the config are there: then it is a layer's.
+        read.map_err(|failure| match source {
+            Source::Containerd(_) if failure.kind == Kind::NotFound => failure.and(NO_LAYERS),
+            _ => failure,
+        })
     }
 
     /// The digest of the manifest of the image that `text` names, without its layers where they are not needed for it.
@@ -280,8 +289,16 @@ impl<'a> Opener<'a> {
     }
 }
 
+/// Whether what is not there is a source of images, where a file was wanted.
+fn is_source(path: &Path, failure: &Failure) -> bool {
+    let source = path.to_str().map(Source::parse);
+    failure.kind == Kind::NotFound
+        && source.is_some_and(|source| !matches!(source, Ok(Source::Delta(_)) | Err(_)))
+}
+
 /// A delta file, mapped and open.
 pub(crate) struct Delta {
+    /// As it is told to people.
     pub(crate) path: PathBuf,
     pub(crate) file: DeltaFile,
     /// Its bytes in all.
@@ -294,8 +311,14 @@ impl Delta {
     /// # Errors
     /// It is not there, or no cdimg or dimg.
     pub(crate) fn open(path: &Path, tmpdir: &Path) -> Result<Self, Failure> {
-        let announced = |head: &[u8]| announced_bytes(head).map_err(Failure::delta(path));
-        Self::new(InFile::open(path, tmpdir, &announced)?.map, path)
+        let shown = shown(path);
+        let announced = |head: &[u8]| announced_bytes(head).map_err(Failure::delta(shown));
+        let file =
+            InFile::open(path, tmpdir, &announced).map_err(|failure| match is_source(path, &failure) {
+                true => Failure::usage(path.display(), "a dimg or cdimg file is wanted here, not an image"),
+                false => failure,
+            })?;
+        Self::new(file.map, shown)
     }
 
     /// As [`Delta::open`], of a file that is open and will be at `path`.

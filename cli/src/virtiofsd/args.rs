@@ -15,7 +15,7 @@ use crate::image::ImageOptions;
 
 /// An image, made as it is read, or a directory, for a virtual machine: virtio-fs over vhost-user.
 #[derive(Debug, Parser)]
-#[command(name = "di3fs-virtiofsd", version, max_term_width = 100)]
+#[command(name = "di3fs-virtiofsd", version, max_term_width = 100, args_override_self = true)]
 pub(crate) struct Args {
     /// Where the machine's monitor connects; several for several machines, which share what was made
     #[arg(long, value_name = "SOCK", required_unless_present = "fd")]

@@ -52,7 +52,7 @@ pub(crate) fn run(arguments: Vec<OsString>) -> Result<(), Failure> {
     let args = match Args::try_parse_from(arguments) {
         Ok(args) => args.with_options()?,
         Err(error) if error.use_stderr() => return Err(usage::failure(&error)),
-        Err(error) => return error.print().map_err(output::closed_or("write help")),
+        Err(error) => return error.print().map_err(output::not_written(Kind::Closed)),
     };
     let mut global = args.global.clone();
     global.quiet |= args.syslog;

@@ -8,6 +8,7 @@
 mod order;
 
 use std::cmp::Reverse;
+use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -31,7 +32,7 @@ use crate::config::Config;
 use crate::failure::{Failure, Kind};
 use crate::image::{Image, Opener};
 use crate::progress::{Progress, Unit};
-use crate::units::Bytes;
+use crate::units::{Bytes, parse_count};
 use order::{InTime, by_number, is_before, last_below};
 
 /// Options of `publish`.
@@ -41,8 +42,8 @@ pub(crate) struct Options {
     #[arg(value_name = "REF")]
     reference: String,
     /// From how many images that were tagged before it
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    from_last: usize,
+    #[arg(long, value_name = "N", default_value = "1", value_parser = parse_count)]
+    from_last: NonZeroUsize,
     /// Only tags that this regular expression matches as a whole
     #[arg(long = "match", value_name = "REGEX")]
     pattern: Option<String>,
@@ -101,7 +102,7 @@ pub(crate) fn run(options: &Options, config: &Config) -> Result<(), Failure> {
     if options.from.is_empty() {
         let name = reference.digest().is_none().then_some(tag);
         for (target, (images, _)) in targets.iter().zip(&mut found) {
-            last_before(target, images, name, options.from_last);
+            last_before(target, images, name, options.from_last.get());
         }
     } else {
         // What was not asked for by its name may be missing, as long as there is something of the tag.

@@ -115,10 +115,13 @@ impl Sink for Layout {
 
     fn publish(mut self: Box<Self>, entry: Value) -> Result<(), Failure> {
         let tag = &entry["annotations"][REF_NAME];
-        let same = |other: &Value| {
-            other["annotations"][REF_NAME] == *tag && (!tag.is_null() || other["digest"] == entry["digest"])
+        let same = |other: &Value| !tag.is_null() && other["annotations"][REF_NAME] == *tag;
+        let manifests = self.index.get_mut("manifests").and_then(Value::as_array_mut);
+        // What has a name needs no entry without one.
+        let is_there = |manifests: &[Value]| {
+            tag.is_null() && manifests.iter().any(|other| other["digest"] == entry["digest"])
         };
-        if let Some(manifests) = self.index.get_mut("manifests").and_then(Value::as_array_mut) {
+        if let Some(manifests) = manifests.filter(|manifests| !is_there(manifests)) {
             manifests.retain(|other| !same(other));
             manifests.push(entry);
         }
