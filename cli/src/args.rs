@@ -38,46 +38,54 @@ impl Args {
     }
 }
 
-/// Commands whose last argument is of another kind than the many before it: the options' field for all of them, how many come before, what they
-/// are called and what the last one is.
-const LAST: [(&str, &str, &str, usize, [(&str, &str); 2]); 3] = [
-    (
-        "merge",
-        "d4c merge [OPTIONS] <DELTA> <DELTA>... <OUT.cdimg>",
-        "deltas_and_out",
-        2,
-        [
-            ("DELTA", "The deltas in order; the first may be a base image"),
-            ("OUT.cdimg", "The file to write; - is standard output"),
-        ],
-    ),
-    (
-        "patch",
-        "d4c patch [OPTIONS] <BASE> <DELTA>... <DEST>",
-        "deltas_and_dest",
-        1,
-        [
-            ("DELTA", "The deltas in order"),
-            (
-                "DEST",
-                "Where the image goes: dir:PATH (a root file system), oci:DIR[:TAG] or oci-archive:FILE[:TAG] (layers uncompressed)",
-            ),
-        ],
-    ),
-    (
-        "mount",
-        "d4c mount [OPTIONS] <FILE>... <DIR>",
-        "files_and_dir",
-        1,
-        [("FILE", "A base file and the deltas on it, in order"), ("DIR", "The directory to mount at")],
-    ),
+/// A command whose last argument is of another kind than the many before it.
+struct Last {
+    command: &'static str,
+    usage: &'static str,
+    /// The options' field for all of them.
+    field: &'static str,
+    /// How many come before the last, at least.
+    least: usize,
+    /// What each of the many is called, and what it is; the same of the last.
+    many: (&'static str, &'static str),
+    last: (&'static str, &'static str),
+}
+
+const LAST: [Last; 3] = [
+    Last {
+        command: "merge",
+        usage: "d4c merge [OPTIONS] <DELTA> <DELTA>... <OUT.cdimg>",
+        field: "deltas_and_out",
+        least: 2,
+        many: ("DELTA", "The deltas in order; the first may be a base image"),
+        last: ("OUT.cdimg", "The file to write; - is standard output"),
+    },
+    Last {
+        command: "patch",
+        usage: "d4c patch [OPTIONS] <BASE> <DELTA>... <DEST>",
+        field: "deltas_and_dest",
+        least: 1,
+        many: ("DELTA", "The deltas in order"),
+        last: (
+            "DEST",
+            "Where the image goes: dir:PATH (a root file system), oci:DIR[:TAG] or oci-archive:FILE[:TAG] (layers uncompressed)",
+        ),
+    },
+    Last {
+        command: "mount",
+        usage: "d4c mount [OPTIONS] <FILE>... <DIR>",
+        field: "files_and_dir",
+        least: 1,
+        many: ("FILE", "A base file and the deltas on it, in order"),
+        last: ("DIR", "The directory to mount at"),
+    },
 ];
 
 /// The command as people are told of it. It would take options between the many arguments and the last one for the end of the many, so it is
 /// not what command lines are read with.
 pub(crate) fn shown() -> clap::Command {
-    LAST.into_iter().fold(Args::command(), |command, (name, usage, field, least, [many, last])| {
-        command.mut_subcommand(name, |command| {
+    LAST.into_iter().fold(Args::command(), |all, Last { command, usage, field, least, many, last }| {
+        all.mut_subcommand(command, |command| {
             command
                 .override_usage(usage)
                 .mut_arg(field, |arg| arg.value_names(vec![many.0; least]).num_args(least..).help(many.1))

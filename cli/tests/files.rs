@@ -151,7 +151,7 @@ fn a_result_stands_below_no_bar() {
     let mut state = 1u32;
     let noise = (0..6 << 20).map(|_| {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        state.to_be_bytes()[0] & 0x3f
+        (state >> 24).to_le_bytes()[0] & 0x3f
     });
     fs::write(folder.path("root/noise"), noise.collect::<Vec<u8>>()).unwrap();
     let words = format!("{} convert --level best dir:root out.cdimg", env!("CARGO_BIN_EXE_d4c"));
