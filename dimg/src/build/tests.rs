@@ -402,16 +402,7 @@ fn recompressed_deltas_merge_into_one_patch() {
         bytes(Some(&old), &new, &options(2, Codec::Auto)),
         bytes(Some(&new), &newest, &options(2, Codec::Auto)),
     ];
-    let dimgs = files.map(|file| Dimg::open(Bytes::from(file)).unwrap());
-    let merging = crate::merge::MergeOptions {
-        level: Level::Default,
-        threads: NonZeroUsize::new(2).unwrap(),
-        memory_bytes: 256 << 20,
-        dir: std::env::temp_dir(),
-    };
-    let mut merged = crate::merge::merge(&[&dimgs[0], &dimgs[1]], &merging, &mut ()).unwrap();
-    let mut file = Vec::new();
-    merged.write_to(&mut file).unwrap();
+    let file = merged(files);
     apply(&file, Some(&old), &newest);
     let dimg = Dimg::open(Bytes::from(file)).unwrap();
     for recipe in dimg.recipes().unwrap() {
@@ -473,6 +464,13 @@ fn archives_in_archives_are_patched_opened_and_merge() {
     assert!(bytes(Some(&made[0]), &made[1], &options(1, Codec::Auto)) == files[0]);
     let base = bytes(None, &made[0], &options(2, Codec::Auto));
     apply(&base, None, &made[0]);
+    let file = merged(files);
+    apply(&file, Some(&made[0]), &made[2]);
+    assert_eq!(stages(&file), expected);
+}
+
+/// Two deltas as one.
+fn merged(files: [Vec<u8>; 2]) -> Vec<u8> {
     let dimgs = files.map(|file| Dimg::open(Bytes::from(file)).unwrap());
     let merging = crate::merge::MergeOptions {
         level: Level::Default,
@@ -483,8 +481,7 @@ fn archives_in_archives_are_patched_opened_and_merge() {
     let mut merged = crate::merge::merge(&[&dimgs[0], &dimgs[1]], &merging, &mut ()).unwrap();
     let mut file = Vec::new();
     merged.write_to(&mut file).unwrap();
-    apply(&file, Some(&made[0]), &made[2]);
-    assert_eq!(stages(&file), expected);
+    file
 }
 
 /// Modules and indexes of bitcode, of the version of a program, beside a text that GNU gzip deflated.
@@ -528,16 +525,7 @@ fn bitcode_is_patched_opened_and_merges() {
     assert!(bytes(Some(&made[0]), &made[1], &options(1, Codec::Auto)) == files[0]);
     let base = bytes(None, &made[0], &options(2, Codec::Auto));
     apply(&base, None, &made[0]);
-    let dimgs = files.map(|file| Dimg::open(Bytes::from(file)).unwrap());
-    let merging = crate::merge::MergeOptions {
-        level: Level::Default,
-        threads: NonZeroUsize::new(2).unwrap(),
-        memory_bytes: 256 << 20,
-        dir: std::env::temp_dir(),
-    };
-    let mut merged = crate::merge::merge(&[&dimgs[0], &dimgs[1]], &merging, &mut ()).unwrap();
-    let mut file = Vec::new();
-    merged.write_to(&mut file).unwrap();
+    let file = merged(files);
     apply(&file, Some(&made[0]), &made[2]);
     // No content is closed and opened again on the way.
     assert_eq!(versions(&file), (2, 66, 35 + 68));
@@ -580,16 +568,7 @@ fn modules_are_patched_opened_with_what_shifts_and_merge() {
     let plain = bytes(Some(&made[0]), &made[1], &options(2, Codec::Plain));
     assert!(files[0].len() * 2 < plain.len(), "{} {}", files[0].len(), plain.len());
     assert!(bytes(Some(&made[0]), &made[1], &options(1, Codec::Auto)) == files[0]);
-    let dimgs = files.map(|file| Dimg::open(Bytes::from(file)).unwrap());
-    let merging = crate::merge::MergeOptions {
-        level: Level::Default,
-        threads: NonZeroUsize::new(2).unwrap(),
-        memory_bytes: 256 << 20,
-        dir: std::env::temp_dir(),
-    };
-    let mut merged = crate::merge::merge(&[&dimgs[0], &dimgs[1]], &merging, &mut ()).unwrap();
-    let mut file = Vec::new();
-    merged.write_to(&mut file).unwrap();
+    let file = merged(files);
     apply(&file, Some(&made[0]), &made[2]);
     // No module is closed and opened again on the way.
     let closed =
