@@ -230,12 +230,7 @@ impl Batch<'_> {
     }
 
     fn run(&self, job: &dyn Job) -> Result<(), StoreError> {
-        let mut wanted = HashSet::new();
-        for content in job.contents() {
-            if self.is_wanted(content)? {
-                wanted.insert(content.digest);
-            }
-        }
+        let wanted = self.wanted(job.contents())?;
         if wanted.is_empty() {
             return Ok(());
         }
@@ -261,25 +256,28 @@ impl Batch<'_> {
         Ok(())
     }
 
-    /// Claims `content` if it is to be made here.
-    fn is_wanted(&self, content: &Content) -> Result<bool, StoreError> {
-        match self.store.claims.claim(content.digest, self.id) {
-            Claim::Ours => return Ok(false),
-            Claim::Theirs => {
-                lock(&self.awaited).push(*content);
-                return Ok(false);
+    /// Claims those of `contents` that are to be made here.
+    fn wanted(&self, contents: &[Content]) -> Result<HashSet<Digest>, StoreError> {
+        let claims = self.store.claims.claim(contents, self.id);
+        let with = |claim| {
+            let all = contents.iter().zip(&claims);
+            all.filter(move |(_, is)| **is == claim).map(|(content, _)| content)
+        };
+        lock(&self.awaited).extend(with(Claim::Theirs));
+        let (mut wanted, mut failure) = (HashSet::new(), None);
+        for content in with(Claim::New) {
+            // Only now: its maker may just have finished.
+            let there = self.store.has(content);
+            if matches!(there, Ok(false)) {
+                wanted.insert(content.digest);
+                continue;
             }
-            Claim::New => {}
+            self.store.claims.give_up(content.digest);
+            self.store.counters.reused.fetch_add(u64::from(there.is_ok()), Ordering::Relaxed);
+            failure = failure.or(there.err());
         }
-        // Only now: its maker may just have finished.
-        let there = self.store.has(content);
-        if matches!(there, Ok(false)) {
-            lock(&self.claimed).push(content.digest);
-            return Ok(true);
-        }
-        self.store.claims.give_up(content.digest);
-        self.store.counters.reused.fetch_add(u64::from(there.is_ok()), Ordering::Relaxed);
-        there.map(|_| false)
+        lock(&self.claimed).extend(&wanted);
+        failure.map_or(Ok(wanted), Err)
     }
 
     /// Flushes what was made and gives it its names; gives what others are still making.

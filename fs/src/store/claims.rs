@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use dimg::Digest;
+use dimg::index::Content;
 
 /// Contents that are being made, each with the batch that makes it.
 #[derive(Debug, Default)]
@@ -34,16 +35,19 @@ pub(super) enum Claim {
 }
 
 impl Claims {
-    /// Claims `digest` for `batch` unless it is claimed.
-    pub(super) fn claim(&self, digest: Digest, batch: u64) -> Claim {
-        match self.lock().by_digest.entry(digest) {
+    /// Claims for `batch` those of `contents` that are not claimed, and tells of each whose it is. All at once: of two batches that
+    /// ask for the contents of one job, one gets them all and the other has nothing to run.
+    pub(super) fn claim(&self, contents: &[Content], batch: u64) -> Vec<Claim> {
+        let mut claims = self.lock();
+        let claim = |content: &Content| match claims.by_digest.entry(content.digest) {
             Entry::Vacant(free) => {
                 free.insert(batch);
                 Claim::New
             }
             Entry::Occupied(taken) if *taken.get() == batch => Claim::Ours,
             Entry::Occupied(_) => Claim::Theirs,
-        }
+        };
+        contents.iter().map(claim).collect()
     }
 
     /// Gives up the claims of `batch` on `digests`, all that it has.
