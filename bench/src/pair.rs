@@ -2,12 +2,13 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
+use d4c_image::layers::ReadLayers;
 use d4c_image::source::{Options, Source};
-use d4c_image::tar::{self, ParseOptions, ParsedLayer};
 use d4c_sys::Map;
 use dimg::Digest;
 use dimg::build::SideLayer;
@@ -26,7 +27,7 @@ pub struct Pair {
 /// One of them.
 pub struct Image {
     pub layers: Vec<SideLayer>,
-    pub contents: Vec<Box<dyn ContentSource>>,
+    pub contents: Vec<Arc<dyn ContentSource>>,
 }
 
 impl Pair {
@@ -66,17 +67,12 @@ impl Image {
             return Self::of_file(Path::new(text));
         }
         let open = Source::parse(text)?.open(&Options::default())?;
-        let mut image = Self { layers: Vec::new(), contents: Vec::new() };
-        for number in 0..open.layers().len() {
-            let layer = open.layer(number)?;
-            let mut parsed = tar::parse(&layer, &ParseOptions { diff_id: false, ..ParseOptions::default() })
-                .with_context(|| format!("read layer: {number} of {text}"))?;
-            let index = Arc::new(std::mem::take(&mut parsed.index));
-            let bytes = layer.bytes().clone();
-            image.layers.push(SideLayer { diff_id: layer.diff_id(), tar_bytes: bytes.len() as u64, index });
-            image.contents.push(Box::new(Tar { bytes: Bytes::new(bytes), parsed }));
-        }
-        Ok(image)
+        let threads = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+        let read = ReadLayers::default().read(&[&open], threads, &std::env::temp_dir(), &|| ())?.concat();
+        Ok(Self {
+            layers: read.iter().map(|read| read.layer.clone()).collect(),
+            contents: read.into_iter().map(|read| read as Arc<dyn ContentSource>).collect(),
+        })
     }
 
     /// An image that has this file alone, at a path that is the same for all.
@@ -87,7 +83,7 @@ impl Image {
         let index = LayerIndex::of_file(b"file", content);
         Ok(Self {
             layers: vec![SideLayer { diff_id: digest, tar_bytes: content.size, index: Arc::new(index) }],
-            contents: vec![Box::new(Single { content, bytes: Bytes::new(map) })],
+            contents: vec![Arc::new(Single { content, bytes: Bytes::new(map) })],
         })
     }
 
@@ -115,29 +111,6 @@ struct Single {
 impl ContentSource for Single {
     fn open(&self, content: &Content) -> io::Result<Option<Bytes>> {
         Ok((*content == self.content).then(|| self.bytes.clone()))
-    }
-}
-
-struct Tar {
-    bytes: Bytes,
-    parsed: ParsedLayer,
-}
-
-impl ContentSource for Tar {
-    fn open(&self, content: &Content) -> io::Result<Option<Bytes>> {
-        let Some(place) = self.parsed.place(&content.digest) else { return Ok(None) };
-        if place.extents.is_some() {
-            let mut expanded = Vec::new();
-            if let Some(bytes) = place.bytes(&self.bytes) {
-                io::copy(&mut bytes.reader(), &mut expanded)?;
-            }
-            return Ok(Some(Bytes::from(expanded)));
-        }
-        let part = || {
-            let start = usize::try_from(place.offset).ok()?;
-            self.bytes.slice(start..start.checked_add(usize::try_from(content.size).ok()?)?)
-        };
-        Ok(part())
     }
 }
 

@@ -4,8 +4,8 @@ use std::fmt;
 use std::io;
 use std::path::Path;
 
-use d4c_image::base::BaseError;
 use d4c_image::error::SourceError;
+use d4c_image::layers::LayerError;
 use d4c_image::tar::{TarError, WriteError};
 use di3fs::checkout::CheckoutError;
 use di3fs::erofs::ErofsError;
@@ -178,16 +178,15 @@ impl From<SourceError> for Failure {
     }
 }
 
-impl From<BaseError> for Failure {
-    fn from(error: BaseError) -> Self {
+impl From<LayerError> for Failure {
+    fn from(error: LayerError) -> Self {
         match error {
-            BaseError::Source(error) => error.into(),
-            BaseError::Layer { on, source } => {
+            LayerError::Source(error) => error.into(),
+            LayerError::Layer { on, source } => {
                 let limit = matches!(source, TarError::Limit { .. });
                 let kind = if limit { Kind::NoSpace } else { Kind::Corrupt };
                 Self::new(kind, "read layer", on, &source).at(Some(source.offset()))
             }
-            BaseError::Make(error) => Self::delta(Path::new("base file"))(error),
         }
     }
 }

@@ -5,7 +5,7 @@
 //! - [`manifest`]: manifests, indexes and configs; [`platform`]: the choice among them.
 //! - [`registry`]: a repository in a registry, by the distribution protocol.
 //! - [`tar`]: a layer's tar into an index of it and back, bit for bit.
-//! - [`base`]: an image read whole, and the file that makes it from nothing.
+//! - [`layers`]: an image's layers read whole; [`base`]: the file that makes it from nothing.
 //! - [`delta`]: deltas in a registry, and which of them to take.
 //! - [`error`]: the one error of all that, with the class that decides the exit status.
 
@@ -15,6 +15,7 @@ pub mod base;
 pub mod created;
 pub mod delta;
 pub mod error;
+pub mod layers;
 pub mod manifest;
 pub mod platform;
 pub mod registry;

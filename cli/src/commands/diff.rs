@@ -38,8 +38,7 @@ pub(crate) fn run(options: &Options, config: &Config) -> Result<(), Failure> {
         drop(progress);
         return publish::report(&repository, &published, pushed, config);
     }
-    let old = opener.open(&options.old)?;
-    let new = opener.open(&options.new)?;
+    let (old, new) = opener.open_both(&options.old, &options.new)?;
     let new = (options.new.as_str(), &new);
     let file = build::write(Some(&old), new, &options.out, &options.make, &opener, config)?;
     drop(progress);
@@ -68,8 +67,7 @@ fn push(
     if let Some(there) = delta::find(&repository, target, Some(source))? {
         return Ok((repository, there, false));
     }
-    let old = opener.open(&options.old)?;
-    let new = opener.open(&options.new)?;
+    let (old, new) = opener.open_both(&options.old, &options.new)?;
     if (old.manifest_digest, new.manifest_digest) != (source, target) {
         let why = "it became another image meanwhile";
         return Err(Failure::new(Kind::Failed, "make delta", &options.new, why));

@@ -16,8 +16,8 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use d4c_image::base::read_layer;
 use d4c_image::error::SourceError;
+use d4c_image::layers::{ReadLayer, ReadLayers};
 use d4c_image::platform::Platform;
 use d4c_image::registry::RegistryOptions;
 use d4c_image::source::{OpenImage, Options, RemoteImage, Source};
@@ -118,6 +118,22 @@ pub(crate) struct Image {
 }
 
 impl Image {
+    fn of(open: &OpenImage, read: impl Iterator<Item = Arc<ReadLayer>>) -> Self {
+        let read: Vec<_> = read.collect();
+        Self {
+            name: open.name().to_owned(),
+            manifest_digest: open.manifest_digest(),
+            config_digest: open.config_digest(),
+            documents: Some(Documents {
+                manifest: open.manifest_bytes().to_vec(),
+                config: open.config_bytes().to_vec(),
+            }),
+            layers: read.iter().map(|read| read.layer.clone()).collect(),
+            verified: read.iter().map(|read| read.layer.diff_id).collect(),
+            contents: read.into_iter().map(|read| read as Arc<dyn ContentSource>).collect(),
+        }
+    }
+
     /// The image as the builder of deltas takes it.
     pub(crate) fn side(&self) -> Side<'_> {
         Side {
@@ -164,6 +180,8 @@ pub(crate) struct Opener<'a> {
     pub(crate) options: Options,
     config: &'a Config,
     pub(crate) progress: &'a Progress,
+    /// What images have in common is read once.
+    layers: ReadLayers,
 }
 
 impl<'a> Opener<'a> {
@@ -206,6 +224,7 @@ impl<'a> Opener<'a> {
             },
             config,
             progress,
+            layers: ReadLayers::default(),
         }
     }
 
@@ -219,7 +238,24 @@ impl<'a> Opener<'a> {
                 let delta = Delta::open(&path, self.tmpdir)?;
                 chain::apply(None, std::slice::from_ref(&delta), self)
             }
-            source => self.open_source(&source),
+            source => {
+                let read = self.read(&self.open_source(&source)?);
+                read.map_err(|failure| without_layers(failure, &source))
+            }
+        }
+    }
+
+    /// Opens two images; their layers are read together.
+    ///
+    /// # Errors
+    /// As for [`Opener::open`].
+    pub(crate) fn open_both(&self, old: &str, new: &str) -> Result<(Image, Image), Failure> {
+        match (Source::parse(old)?, Source::parse(new)?) {
+            (Source::Delta(_), _) | (_, Source::Delta(_)) => Ok((self.open(old)?, self.open(new)?)),
+            (old, new) => {
+                let read = self.read_both(&self.open_source(&old)?, &self.open_source(&new)?);
+                read.map_err(|failure| without_layers(without_layers(failure, &old), &new))
+            }
         }
     }
 
@@ -236,15 +272,10 @@ impl<'a> Opener<'a> {
         Ok(options)
     }
 
-    fn open_source(&self, source: &Source) -> Result<Image, Failure> {
+    fn open_source(&self, source: &Source) -> Result<OpenImage, Failure> {
         let options = self.source_options(source)?;
         self.progress.stage(format!("open {source}"), Unit::Layers, 0);
-        let read = self.read(&source.open(&options)?);
-        // The manifest and the config are there: then it is a layer's.
-        read.map_err(|failure| match source {
-            Source::Containerd(_) if failure.kind == Kind::NotFound => failure.and(NO_LAYERS),
-            _ => failure,
-        })
+        Ok(source.open(&options)?)
     }
 
     /// The digest of the manifest of the image that `text` names, without its layers where they are not needed for it.
@@ -259,33 +290,38 @@ impl<'a> Opener<'a> {
         }
     }
 
-    /// Reads the layers of an image.
+    /// Reads the layers of an image; those that it has in common with one that was read and is still held are that one's.
     ///
     /// # Errors
     /// One is damaged or cannot be fetched.
     pub(crate) fn read(&self, open: &OpenImage) -> Result<Image, Failure> {
-        let count = open.layers().len();
-        self.progress.stage(format!("read {}", open.name()), Unit::Layers, count as u64);
-        let mut image = Image {
-            name: open.name().to_owned(),
-            manifest_digest: open.manifest_digest(),
-            config_digest: open.config_digest(),
-            documents: Some(Documents {
-                manifest: open.manifest_bytes().to_vec(),
-                config: open.config_bytes().to_vec(),
-            }),
-            layers: Vec::with_capacity(count),
-            contents: Vec::with_capacity(count),
-            verified: HashSet::new(),
-        };
-        for number in 0..count {
-            let read = read_layer(open, number, self.threads, self.tmpdir)?;
-            image.verified.insert(read.layer.diff_id);
-            image.layers.push(read.layer);
-            image.contents.push(read.contents);
-            self.progress.add(1);
-        }
-        Ok(image)
+        let read = self.read_layers(&[open], open.name())?;
+        Ok(Image::of(open, read.into_iter().flatten()))
+    }
+
+    /// As [`Opener::read`], of two together.
+    ///
+    /// # Errors
+    /// As for [`Opener::read`].
+    pub(crate) fn read_both(&self, old: &OpenImage, new: &OpenImage) -> Result<(Image, Image), Failure> {
+        let mut read = self.read_layers(&[old, new], "both images")?.into_iter();
+        let mut next = |open| Image::of(open, read.next().into_iter().flatten());
+        Ok((next(old), next(new)))
+    }
+
+    fn read_layers(&self, images: &[&OpenImage], name: &str) -> Result<Vec<Vec<Arc<ReadLayer>>>, Failure> {
+        let layers: HashSet<_> =
+            images.iter().flat_map(|image| image.layers()).map(|is| is.diff_id).collect();
+        self.progress.stage(format!("read {name}"), Unit::Layers, layers.len() as u64);
+        Ok(self.layers.read(images, self.threads, self.tmpdir, &|| self.progress.add(1))?)
+    }
+}
+
+/// Tells of an image that is in containerd, manifest and config: what was not found is a layer's blob then.
+fn without_layers(failure: Failure, source: &Source) -> Failure {
+    match source {
+        Source::Containerd(_) if failure.kind == Kind::NotFound => failure.and(NO_LAYERS),
+        _ => failure,
     }
 }
 

@@ -313,9 +313,9 @@ impl Answers {
                         return Err(Failure::usage(name, "not a reference to an image"));
                     };
                     let image = RemoteImage::resolve(&reference, &opener.options)?;
-                    opener.read(&image.open(&opener.options)?)
+                    Ok(image.open(&opener.options)?)
                 };
-                let (old, new) = (open(way.pair.1)?, open(way.pair.0)?);
+                let (old, new) = opener.read_both(&open(way.pair.1)?, &open(way.pair.0)?)?;
                 let make = build::Make {
                     level: self.options.level,
                     codec: dimg::build::Codec::Auto,

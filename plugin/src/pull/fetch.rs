@@ -7,16 +7,17 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use d4c_image::base::{self, BaseError, read_layer};
+use d4c_image::base;
 use d4c_image::delta::{
     self, Choice, MAX_HAVE, Place, Present, Published, SourceImage, TrustedKey, Wanted, Why,
 };
 use d4c_image::error::SourceError;
+use d4c_image::layers::{LayerError, ReadLayers};
 use d4c_image::registry::{Partials, RegistryOptions};
 use d4c_image::source::{Layer, OpenImage, Options, Reference, RemoteImage, Source};
 use dimg::Digest;
 use dimg::build::Side;
-use dimg::content::ContentSource;
+use dimg::format::DimgError;
 use dimg::path::Weights;
 use tempfile::NamedTempFile;
 
@@ -42,7 +43,9 @@ pub(super) enum Failed {
     #[error(transparent)]
     Source(#[from] SourceError),
     #[error(transparent)]
-    Base(#[from] BaseError),
+    Layer(#[from] LayerError),
+    #[error("write base file: {0}")]
+    Base(#[from] DimgError),
     #[error(transparent)]
     Import(#[from] ImportError),
     #[error(transparent)]
@@ -296,17 +299,13 @@ impl<'a> Fetch<'a> {
     /// Makes a base of an image in containerd's content store.
     fn take_over(&mut self, manifest: Digest) -> Result<(), Failed> {
         let open = self.open(manifest)?;
-        let (mut layers, mut contents) = (Vec::new(), Vec::<Arc<dyn ContentSource>>::new());
-        for number in 0..open.layers().len() {
-            let read = read_layer(&open, number, self.threads, self.dir)?;
-            layers.push(read.layer);
-            contents.push(read.contents);
-        }
+        let contents = ReadLayers::default().read(&[&open], self.threads, self.dir, &|| ())?.concat();
+        let layers: Vec<_> = contents.iter().map(|read| read.layer.clone()).collect();
         let side = Side { manifest, config: open.config_digest(), layers: &layers, contents: &contents };
         let file = self.file()?;
         let mut handle = file.as_file().try_clone().map_err(Error::io("open file", file.path()))?;
         let how = (self.threads, self.dir.to_owned());
-        base::write(&open, &side, String::new(), how, &mut (), &mut handle).map_err(BaseError::from)?;
+        base::write(&open, &side, String::new(), how, &mut (), &mut handle)?;
         self.import(file.path(), What::Base, false)?;
         tracing::info!(%manifest, "took over an image that containerd pulled");
         Ok(())
