@@ -8,6 +8,7 @@
 mod encode;
 mod groups;
 mod names;
+mod near;
 mod opened;
 mod relatives;
 mod relocated;

@@ -8,6 +8,7 @@ use super::BuildOptions;
 use super::encode::refers;
 use super::groups::Class;
 use super::names::{Candidate, distinct};
+use super::near::nearest;
 use crate::content::{ContentSource, open_exact};
 use crate::engine::frame::MAX_REFERENCE_BYTES;
 use crate::engine::parallel::map;
@@ -113,7 +114,7 @@ impl<'a> Relatives<'a> {
         found
     }
 
-    /// The distinct contents of the parent that are of use for any new one, and a path of each.
+    /// The distinct contents of the parent that are of use for any new one and lie near, and a path of each.
     fn candidates<'l>(
         &self,
         layers: &'l [Arc<LayerIndex>],
@@ -124,8 +125,11 @@ impl<'a> Relatives<'a> {
         else {
             return Vec::new();
         };
-        distinct(layers, |candidate| Self::wants(&candidate.content) && refers(largest, candidate, options))
-            .collect()
+        let of_use =
+            |candidate: &Candidate| Self::wants(&candidate.content) && refers(largest, candidate, options);
+        let paths: Vec<_> = self.wanted.iter().map(|(_, _, path)| *path).collect();
+        let bytes = self.wanted.iter().map(|(_, content, _)| content.size).sum();
+        nearest(distinct(layers, of_use).collect(), &paths, bytes)
     }
 
     /// The words that the candidate shares with new contents of its kind, each once.

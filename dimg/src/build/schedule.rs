@@ -444,7 +444,7 @@ impl Coordinator<'_> {
             let new = contents.iter().zip(paths).enumerate().filter(|(number, (content, path))| {
                 tells(content) && bases.of(*number, content, path).is_empty()
             });
-            let wanted: Vec<u64> = new.map(|(_, (content, _))| content.size).collect();
+            let wanted: Vec<_> = new.map(|(_, (content, path))| (content.size, *path)).collect();
             Similar::new(&wanted, bases.layers, parent.contents, options.level, options.threads.get())
         });
         let found = similar.to(content, target.contents);

@@ -1,6 +1,7 @@
 //! Contents of the parent by what is in them, for new contents of which no name tells what they were before.
 
 use super::names::{Candidate, distinct};
+use super::near::nearest;
 use crate::content::{ContentSource, open_exact};
 use crate::engine::compress::Level;
 use crate::engine::parallel::map;
@@ -21,25 +22,26 @@ pub(super) struct Similar {
 }
 
 impl Similar {
-    /// Reads the contents of the parent that have about as many bytes as any of those `wanted`: others share too few of the smallest
-    /// hashes. One that cannot be read is no candidate; whoever needs it will say why.
+    /// Reads the contents of the parent that have about as many bytes as any of those `wanted`, given with their paths, and lie near:
+    /// of other sizes share too few of the smallest hashes. One that cannot be read is no candidate; whoever needs it will say why.
     pub(super) fn new(
-        wanted: &[u64],
+        wanted: &[(u64, &[u8])],
         layers: &[Arc<LayerIndex>],
         contents: &dyn ContentSource,
         level: Level,
         threads: usize,
     ) -> Self {
         let max_ratio = if level == Level::Fast { MAX_RATIO_FAST } else { MAX_RATIO };
-        let mut wanted = wanted.to_vec();
-        wanted.sort_unstable();
+        let (mut sizes, paths): (Vec<_>, Vec<_>) = wanted.iter().copied().unzip();
+        sizes.sort_unstable();
         let tells = |candidate: &Candidate| {
             let size = candidate.content.size;
-            let first = wanted.partition_point(|&wanted| wanted < size / max_ratio);
-            let near = wanted.get(first).is_some_and(|&wanted| wanted <= size.saturating_mul(max_ratio));
-            tells(&candidate.content) && near
+            let first = sizes.partition_point(|&wanted| wanted < size / max_ratio);
+            let alike = sizes.get(first).is_some_and(|&wanted| wanted <= size.saturating_mul(max_ratio));
+            tells(&candidate.content) && alike
         };
-        let candidates: Vec<_> = distinct(layers, tells).map(|(candidate, _)| candidate).collect();
+        let near = nearest(distinct(layers, tells).collect(), &paths, sizes.iter().sum());
+        let candidates: Vec<_> = near.into_iter().map(|(candidate, _)| candidate).collect();
         let sketches = map(threads, candidates.len(), |number| {
             open_exact(contents, &candidates[number].content)
                 .map_or_else(|_| Sketch::default(), |bytes| Sketch::of(&bytes))
@@ -122,7 +124,8 @@ mod tests {
         let (edited, other) = (content(&edited), content(b"short"));
         contents.0.insert(edited.digest, [&text(13)[200..], b"and more"].concat());
         for threads in [1, 4] {
-            let similar = Similar::new(&[edited.size], &layers, &contents, Level::Default, threads);
+            let similar =
+                Similar::new(&[(edited.size, b"file")], &layers, &contents, Level::Default, threads);
             let found = similar.to(&edited, &contents).map(|candidate| candidate.place);
             assert_eq!(found, Some(Place { layer: 0, entry: 13 }));
             assert!(similar.to(&other, &contents).is_none());
