@@ -187,9 +187,12 @@ impl Contents {
             }
             // Decoded groups may be all that is in the way.
             self.rest();
-            let made_room = self.store.make_room(content.size);
+            let removed = self.store.make_room(content.size);
+            if !removed && !self.store.has_room(content.size) {
+                break;
+            }
             made = self.try_make(content);
-            if !made_room {
+            if !removed {
                 break;
             }
         }

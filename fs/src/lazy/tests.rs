@@ -6,7 +6,7 @@ use dimg::engine::compress::Level;
 use dimg::index::LayerIndex;
 
 use super::*;
-use crate::testing::{Members, Memory};
+use crate::testing::{Counting, Members, Memory};
 
 /// A text that a patch of another one makes in few bytes.
 fn text(name: &str) -> String {
@@ -173,7 +173,9 @@ fn root_on_a_full_disk_one_file_fails_others_are_read_and_room_helps() {
     let small = crate::testing::Tmpfs::new("1m");
     let (dir, memory) = (tempfile::tempdir().unwrap(), Memory::default());
     let steps = chain(dir.path(), &memory, &[&["a", "b", "c"]]);
-    let contents = Contents::new(volatile(small.path()), steps, Vec::new());
+    let source = Arc::new(Counting::default());
+    source.memory.put(text("d").as_bytes());
+    let contents = Contents::new(volatile(small.path()), steps, vec![Arc::clone(&source) as _]);
     let store = contents.store();
     assert_eq!(read(&contents, "a"), text("a"));
     let filler = fill(small.path());
@@ -190,6 +192,9 @@ fn root_on_a_full_disk_one_file_fails_others_are_read_and_room_helps() {
     store.set_room(Arc::new(GivesBack(Mutex::new(vec![store.path(&content("a"))]))));
     assert_eq!(read(&contents, "c"), text("c"));
     assert!(!store.has(&content("a")).unwrap());
+    // Where nothing gives room it is not made again in vain.
+    assert!(matches!(contents.ensure(&content("d")), Err(StoreError::NoSpace { .. })));
+    assert_eq!(source.asked.load(Ordering::Relaxed), 1);
 }
 
 /// The group that a content is decoded from takes none of the room that was made for the content, and what one removal gives may be less than it

@@ -4,28 +4,14 @@ use std::fs;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
-use dimg::content::{Bytes, ContentSource};
-use dimg::index::{Content, Kind};
+use dimg::content::ContentSource;
+use dimg::index::Kind;
 
 use super::*;
 use crate::store::ObjectStore;
-use crate::testing::{Members, Memory, need_root, scan};
-
-/// A source that counts how often it is asked, and lacks what begins with "broken".
-#[derive(Default)]
-struct Counting {
-    memory: Memory,
-    asked: AtomicU64,
-}
-
-impl ContentSource for Counting {
-    fn open(&self, content: &Content) -> io::Result<Option<Bytes>> {
-        self.asked.fetch_add(1, Ordering::Relaxed);
-        Ok(self.memory.open(content)?.filter(|bytes| !bytes.starts_with(b"broken")))
-    }
-}
+use crate::testing::{Counting, Members, need_root, scan};
 
 struct Fixture {
     dir: tempfile::TempDir,

@@ -46,9 +46,14 @@ impl ObjectStore {
         }
     }
 
-    /// After a content of `bytes` found no space: whether it is worth to try again.
+    /// After a content of `bytes` found no space: whether anything was removed.
     pub(crate) fn make_room(&self, bytes: u64) -> bool {
         self.room.get().is_some_and(|room| room.full(bytes))
+    }
+
+    /// Whether as much is free.
+    pub(crate) fn has_room(&self, bytes: u64) -> bool {
+        self.disk_bytes().is_ok_and(|(free, _)| free >= bytes)
     }
 
     /// Counts an open that failed.
