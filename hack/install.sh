@@ -6,7 +6,10 @@ bin=${1:?} prefix=${2:?} root=${3:-}$2
 [ -x "$bin/d4c" ] || die "no $bin/d4c: run make build first"
 
 for name in d4c di3fs-snapshotter di3fs-virtiofsd; do
-    if [ -x "$bin/$name" ]; then install -D -m 0755 "$bin/$name" "$root/bin/$name"; fi
+    [ -x "$bin/$name" ] || continue
+    install -D -m 0755 "$bin/$name" "$root/bin/$name"
+    # Two thirds are lines of source for profilers.
+    strip --strip-debug "$root/bin/$name"
 done
 for unit in "$REPO"/plugin/systemd/*.service; do
     sed "s|/usr/local/bin/|$prefix/bin/|" "$unit" | install -D -m 0644 /dev/stdin "$root/lib/systemd/system/$(basename "$unit")"
