@@ -1,11 +1,11 @@
 //! No more memory: one line, what is under a temporary name removed, status 5, where Rust aborts of its own accord.
 //!
 //! What fails so is an allocation, under `ulimit -v` or without overcommit, or the start of a thread, which the standard library ends with a panic that nothing
-//! can catch once the system has granted the thread. zstd's wrapper panics, too.
+//! can catch once the system has granted the thread, and glibc by aborting the process, with a line of its own. zstd's wrapper panics, too.
 
 use std::cell::Cell;
 use std::fmt;
-use std::io::Write;
+use std::io::{Cursor, Write};
 use std::panic;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError, TryLockError};
@@ -68,7 +68,11 @@ fn end(what: fmt::Arguments<'_>) {
         Err(TryLockError::WouldBlock) => {}
     }
     let name = NAME.get().copied().unwrap_or_default();
-    drop(writeln!(std::io::stderr(), "{name}: {what}: cannot allocate memory"));
+    // At once: another thread may write, too.
+    let mut line = Cursor::new([0; 256]);
+    drop(writeln!(line, "{name}: {what}: cannot allocate memory"));
+    let written = usize::try_from(line.position()).unwrap_or(0);
+    drop(std::io::stderr().write_all(&line.get_ref()[..written]));
     interrupt::remove_pending();
     std::process::exit(Kind::NoSpace.exit_code().into());
 }

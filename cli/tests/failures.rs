@@ -261,7 +261,9 @@ fn where_memory_ends_it_is_told_and_nothing_is_left() {
                 remove(&folder, "out");
             } else {
                 failed += 1;
-                assert_eq!((code, said.lines().count()), (Some(5), 1), "{mib} MiB: {words}: {said}");
+                // Where a thread finds none as it starts, glibc has said so before.
+                let ours = said.lines().filter(|line| !line.starts_with("Fatal glibc error: ")).count();
+                assert_eq!((code, ours), (Some(5), 1), "{mib} MiB: {words}: {said}");
             }
             assert_eq!(folder.names(), there, "{mib} MiB: {words}: {said}");
         }
