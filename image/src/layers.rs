@@ -17,6 +17,12 @@ use crate::error::SourceError;
 use crate::source::OpenImage;
 use crate::tar::{self, ParseOptions, ParsedLayer, TarError};
 
+/// Layers that are read at a time, at most: as many as usual clients ask a registry for.
+const AT_ONCE: usize = 4;
+
+/// Bytes of blobs for which another thread is worth its start.
+const BYTES_EACH: u64 = 256 << 10;
+
 /// A layer that cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum LayerError {
@@ -82,8 +88,8 @@ pub struct ReadLayers(Mutex<HashMap<Digest, Weak<ReadLayer>>>);
 
 impl ReadLayers {
     /// Of each image its layers, lowest first. Those that were read and are still held are not read again; the others are on up to
-    /// `threads` threads, each with its decompressor and buffers, and `told` is called after each. Sparse files are expanded into files
-    /// without names in `dir` when they are asked for.
+    /// `threads` threads, four at most, each with its decompressor and buffers, and `told` is called after each. Sparse files are
+    /// expanded into files without names in `dir` when they are asked for.
     ///
     /// # Errors
     /// The first layer seen that is damaged or cannot be fetched.
@@ -96,7 +102,10 @@ impl ReadLayers {
     ) -> Result<Vec<Vec<Arc<ReadLayer>>>, LayerError> {
         let held = self.held(images);
         let missing = missing(images, &held);
-        let workers = threads.get().min(missing.len());
+        let bytes =
+            missing.iter().map(|(image, number)| image.layers()[*number].size).fold(0, u64::saturating_add);
+        let worth = usize::try_from(bytes / BYTES_EACH).unwrap_or(AT_ONCE).saturating_add(1);
+        let workers = threads.get().min(AT_ONCE).min(missing.len()).min(worth);
         let (left, done) = (Mutex::new(missing.into_iter()), Mutex::new(Ok(held)));
         let next = || lock(&left).next();
         on_threads(workers, || {

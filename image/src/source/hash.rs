@@ -7,6 +7,8 @@ use dimg::{Digest, Hasher};
 
 /// Bytes handed over at once.
 const CHUNK_BYTES: usize = 256 << 10;
+/// A blob of fewer bytes is hashed sooner than a thread starts and is awaited.
+const MIN_BYTES: u64 = 256 << 10;
 /// Chunks that may wait for the hasher: bounds the memory, and how far the producer runs ahead.
 const QUEUE: usize = 4;
 
@@ -26,8 +28,10 @@ pub(crate) struct Queue {
 }
 
 impl HashThread {
-    pub(crate) fn start() -> Self {
-        Queue::start().map_or_else(|| Self::InPlace(Hasher::new()), Self::Thread)
+    /// For a blob of so many bytes, or what is in it; none where nobody knows.
+    pub(crate) fn start(blob_bytes: Option<u64>) -> Self {
+        let queue = if blob_bytes.is_some_and(|bytes| bytes < MIN_BYTES) { None } else { Queue::start() };
+        queue.map_or_else(|| Self::InPlace(Hasher::new()), Self::Thread)
     }
 
     pub(crate) fn update(&mut self, bytes: &[u8]) {
@@ -109,7 +113,7 @@ mod tests {
         for length in [0, 1, CHUNK_BYTES - 1, CHUNK_BYTES, CHUNK_BYTES + 1, 20 * CHUNK_BYTES + 7] {
             let bytes: Vec<u8> = (0..length).map(|n| u8::try_from(n % 251).unwrap()).collect();
             for step in [1000, 300_000, usize::MAX] {
-                let mut hash = HashThread::start();
+                let mut hash = HashThread::start(None);
                 bytes.chunks(step.min(bytes.len().max(1))).for_each(|piece| hash.update(piece));
                 assert_eq!(hash.finish(), Digest::of(&bytes), "{length} by {step}");
             }

@@ -118,7 +118,7 @@ fn list(root: &Path) -> Result<Vec<PathBuf>, SourceError> {
 /// Writes the tar of the tree into a temporary file.
 fn write_layer(root: &Path, spool: &Spool) -> Result<(MappedBytes, Digest), SourceError> {
     let file = spool.file()?;
-    let hash = HashThread::start();
+    let hash = HashThread::start(None);
     let mut layer = Layer {
         out: BufWriter::with_capacity(BUFFER_BYTES, Tee { file: &file, hash }),
         bytes: 0,

@@ -124,14 +124,15 @@ impl Spool {
     ) -> Result<MappedBytes, SourceError> {
         // Of an uncompressed blob the two digests are one.
         let hash_blob = expect.blob.is_some() && !(kind == Compression::None && expect.diff_id.is_some());
+        let blob_bytes = expect.blob.map(|(size, _)| size);
         let mut source = Source {
             // One byte more than there should be: enough to see that there is more.
-            inner: source.take(expect.blob.map_or(u64::MAX, |(size, _)| size.saturating_add(1))),
-            hash: hash_blob.then(HashThread::start),
+            inner: source.take(blob_bytes.map_or(u64::MAX, |size| size.saturating_add(1))),
+            hash: hash_blob.then(|| HashThread::start(blob_bytes)),
             bytes: 0,
             error: None,
         };
-        let hash = expect.diff_id.is_some().then(HashThread::start);
+        let hash = expect.diff_id.is_some().then(|| HashThread::start(blob_bytes));
         let mut sink = Sink { file: self.file()?, hash, bytes: 0 };
         let unpacked = self.pump(&mut source, kind, &mut sink, on);
         if let Some(error) = source.error.take() {
