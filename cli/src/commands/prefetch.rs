@@ -7,6 +7,7 @@ use di3fs_snapshotter::control::ControlClient;
 use dimg::Digest;
 use serde_json::json;
 
+use super::images;
 use crate::config::Config;
 use crate::failure::Failure;
 use crate::units::{Bytes, counted};
@@ -26,13 +27,16 @@ pub(crate) struct Options {
 pub(crate) fn run(options: &Options, config: &Config) -> Result<(), Failure> {
     let started = Instant::now();
     let digest = match options.image.parse::<Digest>() {
-        Ok(digest) => digest.to_string(),
-        Err(_) => Containerd::connect(&config.address, &config.namespace)?.image_target(&options.image)?,
+        Ok(digest) => digest,
+        Err(_) => {
+            let containerd = Containerd::connect(&config.address, &config.namespace)?;
+            images::manifest(&containerd, &options.image)?
+        }
     };
-    let made = ControlClient::connect(&config.control)?.prefetch(&digest)?;
+    let made = ControlClient::connect(&config.control)?.prefetch(&digest.to_string())?;
     let value = json!({
         "image": options.image,
-        "manifest": digest,
+        "manifest": digest.to_string(),
         "contents": made.contents_made,
         "bytes": made.bytes_made,
         "ms": u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),

@@ -8,6 +8,7 @@ use d4c_integration::Sandbox;
 use d4c_integration::containerd::{Containerd, PAUSE, Version};
 use d4c_integration::faults::{Fault, Proxy};
 use d4c_integration::images::Series;
+use d4c_integration::platforms;
 use d4c_integration::program::{Output, d4c};
 use d4c_integration::registry::Registry;
 use d4c_integration::sandbox::wait_for;
@@ -103,6 +104,13 @@ fn deltas_where_they_lead(route: &str) -> Result<()> {
     ensure!(seen == "v1\nversion 2\n", "{seen}");
     // What the deltas started from is not kept beside them.
     wait_for("bases to go", || Ok(known(&containerd)? == 2))?;
+    let listed: Value = json(containerd.d4c(["images", "--json"])?)?;
+    for tag in ["v2", "v3"] {
+        let digest = published.series.image(tag)?.digest;
+        let of = |image: &&Value| image["manifest"] == digest;
+        let image = listed["images"].as_array().and_then(|images| images.iter().find(of));
+        ensure!(image.is_some_and(|image| image["names"][0] == name(tag)), "{listed}");
+    }
     // Layers that are no blobs survive a collection, and a start of all.
     containerd.ctr(["content", "prune", "references"])?.success()?;
     containerd.restart()?;
@@ -131,6 +139,43 @@ fn deltas_where_they_lead_and_else_layers() -> Result<()> {
 #[test]
 fn deltas_where_they_lead_lazily() -> Result<()> {
     deltas_where_they_lead("auto")
+}
+
+/// Names of images for several platforms are told, and taken.
+#[test]
+fn an_image_for_several_platforms_is_known_by_its_name() -> Result<()> {
+    if VERSION != Version::Two {
+        return Ok(());
+    }
+    let sandbox = Sandbox::new()?;
+    let registry = Registry::start(&sandbox)?;
+    let series = Series::named("tiny")?;
+    let mut digests = Vec::new();
+    for tag in ["v1", "v2"] {
+        let images = [("linux/amd64", tag), ("linux/arm64", tag)];
+        digests.extend(platforms::push(&registry, &series, tag, &images, &sandbox)?);
+    }
+    let name = |tag: &str| registry.reference(&format!("app:{tag}"));
+    let [old, new] = ["v1", "v2"].map(|tag| format!("docker://{}", name(tag)));
+    d4c(["diff", &old, &new, "docker://"])?.success()?;
+    let flags = ["--route", "erofs", "--prefetch", "false", "--finish-after", "0"];
+    let plugin = Snapshotter::start_pulling(&sandbox, 30, &flags)?;
+    let containerd = Containerd::start(&sandbox, VERSION)?;
+    for tag in ["v1", "v2"] {
+        pull(&containerd, &name(tag))?.success()?;
+    }
+    ensure!(plugin.log().contains(MADE), "{}", plugin.log());
+    let listed: Value = json(containerd.d4c(["images", "--json"])?)?;
+    let names = |image: &Value| image["names"].as_array().is_some_and(|names| *names == [name("v2")]);
+    let image = listed["images"].as_array().and_then(|images| images.iter().find(|image| names(image)));
+    let manifest = image.and_then(|image| image["manifest"].as_str()).unwrap_or_default();
+    ensure!(digests[2..].iter().any(|digest| digest == manifest), "{listed}");
+    let made: Value = json(containerd.d4c(["prefetch", &name("v2"), "--json"])?)?;
+    ensure!(made["manifest"] == manifest && made["contents"].as_u64() > Some(0), "{made}");
+    containerd.stop()?;
+    plugin.terminate()?;
+    registry.stop()?;
+    sandbox.close()
 }
 
 /// A registry that is slow with deltas, a damaged delta, no registry at all: the image comes by its layers, and why is told once.

@@ -9,7 +9,7 @@ use super::{ClientError, Containerd};
 use crate::api::content::ListContentRequest;
 use crate::api::grpc::content_client::ContentClient;
 use crate::api::grpc::images_client::ImagesClient;
-use crate::api::images::{GetImageRequest, ListImagesRequest};
+use crate::api::images::ListImagesRequest;
 
 impl Containerd {
     /// The names of the images, sorted.
@@ -24,17 +24,6 @@ impl Containerd {
         let mut names: Vec<String> = answer.into_inner().images.into_iter().map(|image| image.name).collect();
         names.sort_unstable();
         Ok(names)
-    }
-
-    /// The digest that the image of a name has.
-    ///
-    /// # Errors
-    /// There is none, or containerd refuses the call.
-    pub fn image_target(&self, name: &str) -> Result<String, ClientError> {
-        let mut client = ImagesClient::with_interceptor(self.channel.clone(), self.headers(None)?);
-        let request = GetImageRequest { name: name.to_owned(), ..Default::default() };
-        let answer = self.wait(client.get(request)).map_err(ClientError::call("find image", name))?;
-        Ok(answer.into_inner().image.target.digest.clone())
     }
 
     /// The digests of the blobs.
