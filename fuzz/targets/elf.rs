@@ -7,6 +7,7 @@
 
 use d4c_fuzz::parts::Parts;
 use dimg::engine::elf::sample::{Sample, archive};
+use dimg::engine::elf::sample32::Sample32;
 use dimg::engine::elf::{AddressMap, Version, derive, fits, look, relocate};
 use dimg::engine::frame::RelocationFrame;
 use dimg::engine::matcher::MatchOptions;
@@ -16,13 +17,14 @@ use dimg::engine::program::apply;
 use libfuzzer_sys::fuzz_target;
 use std::sync::LazyLock;
 
-static NEW: LazyLock<[Vec<u8>; 4]> = LazyLock::new(|| {
+static NEW: LazyLock<[Vec<u8>; 5]> = LazyLock::new(|| {
     let [x86, arm] =
         [false, true].map(|arm| Sample { arm, functions: 40, longer: 7, ..Sample::default() }.build());
     let mut module = Vec::new();
     let content = Module { functions: 60, more: 3, padded: false }.build();
     Plan::open(&content, u64::MAX, &mut module).expect("memory can be written");
-    [x86, arm, archive(120, 7), module]
+    let arm32 = Sample32 { functions: 40, longer: 7, ..Sample32::default() }.build();
+    [x86, arm, arm32, archive(120, 7), module]
 });
 
 fuzz_target!(|input: &[u8]| {

@@ -11,6 +11,7 @@ use dimg::build::Codec;
 use dimg::engine::bsdiff;
 use dimg::engine::compress::Level;
 use dimg::engine::elf::sample::{Sample, archive};
+use dimg::engine::elf::sample32::Sample32;
 use dimg::engine::elf::{derive, look};
 use dimg::engine::frame::{
     BsdiffFrame, ParameterFrame, ProgramFrame, ReferenceFrame, RelocationFrame, StoredFrame,
@@ -153,12 +154,14 @@ fn opened(content: &[u8]) -> io::Result<Vec<u8>> {
 fn executables(target: &Target) -> io::Result<()> {
     let mut last = Vec::new();
     let [module, longer, _] = wasm(60);
-    for bits in 0u8..10 {
+    for bits in 0u8..14 {
         let (arm, fixed, sections) = (bits & 1 != 0, bits & 2 != 0, bits & 4 != 0);
         let sample = Sample { arm, fixed, sections, functions: 40, ..Sample::default() };
+        let small = Sample32 { fixed, sections: arm, functions: 40, ..Sample32::default() };
         let (old, new) = match bits {
             8 => (archive(120, usize::MAX), archive(120, 7)),
             9 => (opened(&module)?, opened(&longer)?),
+            10.. => (small.build(), Sample32 { longer: 7, ..small }.build()),
             _ => (sample.build(), Sample { longer: 7, ..sample }.build()),
         };
         let options = MatchOptions::default();

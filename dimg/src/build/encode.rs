@@ -6,7 +6,7 @@ use super::relocated;
 use super::{BuildOptions, Codec};
 use crate::content::{Bytes, ContentSource, open_exact};
 use crate::engine::compress::{Level, pack_memory};
-use crate::engine::elf::AddressMap;
+use crate::engine::elf::{AddressMap, Version};
 use crate::engine::frame::{
     BSDIFF_WINDOW_LOG, BsdiffFrame, MAX_REFERENCE_BYTES, ProgramFrame, ReferenceFrame, RelocationFrame,
     STORED_CHUNK_BYTES, StoredFrame,
@@ -54,6 +54,8 @@ const REFERENCE_ROW_BYTES: usize = 24;
 pub(super) struct Moved {
     /// Moves its addresses.
     pub map: AddressMap,
+    /// By the fields of this version.
+    pub version: Version,
     /// For whoever merges, see [`Relocated`](crate::engine::elf::Relocated).
     pub fill: Option<Program>,
     /// Whether the patch is far smaller than one of the base as it is.

@@ -62,8 +62,8 @@ pub(super) fn smallest(
         return encode::program(place, None, full(), level, threads);
     };
     let is_clear = moved_weight(&relocated) * CLEARLY_SMALLER <= weight(coarse);
-    let Relocated { map, program, fill } = relocated;
-    let mut moved = Some(Box::new(Moved { map, fill, is_clear }));
+    let Relocated { map, version, program, fill } = relocated;
+    let mut moved = Some(Box::new(Moved { map, version, fill, is_clear }));
     if is_clear {
         return encode::program(place, moved, program, level, threads);
     }
@@ -101,8 +101,8 @@ fn quick(
     if options.codec == Codec::Auto && elf::fits(old, new) && !stays(old, new) {
         let relocated = elf::derive_quick(old, new, matching, &scratch(options))?;
         if let Some(relocated) = relocated {
-            let Relocated { map, program, fill } = relocated;
-            let moved = Some(Box::new(Moved { map, fill, is_clear: false }));
+            let Relocated { map, version, program, fill } = relocated;
+            let moved = Some(Box::new(Moved { map, version, fill, is_clear: false }));
             return encode::program(place, moved, program, level, threads);
         }
     }

@@ -13,11 +13,11 @@ use super::similar::{Similar, tells};
 use super::{BuildOptions, Codec, Progress, Side};
 use crate::content::Bytes;
 use crate::engine::compress::Level;
+use crate::engine::elf;
 use crate::engine::elf::AddressMap;
 use crate::engine::frame::{ParameterFrame, ProgramFrame, RelocationFrame, STORED_CHUNK_BYTES, StoredFrame};
 use crate::engine::parallel::{Workers, with_workers};
 use crate::engine::program::Program;
-use crate::engine::{elf, member};
 use crate::format::{DimgError, DimgWriter, FrameKind, RecipeRow, StageCodec, StageRow};
 use crate::index::edit::Place;
 use crate::index::{Content, Edit, LayerIndex};
@@ -256,6 +256,8 @@ struct Plan {
     unpacked: Vec<(u64, u32)>,
     /// Then a fill, by its ticket, and the bytes that it makes.
     fill: Option<(usize, u64)>,
+    /// By which version it is relocated.
+    relocation: Option<elf::Version>,
     /// After all of them the content is packed.
     packed: Vec<Packed>,
 }
@@ -350,11 +352,11 @@ impl Coordinator<'_> {
                 Done::Frame { ticket, kind, bytes } => self.write(ticket, kind, bytes)?,
             }
         }
-        let stage = |planned: &Planned, unpacked: Option<u32>| StageRow {
+        let stage = |planned: &Planned, relocation: Option<elf::Version>| StageRow {
             codec: planned.kind.codec(),
-            version: match planned.kind.codec() {
-                StageCodec::Elf if unpacked == Some(member::WASM_VERSION) => elf::Version::LAST.number(),
-                codec => codec.version(),
+            version: match (planned.kind.codec(), relocation) {
+                (StageCodec::Elf, Some(version)) => version.number(),
+                (codec, _) => codec.version(),
             },
             frame: self.tickets[planned.ticket],
             slot: 0,
@@ -385,8 +387,7 @@ impl Coordinator<'_> {
                 out_bytes,
             };
             let before = plan.unpacked.iter().map(unpack).chain(plan.fill.map(fill));
-            let version = plan.unpacked.last().map(|(_, version)| *version);
-            let stages = before.chain(plan.stages.iter().map(|planned| stage(planned, version)));
+            let stages = before.chain(plan.stages.iter().map(|planned| stage(planned, plan.relocation)));
             RecipeRow { base: plan.base, stages: stages.chain(plan.packed.iter().filter_map(pack)).collect() }
         });
         let mut recipes: Vec<_> = recipes.collect();
@@ -553,6 +554,7 @@ impl Coordinator<'_> {
             self.plans[content as usize].fill = Some((ticket, fill.out_bytes));
             self.write(ticket, FrameKind::Program, bytes)?;
         }
+        self.plans[content as usize].relocation = Some(moved.version);
         if let Some(full) = self.groups.relocate(content, moved.map) {
             self.close(FrameKind::Relocations, full);
         }

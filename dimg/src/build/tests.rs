@@ -4,6 +4,7 @@ use super::*;
 use crate::content::Bytes;
 use crate::engine::deflate::Encoder;
 use crate::engine::elf::sample::Sample;
+use crate::engine::elf::sample32::Sample32;
 use crate::engine::member::wasm_sample::Sample as Module;
 use crate::engine::member::{bitcode_sample, with_sections, zip};
 use crate::format::{Dimg, FrameKind, StageCodec};
@@ -576,4 +577,42 @@ fn modules_are_patched_opened_with_what_shifts_and_merge() {
     let stages = stages(&file);
     assert_eq!(stages.iter().filter(|stages| stages[0] == whole[0]).count(), 3, "{stages:?}");
     assert_eq!(stages.iter().filter(closed).count(), 0, "{stages:?}");
+}
+
+/// Executables for 32-bit ARM, and one for aarch64.
+fn executables_of_32_bits(version: u8) -> Made {
+    let longer = [usize::MAX, 37, 23][usize::from(version) - 1];
+    let sample = Sample32 { longer, ..Sample32::default() };
+    let mut files =
+        vec![("aarch64", Sample { arm: true, longer, functions: 900, ..Sample::default() }.build())];
+    for (name, fixed, functions) in [("fixed", true, 700), ("library", false, 900)] {
+        files.push((name, Sample32 { fixed, functions, ..sample }.build()));
+    }
+    Made::new(version, &files)
+}
+
+#[test]
+fn executables_of_32_bits_are_relocated_and_merge() {
+    let made = [1, 2, 3].map(executables_of_32_bits);
+    let delta = |old: &Made, new: &Made| bytes(Some(old), new, &options(2, Codec::Auto));
+    let versions = |file: &[u8]| {
+        let dimg = Dimg::open(Bytes::from(file.to_vec())).unwrap();
+        let stages = |recipe: &crate::format::RecipeRow| recipe.stages.clone();
+        let stages = dimg.recipes().unwrap().iter().flat_map(stages).collect::<Vec<_>>();
+        let relocations = stages.iter().filter(|stage| stage.codec == StageCodec::Elf);
+        let mut versions: Vec<_> = relocations.map(|stage| stage.version).collect();
+        versions.sort_unstable();
+        versions
+    };
+    let files = [delta(&made[0], &made[1]), delta(&made[1], &made[2])];
+    for (at, file) in files.iter().enumerate() {
+        apply(file, Some(&made[at]), &made[at + 1]);
+        assert_eq!(versions(file), [3, 5, 5]);
+    }
+    let plain = bytes(Some(&made[0]), &made[1], &options(2, Codec::Plain));
+    assert!(files[0].len() * 2 < plain.len(), "{} {}", files[0].len(), plain.len());
+    assert!(bytes(Some(&made[0]), &made[1], &options(1, Codec::Auto)) == files[0]);
+    let file = merged(files);
+    apply(&file, Some(&made[0]), &made[2]);
+    assert_eq!(versions(&file), [3, 3, 5, 5, 5, 5]);
 }

@@ -1,9 +1,9 @@
 //! Data: jump tables, and addresses that stand in the file.
 
 use super::golang::{Golang, Walk};
-use super::image::{Image, distance_at, u64_at};
+use super::image::{Image, Machine, distance_at, u64_at, word_at};
 use super::scan::{Field, Form, Sink};
-use super::tables::{Region, RegionKind};
+use super::tables::{Region, RegionKind, absolute};
 
 /// Regions in which places named by relocations are looked for.
 const MAX_RELOCATED: usize = 64;
@@ -49,7 +49,7 @@ fn jump_table(image: &Image<'_>, table: u64, start: usize, stop: usize, sink: &m
 
 /// Where whole addresses stand.
 enum Places<'i> {
-    /// Wherever eight aligned bytes name a place in the image.
+    /// Wherever an aligned word names a place in the image.
     Any { image: &'i Image<'i>, region: &'i Region, golang: Walk<'i> },
     /// Where relocations say.
     Relocated { image: &'i Image<'i>, region: &'i Region, golang: Walk<'i>, sources: Vec<Source<'i>> },
@@ -83,12 +83,13 @@ impl<'i> Places<'i> {
         match self {
             Self::Any { image, region, golang } => {
                 let skew = region.address.wrapping_sub(region.start as u64);
-                let misaligned = usize::try_from(skew.wrapping_add(from as u64) % 8).unwrap_or(0);
-                let mut at = from + (8 - misaligned) % 8;
-                while at + 8 <= to {
-                    golang.to(at, at + 8, sink);
+                let bytes = image.word_bytes();
+                let misaligned = usize::try_from(skew.wrapping_add(from as u64) % bytes as u64).unwrap_or(0);
+                let mut at = from + (bytes - misaligned) % bytes;
+                while at + bytes <= to {
+                    golang.to(at, at + bytes, sink);
                     put(image, at, sink);
-                    at += 8;
+                    at += bytes;
                 }
             }
             Self::Relocated { image, region, golang, sources } => {
@@ -99,9 +100,10 @@ impl<'i> Places<'i> {
                     let next = sources.iter_mut().filter_map(|source| source.at_least(start));
                     let Some(address) = next.min().filter(|&address| address < end) else { break };
                     let at = usize::try_from(address.wrapping_sub(skew)).unwrap_or(usize::MAX);
-                    if at.saturating_add(8) <= to {
-                        golang.to(done, at + 8, sink);
-                        done = at + 8;
+                    let stop = at.saturating_add(image.word_bytes());
+                    if stop <= to {
+                        golang.to(done, stop, sink);
+                        done = stop;
                         put(image, at, sink);
                     }
                     for source in &mut *sources {
@@ -115,11 +117,8 @@ impl<'i> Places<'i> {
 }
 
 fn put(image: &Image<'_>, offset: usize, sink: &mut Sink<'_>) {
-    if let Some(target) = u64_at(image.bytes, offset)
-        && target != 0
-        && image.contains(target)
-    {
-        sink.put(&Field { offset, form: Form::Add64, target, base: None });
+    if let Some(target) = image.word_at(offset) {
+        absolute(image, offset, target, sink);
     }
 }
 
@@ -127,6 +126,9 @@ fn put(image: &Image<'_>, offset: usize, sink: &mut Sink<'_>) {
 struct Source<'i> {
     table: &'i [u8],
     packed: bool,
+    /// Bytes of an entry that is not, and of the place that it begins with.
+    entry_bytes: usize,
+    word_bytes: usize,
     at: usize,
     /// Of packed ones: the places of the mask that are still to come, and where it starts.
     mask: u64,
@@ -137,15 +139,17 @@ struct Source<'i> {
 impl<'i> Source<'i> {
     fn new(image: &'i Image<'i>, table: &Region, packed: bool) -> Self {
         let table = &image.bytes[table.start..table.end];
-        let mut source = Self { table, packed, at: 0, mask: 0, base: 0, next: None };
+        let entry_bytes = if image.machine == Machine::Arm32 { 8 } else { 24 };
+        let word_bytes = image.word_bytes();
+        let mut source = Self { table, packed, entry_bytes, word_bytes, at: 0, mask: 0, base: 0, next: None };
         source.next = source.advance();
         source
     }
 
     fn advance(&mut self) -> Option<u64> {
         if !self.packed {
-            let place = u64_at(self.table, self.at)?;
-            self.at += 24;
+            let place = word_at(self.table, self.at, self.word_bytes)?;
+            self.at += self.entry_bytes;
             return Some(place);
         }
         loop {

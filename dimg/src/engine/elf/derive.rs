@@ -28,6 +28,8 @@ const ROUGH_PART: usize = 64;
 pub struct Relocated {
     /// Moves the addresses of the old file.
     pub map: AddressMap,
+    /// The first version that finds the fields of the old file.
+    pub version: Version,
     /// Makes the new file from the old one so moved.
     pub program: Program,
     /// Makes of the old file one that the map and the program make the same of, see [`fill`](super::fill); none where that gains nothing.
@@ -135,7 +137,7 @@ pub fn derive(
 ) -> Result<Option<Relocated>, EngineError> {
     let (Some(before), Some(after)) = (Image::parse(old), Image::parse(new)) else { return Ok(None) };
     let threads = options.threads;
-    let scan = Scan::new(&before, Version::LAST, threads);
+    let (scan, version) = (Scan::new(&before, Version::LAST, threads), before.version());
     let mut best: Option<(Relocated, Bytes)> = None;
     let pass = |copies: Vec<Copied>, rough: bool, best: &mut Option<(Relocated, Bytes)>| {
         let map = vote(&scan, &after, copies.clone(), options.index_bytes, threads);
@@ -151,7 +153,7 @@ pub fn derive(
         };
         let worse = best.as_ref().is_some_and(|(best, _)| best.program.raw_bytes() < program.raw_bytes());
         if !worse {
-            *best = Some((Relocated { map, program, fill: None }, moved));
+            *best = Some((Relocated { map, version, program, fill: None }, moved));
         }
         Ok::<_, EngineError>(!settled)
     };
@@ -184,12 +186,12 @@ pub fn derive_quick(
     let (Some(before), Some(after)) = (Image::parse(old), Image::parse(new)) else { return Ok(None) };
     let threads = options.threads;
     let copies = rough::copies(&before, &after, options.index_bytes, threads);
-    let scan = Scan::new(&before, Version::LAST, threads);
+    let (scan, version) = (Scan::new(&before, Version::LAST, threads), before.version());
     let map = vote(&scan, &after, copies.clone(), options.index_bytes, threads);
     if map.segments() == 0 {
         return Ok(None);
     }
     let moved = relocated(&scan, &map, options, scratch).map_err(EngineError::Output)?;
     let program = diff_hinted(&moved, new, &copies, options);
-    Ok(Some(Relocated { map, program, fill: None }))
+    Ok(Some(Relocated { map, version, program, fill: None }))
 }

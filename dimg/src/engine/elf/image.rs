@@ -1,20 +1,21 @@
 //! The parts of an ELF file that say where its bytes lie in memory.
 
-use super::{archive, wasm};
+use super::headers::{Class, program_headers, sections};
+use super::{Version, archive, wasm};
 use std::ops::Range;
+
+pub(super) use super::headers::Section;
 
 /// Addresses from here on are places in the file that are not loaded: this plus the offset. Segments end below.
 pub(super) const UNLOADED: u64 = 1 << 48;
-
-/// Program headers and section headers beyond so many are not looked at.
-const MAX_PROGRAM_HEADERS: usize = 128;
-const MAX_SECTIONS: usize = 8192;
 
 /// The instruction sets that are understood, or what has none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Machine {
     X86,
     Arm,
+    /// 32 bits, with Thumb or not.
+    Arm32,
     /// None: a class data archive.
     Archive,
     /// An opened WebAssembly module.
@@ -33,18 +34,7 @@ pub(super) struct Segment {
     pub(super) code: bool,
 }
 
-/// A section header.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Section<'a> {
-    pub(super) name: &'a [u8],
-    pub(super) kind: u32,
-    pub(super) flags: u64,
-    pub(super) link: usize,
-    pub(super) offset: usize,
-    pub(super) bytes: usize,
-}
-
-/// An ELF file, 64-bit and little-endian, of an executable or a shared object; or a class data archive, which is one segment.
+/// An ELF file, little-endian, of an executable or a shared object; or a class data archive, which is one segment.
 #[derive(Debug)]
 pub(super) struct Image<'a> {
     pub(super) bytes: &'a [u8],
@@ -81,43 +71,16 @@ pub(super) fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
     Some(u64::from_le_bytes(bytes.get(at..at.checked_add(8)?)?.try_into().ok()?))
 }
 
+/// The number of four or eight bytes there.
+#[inline]
+pub(super) fn word_at(bytes: &[u8], at: usize, count: usize) -> Option<u64> {
+    if count == 4 { u32_at(bytes, at).map(u64::from) } else { u64_at(bytes, at) }
+}
+
 /// The signed 32-bit number there, as a distance to add to an address.
 #[inline]
 pub(super) fn distance_at(bytes: &[u8], at: usize) -> Option<u64> {
     u32_at(bytes, at).map(|value| i64::from(value.cast_signed()).cast_unsigned())
-}
-
-fn usize_at(bytes: &[u8], at: usize) -> Option<usize> {
-    u64_at(bytes, at).and_then(|value| usize::try_from(value).ok())
-}
-
-/// Program headers: type, flags, offset, address, bytes in the file, bytes in memory.
-pub(super) struct ProgramHeader {
-    pub(super) kind: u32,
-    flags: u32,
-    pub(super) offset: usize,
-    pub(super) address: u64,
-    pub(super) bytes: usize,
-    memory: u64,
-}
-
-pub(super) fn program_headers(bytes: &[u8]) -> impl Iterator<Item = ProgramHeader> {
-    let count = match (u16_at(bytes, 0x36), u16_at(bytes, 0x38)) {
-        (Some(56), Some(count)) => usize::from(count).min(MAX_PROGRAM_HEADERS),
-        _ => 0,
-    };
-    let table = usize_at(bytes, 0x20);
-    (0..count).filter_map(move |number| {
-        let at = table?.checked_add(number * 56)?;
-        Some(ProgramHeader {
-            kind: u32_at(bytes, at)?,
-            flags: u32_at(bytes, at + 4)?,
-            offset: usize_at(bytes, at.checked_add(8)?)?,
-            address: u64_at(bytes, at.checked_add(16)?)?,
-            bytes: usize_at(bytes, at.checked_add(32)?)?,
-            memory: u64_at(bytes, at.checked_add(40)?)?,
-        })
-    })
 }
 
 /// The places of segments, of which there are at most as many as a number of two bytes has values, by offset.
@@ -148,17 +111,16 @@ impl<'a> Image<'a> {
         if let Some(image) = wasm::image(bytes) {
             return Some(image);
         }
-        if bytes.get(..7)? != b"\x7fELF\x02\x01\x01" {
-            return None;
-        }
+        let class = Class::of(bytes)?;
         let fixed = match u16_at(bytes, 0x10)? {
             2 => true,
             3 => false,
             _ => return None,
         };
-        let machine = match u16_at(bytes, 0x12)? {
-            62 => Machine::X86,
-            183 => Machine::Arm,
+        let machine = match (u16_at(bytes, 0x12)?, class) {
+            (62, Class::Elf64) => Machine::X86,
+            (183, Class::Elf64) => Machine::Arm,
+            (40, Class::Elf32) => Machine::Arm32,
             _ => return None,
         };
         let mut segments: Vec<Segment> = program_headers(bytes)
@@ -230,39 +192,28 @@ impl<'a> Image<'a> {
 
     /// The section headers that are whole and lie within the file; none when the file has no valid table.
     pub(super) fn sections(&self) -> Vec<Section<'a>> {
-        self.try_sections().unwrap_or_default()
+        sections(self.bytes).unwrap_or_default()
     }
 
-    fn try_sections(&self) -> Option<Vec<Section<'a>>> {
-        let bytes = self.bytes;
-        let table = usize_at(bytes, 0x28)?;
-        let count = usize::from(u16_at(bytes, 0x3c)?).min(MAX_SECTIONS);
-        if table == 0 || u16_at(bytes, 0x3a)? != 64 {
-            return None;
+    /// The first version that finds all fields of such a file; of those that any finds the usual one.
+    pub(super) fn version(&self) -> Version {
+        match self.machine {
+            Machine::X86 | Machine::Arm | Machine::Archive => Version::USUAL,
+            Machine::Wasm => Version::Four,
+            Machine::Arm32 => Version::Five,
         }
-        let header = |number: usize| {
-            let at = table.checked_add(number * 64)?;
-            bytes.get(at..at.checked_add(64)?)
-        };
-        let names = usize_at(header(u16_at(bytes, 0x3e)?.into())?, 24)?;
-        let mut sections = Vec::new();
-        for number in 0..count {
-            let header = header(number)?;
-            let name = names.checked_add(u32_at(header, 0)? as usize)?;
-            let name = bytes.get(name..).unwrap_or_default();
-            let name = &name[..name.iter().take(32).position(|&byte| byte == 0).unwrap_or(0)];
-            let (kind, offset, size) = (u32_at(header, 4)?, usize_at(header, 24)?, usize_at(header, 32)?);
-            let whole = kind != 8 && offset.checked_add(size).is_some_and(|end| end <= bytes.len());
-            sections.push(Section {
-                name,
-                kind: if whole { kind } else { 0 },
-                flags: u64_at(header, 8)?,
-                link: u32_at(header, 40)? as usize,
-                offset: if whole { offset } else { 0 },
-                bytes: if whole { size } else { 0 },
-            });
-        }
-        Some(sections)
+    }
+
+    /// Bytes of an address in data and tables.
+    #[inline]
+    pub(super) fn word_bytes(&self) -> usize {
+        if self.machine == Machine::Arm32 { 4 } else { 8 }
+    }
+
+    /// The address that stands there.
+    #[inline]
+    pub(super) fn word_at(&self, at: usize) -> Option<u64> {
+        word_at(self.bytes, at, self.word_bytes())
     }
 
     /// The segment that has the byte at this offset, and where its bytes end.

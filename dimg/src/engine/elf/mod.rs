@@ -16,21 +16,29 @@
 
 mod archive;
 mod arm;
+mod arm32;
 mod code;
+mod coding;
 mod data;
 mod derive;
 mod fill;
 mod golang;
+mod headers;
 mod image;
 mod map;
 mod relocate;
 mod rough;
 #[cfg(any(test, fuzzing))]
 pub mod sample;
+#[cfg(any(test, fuzzing))]
+pub mod sample32;
 mod scan;
 mod tables;
+mod tables32;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests32;
 mod usual;
 mod vote;
 mod wasm;
@@ -54,11 +62,13 @@ pub enum Version {
     Three,
     /// The same, and what stands in opened WebAssembly modules.
     Four,
+    /// The same, and what stands in files for 32-bit ARM.
+    Five,
 }
 
 impl Version {
     /// The last one.
-    pub const LAST: Self = Self::Four;
+    pub const LAST: Self = Self::Five;
     /// The one that is written where the last one makes the same.
     pub const USUAL: Self = Self::Three;
 
@@ -70,6 +80,7 @@ impl Version {
             Self::Two => 2,
             Self::Three => 3,
             Self::Four => 4,
+            Self::Five => 5,
         }
     }
 
@@ -81,6 +92,7 @@ impl Version {
             2 => Some(Self::Two),
             3 => Some(Self::Three),
             4 => Some(Self::Four),
+            5 => Some(Self::Five),
             _ => None,
         }
     }

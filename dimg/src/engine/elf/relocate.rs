@@ -14,7 +14,8 @@ const BUFFER_BYTES: usize = 256 << 10;
 /// Writes `old` to `out`, as many bytes, its fields moved by `map`. A file that is not understood is written as it is.
 ///
 /// Memory of its own is a buffer, an index of the map, the addresses of the file's jump tables and of what belongs to Go's
-/// functions (at most 8 MiB each), and places of instructions (at most 16 MiB).
+/// functions (at most 8 MiB each), and places of instructions (at most 16 MiB), or the fields of a block of code and records of exceptions
+/// for 32-bit ARM (a few MiB for each thread).
 ///
 /// # Errors
 /// Those of writing.
@@ -125,6 +126,10 @@ pub(super) fn moved(old: &[u8], field: &Field, shifts: &Shifts<'_>) -> (u64, u64
         Form::Low12 { scale, .. } => {
             let bits = field.target.wrapping_add(to.cast_unsigned()) & 0xfff;
             if bits & ((1 << scale) - 1) == 0 { value & !0x003f_fc00 | bits >> scale << 10 } else { value }
+        }
+        Form::Arm32(coding) => {
+            let target = field.target.wrapping_add_signed(to);
+            coding.with(value, target, field.base.unwrap_or(0).wrapping_add_signed(by))
         }
     };
     (value, new)

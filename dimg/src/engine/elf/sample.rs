@@ -31,7 +31,7 @@ struct Section {
     bytes: usize,
 }
 
-fn put32(out: &mut Vec<u8>, value: u64) {
+pub(super) fn put32(out: &mut Vec<u8>, value: u64) {
     out.extend_from_slice(&value.to_le_bytes()[..4]);
 }
 
@@ -43,7 +43,7 @@ const PAGE: u64 = 0x1000;
 const PAGE_BYTES: usize = 0x1000;
 
 /// Bytes without a pattern.
-fn noise(seed: u64) -> u64 {
+pub(super) fn noise(seed: u64) -> u64 {
     let mut value = seed.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     value ^= value >> 29;
     value = value.wrapping_mul(0xbf58_476d_1ce4_e5b9);

@@ -2,10 +2,11 @@
 
 use super::archive::Targets;
 use super::code::Tables;
+use super::coding::Coding;
 use super::golang::Golang;
 use super::image::{Image, Machine};
 use super::tables::{Region, RegionKind, regions};
-use super::{Version, arm, data, tables, wasm, x86};
+use super::{Version, arm, arm32, data, tables, tables32, wasm, x86};
 
 /// How a field holds its address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +34,8 @@ pub(super) enum Form {
         /// Bytes back to the word that has the page.
         back: u16,
     },
+    /// What only 32-bit ARM has.
+    Arm32(Coding),
 }
 
 impl Form {
@@ -115,9 +118,9 @@ impl<'i> Scan<'i> {
         threads: usize,
     ) -> Self {
         let regions = regions(image, version);
-        let golang = match version {
-            Version::One => Golang::default(),
-            Version::Two | Version::Three | Version::Four => Golang::new(image, &regions),
+        let golang = match (version, image.machine) {
+            (Version::One, _) | (_, Machine::Arm32) => Golang::default(),
+            _ => Golang::new(image, &regions),
         };
         let targets = match image.machine {
             Machine::Archive if !regions.is_empty() => Targets::new(image),
@@ -143,9 +146,12 @@ impl<'i> Scan<'i> {
                     continue;
                 }
                 (RegionKind::Code, Machine::Arm) => slices(region, slice_bytes, 4),
-                (RegionKind::Relocations { .. } | RegionKind::Symbols { .. }, _) => {
-                    slices(region, slice_bytes, 24)
+                (RegionKind::Code, Machine::Arm32) => slices(region, arm32::BLOCK_BYTES, 1),
+                (RegionKind::Relocations { .. } | RegionKind::Symbols { .. }, machine) => {
+                    let entry = if machine == Machine::Arm32 { 16 } else { 24 };
+                    slices(region, slice_bytes, entry)
                 }
+                (RegionKind::Unwinding, _) => slices(region, slice_bytes, 8),
                 (RegionKind::Packed | RegionKind::Archive | RegionKind::Memory, _) => {
                     slices(region, slice_bytes, 8)
                 }
@@ -198,6 +204,21 @@ impl<'i> Scan<'i> {
         // Tables of even entries are cut between two of them.
         let address = region.address.wrapping_add((from - region.start) as u64);
         let part = &Region { start: from, end: to, address, ..*region };
+        if image.machine == Machine::Arm32 {
+            match region.kind {
+                RegionKind::Code => return arm32::scan(image, region, from..to, sink),
+                RegionKind::Relocations { symbols } => {
+                    return tables32::relocations(image, part, symbols, sink);
+                }
+                RegionKind::Symbols { strings } => return tables32::symbols(image, part, strings, sink),
+                // Go's tables have words of eight bytes.
+                RegionKind::GoLines | RegionKind::GoLinks => return,
+                RegionKind::Exceptions => {
+                    return tables32::exceptions(image, region, &self.regions, sink);
+                }
+                _ => {}
+            }
+        }
         match region.kind {
             RegionKind::Code => arm::scan(image, region, from, to, sink),
             RegionKind::Data => {
@@ -207,7 +228,7 @@ impl<'i> Scan<'i> {
             RegionKind::Packed => tables::packed(image, part, sink),
             RegionKind::GoLines => match self.version {
                 Version::One => tables::go_lines(image, region, sink),
-                Version::Two | Version::Three | Version::Four => self.golang.lines(image, region, sink),
+                _ => self.golang.lines(image, region, sink),
             },
             RegionKind::GoLinks => self.golang.links(image, region, sink),
             RegionKind::Symbols { strings } => {
@@ -216,6 +237,8 @@ impl<'i> Scan<'i> {
             RegionKind::Dynamic => tables::dynamic(image, region, sink),
             RegionKind::Frames => tables::frames(image, region, self.version, sink),
             RegionKind::FrameIndex => tables::frame_index(image, region, sink),
+            RegionKind::Unwinding => tables32::unwinding(image, part, sink),
+            RegionKind::Exceptions => {}
             RegionKind::Archive => self.targets.scan(image, part, sink),
             RegionKind::Elements => wasm::tables(image, region, sink),
             RegionKind::Functions => wasm::functions(image, region, sink),

@@ -1,7 +1,8 @@
 //! Where the parts of a file are that hold fields, and the fields of those that are tables.
 
 use super::Version;
-use super::image::{Image, Machine, UNLOADED, distance_at, program_headers, u32_at, u64_at};
+use super::headers::program_headers;
+use super::image::{Image, Machine, UNLOADED, distance_at, u32_at, u64_at};
 use super::scan::{Field, Form, Sink};
 use super::wasm;
 
@@ -28,6 +29,9 @@ pub(super) enum RegionKind {
     /// What unwinds the stack, and its index.
     Frames,
     FrameIndex,
+    /// The same of 32-bit ARM: the index, and what it points to.
+    Unwinding,
+    Exceptions,
     /// Go's table of functions and lines.
     GoLines,
     /// Go's list of types.
@@ -99,12 +103,20 @@ pub(super) fn regions(image: &Image<'_>, version: Version) -> Vec<Region> {
         }
         return claims.regions;
     }
+    let is_arm32 = image.machine == Machine::Arm32;
+    if is_arm32 && version < Version::Five {
+        return claims.regions;
+    }
     let sections = image.sections();
     let loaded = |flags: u64| flags & 2 != 0;
     for section in &sections {
         let linked = || sections.get(section.link).map(|linked| image.address_of(linked.offset));
         let kind = match (section.kind, section.name) {
             (2 | 11, _) => RegionKind::Symbols { strings: linked() },
+            (9, _) if is_arm32 && loaded(section.flags) => RegionKind::Relocations { symbols: linked() },
+            (4 | 19, _) if is_arm32 => continue,
+            (0x7000_0001, _) if is_arm32 => RegionKind::Unwinding,
+            (1, b".ARM.extab") if is_arm32 => RegionKind::Exceptions,
             (4, _) if loaded(section.flags) => RegionKind::Relocations { symbols: linked() },
             (6, _) => RegionKind::Dynamic,
             (19, _) => RegionKind::Packed,
@@ -146,6 +158,9 @@ fn unsectioned(image: &Image<'_>, claims: &mut Claims<'_>) {
                 let end = header.offset.saturating_add(header.bytes);
                 dynamic_tables(image, header.offset, end, claims);
             }
+            0x7000_0001 if image.machine == Machine::Arm32 => {
+                claims.claim(RegionKind::Unwinding, header.offset, header.bytes);
+            }
             0x6474_e550 => {
                 claims.claim(RegionKind::FrameIndex, header.offset, header.bytes);
                 // The frames are where the index says, up to the next region or the segment's end.
@@ -173,22 +188,26 @@ fn frames_bytes(bytes: &[u8], start: usize) -> u64 {
 }
 
 fn dynamic_tables(image: &Image<'_>, start: usize, end: usize, claims: &mut Claims<'_>) {
-    let mut values = [None; 40];
+    let (mut values, word_bytes) = ([None; 40], image.word_bytes());
     let mut at = start;
     while at < end.min(image.bytes.len()) {
-        let (Some(tag), Some(value)) = (u64_at(image.bytes, at), u64_at(image.bytes, at + 8)) else { break };
+        let (Some(tag), Some(value)) = (image.word_at(at), image.word_at(at + word_bytes)) else { break };
         if tag == 0 {
             break;
         }
         if let Some(place) = usize::try_from(tag).ok().and_then(|tag| values.get_mut(tag)) {
             *place = Some(value);
         }
-        at += 16;
+        at += 2 * word_bytes;
     }
     let (strings, symbols) = (values[5], values[6]);
-    claims.claim_address(RegionKind::Relocations { symbols }, values[7], values[8]);
+    let (relocations, bytes) =
+        if image.machine == Machine::Arm32 { (values[17], values[18]) } else { (values[7], values[8]) };
+    claims.claim_address(RegionKind::Relocations { symbols }, relocations, bytes);
     claims.claim_address(RegionKind::Relocations { symbols }, values[23], values[2]);
-    claims.claim_address(RegionKind::Packed, values[36], values[35]);
+    if image.machine != Machine::Arm32 {
+        claims.claim_address(RegionKind::Packed, values[36], values[35]);
+    }
     // No entry says how many symbols there are; linkers put their names right after them.
     let known = |region: &Region| Some(region.address) == symbols;
     if let (Some(first), Some(names)) = (symbols, strings)
@@ -218,9 +237,10 @@ pub(super) fn relocations(image: &Image<'_>, region: &Region, symbols: Option<u6
     }
 }
 
-fn absolute(image: &Image<'_>, offset: usize, target: u64, sink: &mut Sink<'_>) {
+pub(super) fn absolute(image: &Image<'_>, offset: usize, target: u64, sink: &mut Sink<'_>) {
     if target != 0 && image.contains(target) {
-        sink.put(&Field { offset, form: Form::Add64, target, base: None });
+        let form = if image.word_bytes() == 4 { Form::Add32 } else { Form::Add64 };
+        sink.put(&Field { offset, form, target, base: None });
     }
 }
 
@@ -268,17 +288,25 @@ pub(super) fn symbols(
 }
 
 /// The bytes from one address on to the end of what starts there.
-fn extent(image: &Image<'_>, offset: usize, form: Form, start: u64, length: u64, sink: &mut Sink<'_>) {
+pub(super) fn extent(
+    image: &Image<'_>,
+    offset: usize,
+    form: Form,
+    start: u64,
+    length: u64,
+    sink: &mut Sink<'_>,
+) {
     let target = start.wrapping_add(length).wrapping_sub(1);
     if length != 0 && image.contains(start) && image.contains(target) && target >= start {
         sink.put(&Field { offset, form, target, base: Some(start) });
     }
 }
 
-/// Entries of 16 bytes: a tag, and what may be an address.
+/// Entries of two words: a tag, and what may be an address.
 pub(super) fn dynamic(image: &Image<'_>, region: &Region, sink: &mut Sink<'_>) {
-    for at in (region.start..region.end).step_by(16) {
-        let (Some(tag), Some(value)) = (u64_at(image.bytes, at), u64_at(image.bytes, at + 8)) else { break };
+    let word_bytes = image.word_bytes();
+    for at in (region.start..region.end).step_by(2 * word_bytes) {
+        let (Some(tag), Some(value)) = (image.word_at(at), image.word_at(at + word_bytes)) else { break };
         if matches!(
             tag,
             3..=7
@@ -295,7 +323,7 @@ pub(super) fn dynamic(image: &Image<'_>, region: &Region, sink: &mut Sink<'_>) {
                 | 0x6fff_fffc
                 | 0x6fff_fffe
         ) {
-            absolute(image, at + 8, value, sink);
+            absolute(image, at + word_bytes, value, sink);
         }
     }
 }

@@ -10,7 +10,7 @@ use crate::engine::matcher::{MatchOptions, diff};
 use crate::engine::program::{Program, StreamKind, apply};
 use proptest::prelude::*;
 
-fn fields(file: &[u8]) -> Vec<Field> {
+pub(super) fn fields(file: &[u8]) -> Vec<Field> {
     let mut found = Vec::new();
     if let Some(image) = Image::parse(file) {
         Scan::new(&image, Version::LAST, 1).run(&mut |field| found.push(*field));
@@ -19,7 +19,7 @@ fn fields(file: &[u8]) -> Vec<Field> {
 }
 
 /// The fields, found in slices of so many bytes on so many threads; with one thread no places are kept.
-fn fields_in(file: &[u8], slice_bytes: usize, threads: usize) -> Vec<Field> {
+pub(super) fn fields_in(file: &[u8], slice_bytes: usize, threads: usize) -> Vec<Field> {
     let mut found = Vec::new();
     if let Some(image) = Image::parse(file) {
         let room = [0, 0, 1000, usize::MAX, usize::MAX][threads];
@@ -110,13 +110,13 @@ fn the_default_level_is_as_good_as_the_fast_one() {
     }
 }
 
-fn moved(file: &[u8], map: &AddressMap) -> Vec<u8> {
+pub(super) fn moved(file: &[u8], map: &AddressMap) -> Vec<u8> {
     let mut out = Vec::new();
     relocate(file, map, Version::LAST, &mut out).unwrap();
     out
 }
 
-fn derived(old: &[u8], new: &[u8]) -> (Program, Relocated) {
+pub(super) fn derived(old: &[u8], new: &[u8]) -> (Program, Relocated) {
     let options = MatchOptions::default();
     let plain = diff(old, new, &options);
     let scratch = || tempfile::tempfile();
@@ -130,7 +130,7 @@ fn derived(old: &[u8], new: &[u8]) -> (Program, Relocated) {
     (plain, relocated)
 }
 
-fn nonzero(program: &Program) -> usize {
+pub(super) fn nonzero(program: &Program) -> usize {
     program.stream(StreamKind::Nonzero).len()
 }
 
@@ -234,7 +234,7 @@ fn shifts_are_found() {
     }
 }
 
-fn map() -> impl Strategy<Value = AddressMap> {
+pub(super) fn map() -> impl Strategy<Value = AddressMap> {
     let location = (1u64..1 << 20, any::<i32>());
     let segment = (0u64..1 << 16, 1u64..1 << 12, any::<i64>());
     (prop::collection::vec(location, 0..40), prop::collection::vec(segment, 0..40)).prop_map(
@@ -383,7 +383,7 @@ proptest! {
 }
 
 /// A patch of the fast level, which makes `new`.
-fn derived_quickly(old: &[u8], new: &[u8]) -> Option<Relocated> {
+pub(super) fn derived_quickly(old: &[u8], new: &[u8]) -> Option<Relocated> {
     let options = MatchOptions { level: Level::Fast, ..MatchOptions::default() };
     let relocated = derive_quick(old, new, &options, &tempfile::tempfile).unwrap()?;
     let base = moved(old, &relocated.map);
@@ -393,7 +393,7 @@ fn derived_quickly(old: &[u8], new: &[u8]) -> Option<Relocated> {
     Some(relocated)
 }
 
-fn derived_or_not(old: &[u8], new: &[u8]) {
+pub(super) fn derived_or_not(old: &[u8], new: &[u8]) {
     derived_quickly(old, new);
     let options = MatchOptions::default();
     let seen = look(old, new, &options).unwrap();

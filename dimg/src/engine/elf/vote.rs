@@ -354,6 +354,16 @@ fn shift_of(
             let place = (new_places.address_of(at - back) >> 12).wrapping_add_signed(pages) << 12;
             place.wrapping_add((is >> 10 & 0xfff) << scale).wrapping_sub(field.target).cast_signed()
         }
+        Form::Arm32(coding) => {
+            if field.offset - copied.old < coding.back() {
+                return None;
+            }
+            let base = field.base.unwrap_or(0).wrapping_add_signed(base);
+            let target = coding.target(new.bytes, at, was, base)?;
+            // Addresses have 32 bits.
+            let [a, b, c, d, ..] = target.wrapping_sub(field.target).to_le_bytes();
+            i32::from_le_bytes([a, b, c, d]).into()
+        }
     })
 }
 
