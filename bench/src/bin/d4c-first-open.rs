@@ -49,6 +49,9 @@ struct Args {
     /// Readers of all small files, the numbers to be tried
     #[arg(long, value_name = "N,…", value_delimiter = ',')]
     readers: Vec<usize>,
+    /// Make them in a store as the plugin's, and not in one as `d4c mount` has by default
+    #[arg(long)]
+    kept: bool,
     /// Where contents are made
     #[arg(long, default_value = "/var/tmp")]
     dir: PathBuf,
@@ -79,7 +82,8 @@ fn main() -> Result<()> {
         let map = Map::path(path).with_context(|| format!("read file: {}", path.display()))?;
         Ok(DeltaFile::open(Bytes::new(map))?)
     };
-    let store = Arc::new(ObjectStore::open_volatile(&dir.path().join("store"))?);
+    let open_store = if args.kept { ObjectStore::open } else { ObjectStore::open_volatile };
+    let store = Arc::new(open_store(&dir.path().join("store"))?);
     let contents = || -> Result<(Contents, Tree)> {
         let (base, delta) = (open(&args.base)?, open(&args.delta)?);
         let first = base.dimg().resolve(None)?;
@@ -132,6 +136,7 @@ fn main() -> Result<()> {
                 }
             }
             mounted.unmount()?;
+            image.contents.rest();
             di3fs::mount::remove(&state)?;
             fs::remove_dir_all(dir.path().join("changes"))?;
         }
@@ -166,6 +171,7 @@ fn main() -> Result<()> {
             let took = together(*readers, &small, |_, file| Ok(read(&mount.join(&file.path)).map(drop)?))?;
             keep(&mut best[1], took);
             mounted.unmount()?;
+            image.contents.rest();
             di3fs::mount::remove(&state)?;
             fs::remove_dir_all(dir.path().join("changes"))?;
         }

@@ -136,6 +136,9 @@ impl Contents {
     /// Gives back what is kept to make further contents faster.
     pub fn rest(&self) {
         self.steps.iter().for_each(|step| step.file.dimg().forget_groups());
+        if let Err(error) = self.store.forget_fresh() {
+            tracing::warn!(%error, "contents keep their second names");
+        }
     }
 
     /// Where contents are made to.

@@ -157,7 +157,7 @@ impl Served {
     ) -> Result<Self, MountError> {
         match route {
             Route::Erofs => {
-                probe::check(image.contents.store().root(), state)?;
+                probe::check(image.contents.store(), state)?;
                 Self::erofs(image, table, state, options)
             }
             Route::FusePassthrough => Self::fuse(image, &table(), state, options, true),
@@ -181,7 +181,7 @@ impl Served {
         if options.complete {
             return Ok(served);
         }
-        served.lower.data_only.push(objects.clone());
+        served.lower.data_only = data_only(image.contents.store(), &objects);
         let fs = Arc::new(ObjectFs::new(Arc::clone(&image.contents), &image.tree.contents()));
         let session = Session::start(fs, &objects, false, options.threads);
         served.session = Some(session.map_err(MountError::io("mount fuse", &objects))?);
@@ -318,6 +318,16 @@ impl Served {
 impl Drop for Served {
     fn drop(&mut self) {
         self.detach();
+    }
+}
+
+/// The data-only layers of an image of which contents may be missing, in the order in which they are asked: see [`ObjectFs`], mounted at
+/// `objects`.
+fn data_only(store: &ObjectStore, objects: &Path) -> Vec<PathBuf> {
+    let [first, last] = ObjectFs::layers(objects);
+    match store.fresh() {
+        Some(fresh) => vec![store.objects(), first, fresh.to_owned(), last],
+        None => vec![store.objects(), objects.to_owned()],
     }
 }
 

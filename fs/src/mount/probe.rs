@@ -19,21 +19,23 @@ use crate::tree::Tree;
 
 const BYTES: &[u8] = b"made when it was opened";
 
-/// The file systems on which it works: that does not change while we run.
-static WORKS: Mutex<Option<HashSet<u64>>> = Mutex::new(None);
+/// The file systems on which it works, with second names of objects or without: that does not change while we run.
+static WORKS: Mutex<Option<HashSet<(u64, bool)>>> = Mutex::new(None);
 
 /// Checks that a file that is not there is made when it is opened, and is read. `store` is where objects would be; what
 /// the check needs it makes below `state`, and removes.
-pub(super) fn check(store: &Path, state: &Path) -> Result<(), MountError> {
-    let device = fs::metadata(store).map_err(MountError::io("look at store", store))?.dev();
+pub(super) fn check(store: &ObjectStore, state: &Path) -> Result<(), MountError> {
+    let (root, fresh) = (store.root(), store.fresh().is_some());
+    let device = fs::metadata(root).map_err(MountError::io("look at store", root))?.dev();
+    let kind = (device, fresh);
     let works = || WORKS.lock().unwrap_or_else(PoisonError::into_inner);
-    if works().as_ref().is_some_and(|works| works.contains(&device)) {
+    if works().as_ref().is_some_and(|works| works.contains(&kind)) {
         return Ok(());
     }
     let dir = tempfile::Builder::new().prefix("probe.").tempdir_in(state);
     let dir = dir.map_err(MountError::io("make directory", state))?;
-    take(dir.path())?;
-    works().get_or_insert_default().insert(device);
+    take(dir.path(), fresh)?;
+    works().get_or_insert_default().insert(kind);
     Ok(())
 }
 
@@ -79,7 +81,7 @@ fn contain(dir: &Path, route: Route, directly: bool) -> Result<(), MountError> {
     let temporary = tempfile::Builder::new().prefix("probe.").tempdir_in(dir);
     let temporary = temporary.map_err(MountError::io("make directory", dir))?;
     let dir = temporary.path();
-    let image = image(&dir.join("store"))?;
+    let image = image(&dir.join("store"), true)?;
     let failed = |why: String| MountError::Probe { route, why };
     let [root, state, upper, work] = ["root", "state", "upper", "work"].map(|name| dir.join(name));
     for path in [&root, &state, &upper, &work] {
@@ -106,8 +108,8 @@ fn contain(dir: &Path, route: Route, directly: bool) -> Result<(), MountError> {
 }
 
 /// An image of one file that is not made yet.
-fn image(store: &Path) -> Result<Image, MountError> {
-    let store = Arc::new(ObjectStore::open_volatile(store)?);
+fn image(store: &Path, fresh: bool) -> Result<Image, MountError> {
+    let store = Arc::new(ObjectStore::open_trial(store, fresh)?);
     let contents = Arc::new(Contents::new(store, Vec::new(), vec![Arc::new(Probe)]));
     let content = Content { digest: Digest::of(BYTES), size: BYTES.len() as u64 };
     let layer = LayerIndex::of_file(b"file", content);
@@ -116,8 +118,8 @@ fn image(store: &Path) -> Result<Image, MountError> {
     Ok(Image { tree: Arc::new(tree), contents })
 }
 
-fn take(dir: &Path) -> Result<(), MountError> {
-    let image = image(&dir.join("store"))?;
+fn take(dir: &Path, fresh: bool) -> Result<(), MountError> {
+    let image = image(&dir.join("store"), fresh)?;
     let failed =
         |why: &dyn std::fmt::Display| MountError::Probe { route: Route::Erofs, why: why.to_string() };
     let (root, state) = (dir.join("root"), dir.join("state"));

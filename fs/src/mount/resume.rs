@@ -45,7 +45,7 @@ impl Served {
         let [merged, objects, metadata, tree] = MOUNTS.map(|name| state.join(name));
         let (session_at, lower, mounts) = match route {
             Route::Erofs => {
-                let data_only = vec![image.contents.store().objects(), objects.clone()];
+                let data_only = super::data_only(image.contents.store(), &objects);
                 let lower = Lower { layers: vec![metadata.clone()], data_only, merged: None };
                 (objects, lower, vec![metadata])
             }

@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::Ordering;
 
 use dimg::content::ContentSource;
-use dimg::index::Kind;
+use dimg::index::{Content, Kind};
 
 use super::*;
 use crate::store::ObjectStore;
@@ -86,7 +86,16 @@ impl Fixture {
     }
 
     fn image(&self, name: &str) -> Image {
-        let store = Arc::new(ObjectStore::open_volatile(&self.dir.path().join(name)).unwrap());
+        self.image_of(ObjectStore::open_volatile(&self.dir.path().join(name)).unwrap())
+    }
+
+    /// In a store as the plugin's.
+    fn durable(&self, name: &str) -> Image {
+        self.image_of(ObjectStore::open(&self.dir.path().join(name)).unwrap())
+    }
+
+    fn image_of(&self, store: ObjectStore) -> Image {
+        let store = Arc::new(store);
         let contents =
             Contents::new(store, Vec::new(), vec![Arc::clone(&self.source) as Arc<dyn ContentSource>]);
         Image { tree: Arc::clone(&self.tree), contents: Arc::new(contents) }
@@ -131,7 +140,7 @@ fn root_all_routes_show_the_tree_that_a_checkout_writes() {
 fn root_looking_makes_nothing_and_many_readers_make_each_content_once() {
     let fixture = Fixture::new();
     for route in LAZY {
-        let image = fixture.image(&format!("store-{route}"));
+        let image = fixture.durable(&format!("store-{route}"));
         let mounted = fixture.mount(&image, route);
         let many = mounted.path().join("many");
         let names: Vec<_> = fs::read_dir(&many).unwrap().map(|entry| entry.unwrap().path()).collect();
@@ -155,6 +164,71 @@ fn root_looking_makes_nothing_and_many_readers_make_each_content_once() {
         assert_eq!(image.contents.failed(), 0, "{route}");
         assert!(mounted.unmount().unwrap());
     }
+}
+
+#[test]
+fn root_second_names_of_objects_are_needed_by_nobody() {
+    let fixture = Fixture::new();
+    let image = fixture.durable("store");
+    let store = image.contents.store();
+    let mounted = fixture.mount(&image, Route::Erofs);
+    let read = |name: &str| fs::read_to_string(mounted.path().join(name)).unwrap();
+    let links = |text: &[u8]| {
+        let content = Content { digest: dimg::Digest::of(text), size: text.len() as u64 };
+        fs::metadata(store.path(&content)).unwrap().nlink()
+    };
+    assert_eq!(read("plain"), "v2");
+    assert_eq!(links(b"v2"), 2);
+    image.contents.rest();
+    assert_eq!(links(b"v2"), 1);
+    assert_eq!(read("plain"), "v2");
+    // Where there can be none the open starts again.
+    let fresh = store.fresh().unwrap();
+    fs::remove_dir_all(fresh).unwrap();
+    fs::write(fresh, "").unwrap();
+    assert_eq!(read("many/file-with-a-name-1"), "content 1");
+    assert_eq!(links(b"content 1"), 1);
+    let error = fs::read(mounted.path().join("broken")).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(5));
+    assert_eq!(image.contents.failed(), 1);
+    assert!(mounted.unmount().unwrap());
+}
+
+/// Containers that an earlier version has started have another layout, and the kernel the inode numbers of then.
+#[test]
+fn root_mounts_of_an_earlier_version_go_on() {
+    let fixture = Fixture::new();
+    let image = fixture.durable("store");
+    let store = image.contents.store();
+    let [state, old, new] = ["state", "old", "new"].map(|name| fixture.dir.path().join(name));
+    [&old, &new].iter().for_each(|path| fs::create_dir(path).unwrap());
+    let options = Options { route: Some(Route::Erofs), ..Options::default() };
+    let first = Served::start(&image, &state, &options).unwrap();
+    let session = state.join("objects");
+    for byte in 0..=255_u8 {
+        let number = fs::metadata(session.join(format!("{byte:02x}"))).unwrap().ino();
+        assert_eq!(number, 2 + u64::from(byte));
+    }
+    assert!(["0", "+1", "AB", "abc", "none"].iter().all(|name| !session.join(name).exists()));
+    let lower = Lower { data_only: vec![store.objects(), session], ..first.lower().clone() };
+    mount_merged(&lower, &old).unwrap();
+    let read = |at: &Path, name: &str| fs::read_to_string(at.join(name));
+    assert_eq!(read(&old, "plain").unwrap(), "v2");
+    let device = first.device().unwrap().try_clone_to_owned().unwrap();
+    first.leave();
+    let next = Served::resume(&image, &state, &options, device).unwrap();
+    mount_merged(next.lower(), &new).unwrap();
+    for number in 0..20 {
+        let at = if number % 2 == 0 { &old } else { &new };
+        let name = format!("many/file-with-a-name-{number}");
+        assert_eq!(read(at, &name).unwrap(), format!("content {number}"));
+    }
+    for at in [&old, &new] {
+        assert_eq!(read(at, "broken").unwrap_err().raw_os_error(), Some(5));
+        assert_eq!(read(at, "large").unwrap().len(), 3_000_000);
+        nix::mount::umount2(at, MntFlags::empty()).unwrap();
+    }
+    assert_eq!(image.contents.failed(), 2);
 }
 
 #[test]
@@ -209,7 +283,7 @@ fn root_a_used_mount_goes_when_it_is_unused_and_one_unmounted_by_others_is_notic
 fn root_a_writable_overlay_lies_on_what_is_served() {
     let fixture = Fixture::new();
     for route in [Route::Erofs, Route::Fuse, Route::FusePassthrough] {
-        let image = fixture.image(&format!("store-{route}"));
+        let image = fixture.durable(&format!("store-{route}"));
         let options = Options { route: Some(route), ..Options::default() };
         let state = fixture.dir.path().join(format!("state-{route}"));
         let served = Served::start(&image, &state, &options).unwrap();

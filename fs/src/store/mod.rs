@@ -5,6 +5,7 @@
 //! ```text
 //! <root>/lock                 held while a process has the store open
 //! <root>/objects/ab/cdef…     one read-only file per content, by the hex digits of its SHA-256
+//! <root>/fresh/ab/cdef…       objects made a moment ago, once more (`fresh`); not in a volatile one
 //! <root>/staging/<n>.abcdef…  what batch n is making
 //! <root>/unflushed            there are objects that may not be on the disk yet (`flush`)
 //! ```
@@ -18,6 +19,7 @@ mod claims;
 mod error;
 mod files;
 mod flush;
+mod fresh;
 mod gate;
 mod readers;
 mod remove;
@@ -48,6 +50,7 @@ pub use room::Room;
 pub struct ObjectStore {
     root: PathBuf,
     files: ObjectFiles,
+    fresh: Option<fresh::Fresh>,
     claims: claims::Claims,
     gate: Arc<gate::Gate>,
     counters: Counters,
@@ -97,7 +100,7 @@ impl ObjectStore {
     /// # Errors
     /// [`StoreError::InUse`], or a failed system call.
     pub fn open(root: &Path) -> Result<Self, StoreError> {
-        Self::open_as(root, true)
+        Self::open_as(root, true, true)
     }
 
     /// As [`ObjectStore::open`], of a store that need not outlive a crash of the machine: objects are not flushed, which
@@ -106,10 +109,15 @@ impl ObjectStore {
     /// # Errors
     /// As for [`ObjectStore::open`].
     pub fn open_volatile(root: &Path) -> Result<Self, StoreError> {
-        Self::open_as(root, false)
+        Self::open_as(root, false, false)
     }
 
-    fn open_as(root: &Path, durable: bool) -> Result<Self, StoreError> {
+    /// As [`ObjectStore::open_volatile`], where asked for with second names as [`ObjectStore::open`]: for a trial.
+    pub(crate) fn open_trial(root: &Path, fresh: bool) -> Result<Self, StoreError> {
+        Self::open_as(root, false, fresh)
+    }
+
+    fn open_as(root: &Path, durable: bool, fresh: bool) -> Result<Self, StoreError> {
         let make = |path: &Path| {
             fs::create_dir_all(path).map_err(|error| StoreError::io("make directory", path, error))
         };
@@ -132,6 +140,7 @@ impl ObjectStore {
         let store = Self {
             root: root.to_owned(),
             files: ObjectFiles::at(root.join("objects")),
+            fresh: fresh.then(|| fresh::Fresh::below(root)).transpose()?,
             claims: claims::Claims::default(),
             gate: Arc::default(),
             counters: Counters::default(),
@@ -144,6 +153,7 @@ impl ObjectStore {
             memory: OnceLock::new(),
             _lock: lock,
         };
+        store.forget_fresh()?;
         store.check_unflushed()?;
         Ok(store)
     }

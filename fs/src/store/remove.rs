@@ -40,6 +40,7 @@ impl ObjectStore {
         referenced: impl FnOnce() -> Result<HashSet<Digest>, E>,
     ) -> Result<Option<Removed>, E> {
         let Some(_removal) = self.gate.try_remove() else { return Ok(None) };
+        self.forget_fresh()?;
         let referenced = referenced()?;
         let mut removed = Removed::default();
         self.each_object(|object| {
@@ -65,6 +66,7 @@ impl ObjectStore {
         until: Until,
     ) -> Result<Option<(Removed, u64)>, E> {
         let Some(_removal) = self.gate.try_remove() else { return Ok(None) };
+        self.forget_fresh()?;
         let evictable = evictable()?;
         let (mut left, mut candidates) = (0u64, Vec::new());
         self.each_object(|object| {

@@ -239,6 +239,50 @@ fn evicts_the_oldest_that_can_be_made_again() {
     assert!(store.has(&content(b"needed")).unwrap());
 }
 
+/// All links of an object: those in other folders keep its bytes, too.
+fn links(path: &Path) -> u64 {
+    std::os::unix::fs::MetadataExt::nlink(&fs::metadata(path).unwrap())
+}
+
+#[test]
+fn second_names_keep_nothing_that_is_removed_and_no_other_bytes() {
+    let root = tempfile::tempdir().unwrap();
+    let all = [content(b"one"), content(b"two")];
+    let [first, _] = all.map(|content| ObjectFiles::at(root.path().join("fresh")).path(&content));
+    let store = ObjectStore::open(root.path()).unwrap();
+    let none = || Ok::<_, StoreError>(HashSet::new());
+    let removals: [&dyn Fn(); 2] = [&|| assert!(store.remove_unreferenced(none).unwrap().is_some()), &|| {
+        let evictable = || Ok::<_, StoreError>(all.iter().map(|content| content.digest).collect());
+        let until = Until { keep_bytes: 0, free_bytes: 0 };
+        assert!(store.evict(evictable, until).unwrap().is_some());
+    }];
+    for remove in removals {
+        store.make(&[&parts(&[b"one", b"two"])], TWO).unwrap();
+        all.iter().for_each(|content| store.add_fresh(content).unwrap());
+        store.add_fresh(&all[0]).unwrap();
+        let open = File::open(&first).unwrap();
+        remove();
+        assert_eq!(std::os::unix::fs::MetadataExt::nlink(&open.metadata().unwrap()), 0);
+        assert_eq!(io::read_to_string(open).unwrap(), "one");
+        assert!(store.add_fresh(&all[0]).is_err() && !first.exists());
+    }
+    store.make(&[&parts(&[b"one"])], TWO).unwrap();
+    store.add_fresh(&all[0]).unwrap();
+    store.forget_fresh().unwrap();
+    assert_eq!(links(&store.path(&all[0])), 1);
+    // What a killed process left, and what has the name of an object that is another file by now.
+    fs::write(&first, "cut").unwrap();
+    store.add_fresh(&all[0]).unwrap();
+    assert_eq!((fs::read(&first).unwrap(), links(&first)), (b"one".to_vec(), 2));
+    let mark = root.path().join("fresh/mark");
+    assert!(mark.exists());
+    drop(store);
+    assert!(!first.exists() && !mark.exists());
+    [&first, &mark].iter().for_each(|path| fs::write(path, "cut").unwrap());
+    let store = ObjectStore::open(root.path()).unwrap();
+    assert!(!first.exists() && !mark.exists() && store.has(&all[0]).unwrap());
+}
+
 #[test]
 fn root_a_full_disk_is_said_and_nothing_is_left() {
     let small = crate::testing::Tmpfs::new("256k");
