@@ -341,45 +341,74 @@ proptest! {
         arm: bool,
         fixed: bool,
         sections: bool,
-        damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u64>(), 0usize..9), 1..12),
-        headers in prop::collection::vec((0usize..0x200, any::<u8>()), 0..4),
-        kept in any::<prop::sample::Index>(),
-        cut: bool,
+        damage in damage(0x200, 64),
         map in map(),
     ) {
-        let mut file = Sample { arm, fixed, sections, functions: 40, ..Sample::default() }.build();
-        for (at, value, count) in damage {
-            let at = at.index(file.len() - 8);
-            file[at..at + count.min(8)].copy_from_slice(&value.to_le_bytes()[..count.min(8)]);
-        }
-        for (at, value) in headers {
-            file[at] = value;
-        }
-        // The section headers are what stands last.
-        if sections {
-            let at = file.len() - 1 - kept.index(64 * 11);
-            file[at] ^= 1 << (at % 8);
-        }
-        if cut {
-            file.truncate(kept.index(file.len()));
-        }
-        let mut end = 0;
-        for field in fields(&file) {
-            prop_assert!(field.offset >= end, "fields overlap or descend");
-            end = field.offset + field.form.bytes();
-            prop_assert!(end <= file.len(), "a field ends after the file");
-        }
-        prop_assert_eq!(moved(&file, &map).len(), file.len());
-        let mut all = AddressMap::default();
-        all.locations.push(Location { start: 0, shift: i64::MIN });
-        prop_assert_eq!(moved(&file, &all).len(), file.len());
+        let sample = Sample { arm, fixed, sections, functions: 40, ..Sample::default() };
+        let file = damage.done_to(sample.build(), sections);
+        stays_within(&file, &map)?;
         // A vote on it is no worse.
-        let other = Sample { arm, fixed, sections, functions: 40, longer: 7 }.build();
+        let other = Sample { longer: 7, ..sample }.build();
         if fits(&file, &other) {
             derived_or_not(&file, &other);
             derived_or_not(&other, &file);
         }
     }
+}
+
+/// What is done to a file.
+#[derive(Debug)]
+pub(super) struct Damage {
+    words: Vec<(prop::sample::Index, u64, usize)>,
+    headers: Vec<(usize, u8)>,
+    kept: prop::sample::Index,
+    cut: bool,
+    section_bytes: usize,
+}
+
+/// Of a file whose headers are in the first `head` bytes, those of sections of so many.
+pub(super) fn damage(head: usize, section_bytes: usize) -> impl Strategy<Value = Damage> {
+    let words = prop::collection::vec((any::<prop::sample::Index>(), any::<u64>(), 0usize..9), 1..12);
+    let headers = prop::collection::vec((0..head, any::<u8>()), 0..4);
+    (words, headers, any::<prop::sample::Index>(), any::<bool>())
+        .prop_map(move |(words, headers, kept, cut)| Damage { words, headers, kept, cut, section_bytes })
+}
+
+impl Damage {
+    pub(super) fn done_to(self, mut file: Vec<u8>, sections: bool) -> Vec<u8> {
+        for (at, value, count) in self.words {
+            let at = at.index(file.len() - 8);
+            file[at..at + count.min(8)].copy_from_slice(&value.to_le_bytes()[..count.min(8)]);
+        }
+        for (at, value) in self.headers {
+            file[at] = value;
+        }
+        // The section headers are what stands last.
+        if sections {
+            let at = file.len() - 1 - self.kept.index(self.section_bytes * 11);
+            file[at] ^= 1 << (at % 8);
+        }
+        if self.cut {
+            file.truncate(self.kept.index(file.len()));
+        }
+        file
+    }
+}
+
+/// Fields ascend and end within the file, which keeps its length.
+pub(super) fn stays_within(file: &[u8], map: &AddressMap) -> Result<(), TestCaseError> {
+    let mut end = 0;
+    for field in fields(file) {
+        prop_assert!(field.offset >= end, "fields overlap or descend");
+        end = field.offset + field.form.bytes();
+        prop_assert!(end <= file.len(), "a field ends after the file");
+    }
+    prop_assert!(moved(file, &AddressMap::default()) == file);
+    prop_assert_eq!(moved(file, map).len(), file.len());
+    let mut all = AddressMap::default();
+    all.locations.push(Location { start: 0, shift: i64::MIN });
+    prop_assert_eq!(moved(file, &all).len(), file.len());
+    Ok(())
 }
 
 /// A patch of the fast level, which makes `new`.

@@ -5,7 +5,9 @@ use super::map::Location;
 use super::sample::Sample;
 use super::sample32::Sample32;
 use super::scan::Form;
-use super::tests::{derived, derived_or_not, derived_quickly, fields, fields_in, map, moved, nonzero};
+use super::tests::{
+    damage, derived, derived_or_not, derived_quickly, fields, fields_in, map, moved, nonzero, stays_within,
+};
 use super::*;
 use proptest::prelude::*;
 
@@ -80,40 +82,13 @@ proptest! {
     fn fields_of_damaged_files_are_within_them(
         fixed: bool,
         sections: bool,
-        damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u64>(), 0usize..9), 1..12),
-        headers in prop::collection::vec((0usize..0x100, any::<u8>()), 0..4),
-        kept in any::<prop::sample::Index>(),
-        cut: bool,
+        damage in damage(0x100, 40),
         map in map(),
     ) {
-        let mut file = Sample32 { fixed, sections, functions: 40, ..Sample32::default() }.build();
-        for (at, value, count) in damage {
-            let at = at.index(file.len() - 8);
-            file[at..at + count.min(8)].copy_from_slice(&value.to_le_bytes()[..count.min(8)]);
-        }
-        for (at, value) in headers {
-            file[at] = value;
-        }
-        // The section headers are what stands last.
-        if sections {
-            let at = file.len() - 1 - kept.index(40 * 11);
-            file[at] ^= 1 << (at % 8);
-        }
-        if cut {
-            file.truncate(kept.index(file.len()));
-        }
-        let mut end = 0;
-        for field in fields(&file) {
-            prop_assert!(field.offset >= end, "fields overlap or descend");
-            end = field.offset + field.form.bytes();
-            prop_assert!(end <= file.len(), "a field ends after the file");
-        }
-        prop_assert!(moved(&file, &AddressMap::default()) == file);
-        prop_assert_eq!(moved(&file, &map).len(), file.len());
-        let mut all = AddressMap::default();
-        all.locations.push(Location { start: 0, shift: i64::MIN });
-        prop_assert_eq!(moved(&file, &all).len(), file.len());
-        let other = Sample32 { fixed, sections, functions: 40, longer: 7 }.build();
+        let sample = Sample32 { fixed, sections, functions: 40, ..Sample32::default() };
+        let file = damage.done_to(sample.build(), sections);
+        stays_within(&file, &map)?;
+        let other = Sample32 { longer: 7, ..sample }.build();
         if fits(&file, &other) {
             derived_or_not(&file, &other);
             derived_or_not(&other, &file);
