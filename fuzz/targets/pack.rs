@@ -1,6 +1,7 @@
 //! Compressed members: contents opened and packed again, opened forms and parameters that nobody wrote, and encoders.
 //!
-//! Layout: a byte that says what, 2 bytes of length of parameters, the parameters (of an encoder its number), the content or the opened form.
+//! Layout: a byte that says what, 2 bytes of length of parameters, the parameters (of an encoder its number), the content or the opened form. What is
+//! opened in part has the places as parameters; without, those that a central directory tells.
 
 #![no_main]
 
@@ -9,9 +10,11 @@ use d4c_fuzz::parts::Parts;
 use dimg::engine::deflate::Encoder;
 use dimg::engine::frame::ParameterFrame;
 use dimg::engine::member::{
-    MAX_OPENED_BYTES, Plan, comes_back, find_parameters, form_version, pack, packs_to, version,
+    MAX_OPENED_BYTES, Plan, comes_back, deflated, find_parameters, form_version, pack, packs_to, places,
+    version,
 };
 use libfuzzer_sys::fuzz_target;
+use std::ops::Range;
 
 /// Opened forms above this size are not packed again by every compressor there is: it would take seconds.
 const SLOW_BYTES: u64 = 128 << 10;
@@ -20,11 +23,13 @@ fuzz_target!(|input: &[u8]| {
     let mut parts = Parts(input);
     let (what, length) = (parts.byte(), parts.short());
     let (parameters, rest) = (parts.take(length.into()), parts.0);
-    match what % 4 {
+    match what % 5 {
         0 => opened(rest),
         1 => packed(rest, parameters),
         2 => frame(rest),
-        _ => encoded(parameters.first().copied().unwrap_or_default(), rest),
+        3 => encoded(parameters.first().copied().unwrap_or_default(), rest),
+        _ if parameters.is_empty() => some(rest, &places_of(rest, Some(0..rest.len()))),
+        _ => some(rest, parameters),
     }
 });
 
@@ -46,6 +51,33 @@ fn opened(content: &[u8]) {
     if version(&form) == 5 {
         opened(&form);
     }
+}
+
+/// The same of a content opened in part.
+fn some(content: &[u8], places: &[u8]) {
+    let mut form = Vec::new();
+    let plan = Plan::open_some(content, places, MAX_OPENED_BYTES, &mut form);
+    let Some(plan) = plan.expect("memory can be written") else { return };
+    assert_eq!(form.len() as u64, plan.opened_bytes());
+    let mut short = Vec::new();
+    let less = Plan::open_some(content, places, plan.opened_bytes() - 1, &mut short);
+    assert!(less.expect("memory can be written").is_none(), "the limit is what it may have");
+    let archives = plan.archives(&form);
+    assert!(archives.iter().all(|archive| form[archive.clone()].starts_with(b"PK")));
+    if plan.opened_bytes() > SLOW_BYTES {
+        return;
+    }
+    let parameters = find_parameters(&plan, content, &form, 1).expect("streams that were inflated").encode();
+    let packs = packs_to(&form, &parameters, content);
+    assert_eq!(packs, comes_back(&plan, &form, content), "streams as they are tell something else");
+    let inner = places_of(&form, archives);
+    if !inner.is_empty() {
+        some(&form, &inner);
+    }
+}
+
+fn places_of(content: &[u8], archives: impl IntoIterator<Item = Range<usize>>) -> Vec<u8> {
+    places(content, deflated(content, archives).iter())
 }
 
 fn open(plan: &Plan, content: &[u8]) -> Vec<u8> {

@@ -18,7 +18,7 @@ use dimg::engine::frame::{
 };
 use dimg::engine::matcher::{MatchOptions, diff};
 use dimg::engine::member::wasm_sample::Sample as Module;
-use dimg::engine::member::{MAX_OPENED_BYTES, Plan, bitcode_sample, find_parameters};
+use dimg::engine::member::{MAX_OPENED_BYTES, Plan, bitcode_sample, deflated, find_parameters, places};
 use dimg::format::{Dimg, LayerSource};
 use dimg::index::encode_layers;
 use libfuzzer_sys::fuzz_target;
@@ -231,6 +231,11 @@ fn members(target: &Target, dir: &Path) -> io::Result<()> {
             continue;
         };
         target.seed(&format!("{name}-content"), &[&[0, 0, 0], &content])?;
+        let members = deflated(&content, Some(0..content.len()));
+        for (kind, step) in [("all", 1), ("some", 2)] {
+            let places = places(&content, members.iter().step_by(step));
+            target.seed(&format!("{name}-{kind}"), &[&[4], &short(places.len()), &places, &content])?;
+        }
         let Some(plan) = Plan::of(&content, MAX_OPENED_BYTES) else { continue };
         let mut form = Vec::new();
         plan.unpack(&content, &mut form).map_err(io::Error::other)?;

@@ -5,6 +5,7 @@
 //! small files cost like one. The coordinator (`schedule`) admits jobs by the memory that they will take and writes frames
 //! in an order that depends on the images alone: the file is the same for any number of threads.
 
+mod archives;
 mod encode;
 mod groups;
 mod names;

@@ -1,10 +1,12 @@
 //! Contents with compressed members, bitcode and WebAssembly: kept by their opened forms where that takes less.
 
+use super::archives;
 use super::encode::{self, Kept, STORED_TRIAL_BYTES, Way};
 use super::groups::Class;
 use super::names::{Candidate, Found};
 use super::{BuildOptions, Codec};
 use crate::content::{Bytes, ContentSource};
+use crate::engine::EngineError;
 use crate::engine::compress::Level;
 use crate::engine::frame::PARAMETER_GROUP_BYTES;
 use crate::engine::member::{self, Plan};
@@ -13,7 +15,7 @@ use crate::index::Content;
 use crate::index::edit::Place;
 use d4c_sys::{Map, spawn_scoped};
 use std::cell::RefCell;
-use std::io::BufWriter;
+use std::io::{BufWriter, Write};
 use tempfile::SpooledData;
 
 /// Contents up to this size are opened.
@@ -21,7 +23,7 @@ const MAX_CONTENT_BYTES: u64 = 64 << 20;
 /// The same at the fast level: finding out who deflated a content takes as long as deflating it.
 const MAX_FAST_CONTENT_BYTES: u64 = 256 << 10;
 /// Opened forms up to this size are patched.
-const MAX_FORM_BYTES: u64 = 512 << 20;
+pub(super) const MAX_FORM_BYTES: u64 = 512 << 20;
 /// Opened forms up to this size are held in memory, others in files without a name.
 const MEMORY_FORM_BYTES: u64 = 4 << 20;
 /// A patch of this part of the content, or less, is not held against patching the content as it is.
@@ -35,7 +37,7 @@ const WASM_PART: u64 = 12;
 const SMALL_PATCH_BYTES: u64 = 512;
 
 /// How a kept opened form becomes the content.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Packing {
     /// Bytes of the opened form.
     pub(super) opened_bytes: u64,
@@ -45,8 +47,27 @@ pub(super) struct Packing {
     pub(super) unpacked: Unpackings,
 }
 
-/// Bytes of opened forms, each that of the one before, and the versions of unpacking that make them.
-type Unpackings = Vec<(u64, u32)>;
+/// Each opens what the one before makes.
+type Unpackings = Vec<Unpacking>;
+
+/// An unpacking of a base, or of an opened form of it.
+#[derive(Debug, Clone)]
+pub(super) struct Unpacking {
+    /// Bytes of the opened form.
+    pub(super) opened_bytes: u64,
+    pub(super) version: u32,
+    /// What of it is opened, as [`Plan::open_some`] takes it; none: all.
+    pub(super) places: Option<Vec<u8>>,
+}
+
+impl Packing {
+    /// Bytes of all parameters.
+    fn bytes(&self) -> u64 {
+        let packs = self.packs.iter().map(|pack| pack.parameters.len());
+        let places = self.unpacked.iter().filter_map(|unpacked| unpacked.places.as_ref()).map(Vec::len);
+        packs.chain(places).sum::<usize>() as u64
+    }
+}
 
 /// A packing of an opened form.
 #[derive(Debug)]
@@ -91,6 +112,16 @@ pub(super) fn encode(
         encode::encode(content, new, found, &open, options, threads)
     };
     let unopened = |way: Way| Encoded { class: Class::of(path, new), kept: way.kept, packing: None };
+    if let Some((way, packing)) = archives::encode(content, new, found, source, options, threads)? {
+        let bytes = way.bytes + packing.bytes();
+        if bytes > content.size / CLEARLY_SMALLER {
+            let rival = as_is()?;
+            if rival.bytes <= bytes {
+                return Ok(unopened(rival));
+            }
+        }
+        return Ok(Encoded { class: Class::of(path, new), kept: way.kept, packing: Some(packing) });
+    }
     let Some(first) = form(new, MAX_FORM_BYTES, options)? else { return Ok(unopened(as_is()?)) };
     // The base is opened meanwhile; it is in vain where nobody is found who deflated the content.
     let (opened, first_base) = std::thread::scope(|scope| {
@@ -110,7 +141,8 @@ pub(super) fn encode(
             known.map_or_else(|| open_base_forms(source, base, options), |(_, forms)| forms)?;
         let mut stages = Vec::new();
         for form in forms.into_iter().take(opened.packs.len()) {
-            stages.push((form.len() as u64, member::version(&bytes)));
+            let version = member::version(&bytes);
+            stages.push(Unpacking { opened_bytes: form.len() as u64, version, places: None });
             bytes = form;
         }
         unpacked.borrow_mut().push((base.place, stages));
@@ -203,7 +235,12 @@ fn open_new(
 }
 
 /// Finds who deflated a content, if it can be packed again: that is tried.
-fn find(plan: &Plan, form: &[u8], content: &[u8], threads: usize) -> Result<Option<Vec<u8>>, DimgError> {
+pub(super) fn find(
+    plan: &Plan,
+    form: &[u8],
+    content: &[u8],
+    threads: usize,
+) -> Result<Option<Vec<u8>>, DimgError> {
     let parameters = member::find_parameters(plan, content, form, threads)?.encode();
     let fits = parameters.len() as u64 <= PARAMETER_GROUP_BYTES / 2
         && parameters.len() < content.len() / 2
@@ -242,11 +279,19 @@ fn open(content: &[u8], limit: u64, options: &BuildOptions) -> Result<Option<(Pl
     if !member::may_open(content) {
         return Ok(None);
     }
+    in_memory_or_file(options, |out| Plan::open(content, limit, out))
+}
+
+/// The opened form that `open` writes, which may be large.
+pub(super) fn in_memory_or_file(
+    options: &BuildOptions,
+    open: impl FnOnce(&mut dyn Write) -> Result<Option<Plan>, EngineError>,
+) -> Result<Option<(Plan, Bytes)>, DimgError> {
     let failed = |error| DimgError::io("write temporary file", &options.dir)(error);
     let memory = usize::try_from(MEMORY_FORM_BYTES).unwrap_or(0);
     let form = tempfile::spooled_tempfile_in(memory, &options.dir);
     let mut writer = BufWriter::with_capacity(256 << 10, form);
-    let Some(plan) = Plan::open(content, limit, &mut writer)? else { return Ok(None) };
+    let Some(plan) = open(&mut writer)? else { return Ok(None) };
     let form = writer.into_inner().map_err(|error| failed(error.into_error()))?;
     let form = match form.into_inner() {
         SpooledData::InMemory(form) => Bytes::from(form.into_inner()),

@@ -7,7 +7,7 @@
 use super::encode::{self, Kept, Moved, SMALL_CONTENT_BYTES, chunks, frame_memory};
 use super::groups::{Group, Groups};
 use super::names::{Candidate, Found, Names};
-use super::opened::{self, Encoded, Pack};
+use super::opened::{self, Encoded, Pack, Unpacking};
 use super::relatives::Relatives;
 use super::similar::{Similar, tells};
 use super::{BuildOptions, Codec, Progress, Side};
@@ -252,14 +252,23 @@ struct Plan {
     base: Option<Place>,
     /// In the order in which they are run.
     stages: Vec<Planned>,
-    /// Before all of them the base is unpacked to so many bytes, by a version of the codec; and that again.
-    unpacked: Vec<(u64, u32)>,
+    /// Before all of them the base is unpacked, and that again.
+    unpacked: Vec<Unpacked>,
     /// Then a fill, by its ticket, and the bytes that it makes.
     fill: Option<(usize, u64)>,
     /// By which version it is relocated.
     relocation: Option<elf::Version>,
     /// After all of them the content is packed.
     packed: Vec<Packed>,
+}
+
+/// An unpacking of a plan.
+#[derive(Clone, Copy)]
+struct Unpacked {
+    out_bytes: u64,
+    version: u32,
+    /// The frame of what of it is opened; none within until it is known.
+    places: Option<Option<usize>>,
 }
 
 /// A packing of a plan.
@@ -363,12 +372,12 @@ impl Coordinator<'_> {
             out_bytes: planned.out_bytes,
         };
         let recipes = self.plans.iter().map(|plan| {
-            let unpack = |&(out_bytes, version)| StageRow {
-                codec: StageCodec::Unpack,
-                version,
-                frame: 0,
-                slot: 0,
-                out_bytes,
+            let unpack = |&Unpacked { out_bytes, version, places }: &Unpacked| {
+                let (codec, frame) = match places {
+                    Some(ticket) => (StageCodec::UnpackSome, self.tickets[ticket?]),
+                    None => (StageCodec::Unpack, 0),
+                };
+                Some(StageRow { codec, version, frame, slot: 0, out_bytes })
             };
             let pack = |packed: &Packed| {
                 Some(StageRow {
@@ -386,7 +395,7 @@ impl Coordinator<'_> {
                 slot: 0,
                 out_bytes,
             };
-            let before = plan.unpacked.iter().map(unpack).chain(plan.fill.map(fill));
+            let before = plan.unpacked.iter().filter_map(unpack).chain(plan.fill.map(fill));
             let stages = before.chain(plan.stages.iter().map(|planned| stage(planned, plan.relocation)));
             RecipeRow { base: plan.base, stages: stages.chain(plan.packed.iter().filter_map(pack)).collect() }
         });
@@ -487,7 +496,17 @@ impl Coordinator<'_> {
         // Below MAX_CONTENTS.
         let content = u32::try_from(number).unwrap_or(u32::MAX);
         if let Some(packing) = packing {
-            self.plans[number].unpacked = packing.unpacked;
+            for Unpacking { opened_bytes, version, places } in packing.unpacked {
+                let ticket = places.is_some().then_some(None);
+                self.plans[number].unpacked.push(Unpacked {
+                    out_bytes: opened_bytes,
+                    version,
+                    places: ticket,
+                });
+                if let Some(full) = places.and_then(|places| self.groups.pack(content, places)) {
+                    self.close(FrameKind::Parameters, full);
+                }
+            }
             for Pack { parameters, version, out_bytes } in packing.packs {
                 self.plans[number].packed.push(Packed { ticket: None, version, out_bytes });
                 if let Some(full) = self.groups.pack(content, parameters) {
@@ -584,9 +603,11 @@ impl Coordinator<'_> {
                 FrameKind::Relocations => self.plan_relocation(*content as usize, ticket),
                 FrameKind::Parameters => {
                     // Groups are closed in the order in which they are filled.
-                    let packed = &mut self.plans[*content as usize].packed;
-                    if let Some(packed) = packed.iter_mut().find(|packed| packed.ticket.is_none()) {
-                        packed.ticket = Some(ticket);
+                    let plan = &mut self.plans[*content as usize];
+                    let places = plan.unpacked.iter_mut().filter_map(|unpacked| unpacked.places.as_mut());
+                    let mut all = places.chain(plan.packed.iter_mut().map(|packed| &mut packed.ticket));
+                    if let Some(unknown) = all.find(|known| known.is_none()) {
+                        *unknown = Some(ticket);
                     }
                 }
                 _ => self.plan(*content as usize, kind, ticket),
@@ -610,7 +631,7 @@ impl Coordinator<'_> {
     fn plan_relocation(&mut self, number: usize, ticket: usize) {
         let plan = &mut self.plans[number];
         let base = plan.base.and_then(|place| self.bases.content_at(place)).map_or(0, |base| base.size);
-        let out_bytes = plan.unpacked.last().map_or(base, |(bytes, _)| *bytes);
+        let out_bytes = plan.unpacked.last().map_or(base, |unpacked| unpacked.out_bytes);
         plan.stages.insert(0, Planned { ticket, kind: FrameKind::Relocations, out_bytes });
     }
 

@@ -424,7 +424,7 @@ fn archives(version: usize) -> Made {
             [("a.jar", jar(1, version, zlib)), ("b.jar", jar(2, 0, zlib)), ("c.jar", jar(3, version, gnu))];
         zip(&jars, encoder, true)
     };
-    let plain = zip(&[("one", lines(4, 900)), ("two", lines(version, 90))], zlib, false);
+    let plain = zip(&[("one", lines(version, 900)), ("two", lines(4, 90))], zlib, false);
     let tar = [&[0; 512][..], &war(zlib), &lines(version, 100)].concat();
     Made::new(
         u8::try_from(version).unwrap(),
@@ -468,6 +468,68 @@ fn archives_in_archives_are_patched_opened_and_merge() {
     let file = merged(files);
     apply(&file, Some(&made[0]), &made[2]);
     assert_eq!(stages(&file), expected);
+}
+
+/// Archives of very many members of which few change, one of them deflated in another, one behind a script; large enough not to be
+/// opened at the fast level.
+fn large_archives(version: usize) -> Made {
+    let zlib = Encoder::zlib(6, 8).unwrap();
+    let jar = |seed: usize, version: usize| {
+        let changes = |number: usize| if number % 25 == 3 { version } else { 0 };
+        let text = |number: usize| {
+            [lines(seed + number, 200), lines(changes(number), 20), lines(number, 200)].concat()
+        };
+        let names: Vec<_> = (0..100).map(|number| format!("org/example/{number}.class")).collect();
+        let members: Vec<_> = (0..100).map(|number| (&*names[number], text(number))).collect();
+        zip(&members, zlib, seed.is_multiple_of(2))
+    };
+    let names: Vec<_> = (0..6).map(|seed| format!("WEB-INF/lib/{seed}.jar")).collect();
+    let war: Vec<_> =
+        (0..6).map(|at| (&*names[at], jar(10 + at, if at == 2 { version } else { 0 }))).collect();
+    let war = zip(&war, zlib, true);
+    let script = [b"#!/bin/sh\n", &jar(2, version)[..]].concat();
+    Made::new(
+        u8::try_from(version).unwrap(),
+        &[
+            ("one.jar", jar(1, version)),
+            ("app.war", war),
+            ("run.pyz", script),
+            ("other.jar", jar(3, version)),
+        ],
+    )
+}
+
+#[test]
+fn of_an_archive_only_what_changed_is_opened() {
+    use StageCodec::{Pack, Program, UnpackSome};
+    let made = [large_archives(1), large_archives(2), large_archives(3)];
+    let (once, twice) = (
+        vec![(UnpackSome, 1), (Program, 1), (Pack, 6)],
+        vec![(UnpackSome, 1), (UnpackSome, 1), (Program, 1), (Pack, 6), (Pack, 6)],
+    );
+    let stages = |file: &[u8]| {
+        let dimg = Dimg::open(Bytes::from(file.to_vec())).unwrap();
+        let stages = |recipe: &crate::format::RecipeRow| {
+            recipe.stages.iter().map(|stage| (stage.codec, stage.version)).collect::<Vec<_>>()
+        };
+        dimg.recipes().unwrap().iter().map(stages).collect::<Vec<_>>()
+    };
+    for level in [Level::Fast, Level::Default] {
+        let delta = |old: &Made, new: &Made, threads| {
+            bytes(Some(old), new, &BuildOptions { level, ..options(threads, Codec::Auto) })
+        };
+        let files = [delta(&made[0], &made[1], 2), delta(&made[1], &made[2], 2)];
+        for (at, file) in files.iter().enumerate() {
+            apply(file, Some(&made[at]), &made[at + 1]);
+            assert_eq!(stages(file), [once.clone(), twice.clone(), once.clone(), once.clone()]);
+            assert!(file.len() < 8_000, "{} bytes", file.len());
+            assert!(delta(&made[at], &made[at + 1], 1) == *file);
+        }
+        // Both patches stay: what is opened of the one in the middle depends on its neighbours.
+        let file = merged(files);
+        apply(&file, Some(&made[0]), &made[2]);
+        assert_eq!(stages(&file)[0], [&once[..], &once[..]].concat());
+    }
 }
 
 /// Two deltas as one.

@@ -35,7 +35,7 @@ impl Recipe {
         let has_data = |stage: &&Stage| match stage.codec {
             StageCodec::Program => !stage.is_fill(),
             StageCodec::Stored | StageCodec::Bsdiff | StageCodec::Reference => true,
-            StageCodec::Elf | StageCodec::Unpack | StageCodec::Pack => false,
+            StageCodec::Elf | StageCodec::Unpack | StageCodec::UnpackSome | StageCodec::Pack => false,
         };
         let stage = self.stages.iter().find(has_data).or(self.stages.first());
         stage.map_or((0, 0), |stage| (stage.frame, stage.slot))

@@ -2,6 +2,7 @@
 
 use super::{Dimg, DimgError, FrameKind, FrameRow, Recipe, Stage, StageCodec};
 use crate::HashingWriter;
+use crate::engine::EngineError;
 use crate::engine::elf::{self, AddressMap};
 use crate::engine::frame::{
     BsdiffFrame, ParameterFrame, ParameterGroup, ProgramFrame, ProgramGroup, ReferenceFrame, RelocationFrame,
@@ -372,7 +373,7 @@ impl Dimg {
                 }
                 frame.apply_slot(0, old, stage.out_bytes, out).map_err(bad)
             }
-            (StageCodec::Pack, _) => {
+            (StageCodec::Pack | StageCodec::UnpackSome, _) => {
                 let decode = || {
                     let group =
                         ParameterFrame::parse(bytes()?).and_then(|frame| frame.group()).map_err(bad)?;
@@ -382,6 +383,9 @@ impl Dimg {
                     return Err(DimgError::corrupt("frame", offset, "it holds no parameters"));
                 };
                 let parameters = group.parameters(stage.slot).map_err(bad)?;
+                if stage.codec == StageCodec::UnpackSome {
+                    return opens(Plan::open_some(old, parameters, stage.out_bytes, out), stage, old);
+                }
                 if member::form_version(old) > stage.version {
                     let reason = format!("pack version {} does not make such a content", stage.version);
                     return Err(DimgError::corrupt("recipes", 0, reason));
@@ -460,12 +464,20 @@ impl Dimg {
 
 /// Writes the opened form of `old`; bytes of no use before an error.
 fn unpack(stage: &Stage, old: &[u8], out: &mut dyn Write) -> Result<(), DimgError> {
-    let plan = Plan::open(old, stage.out_bytes, out).map_err(|error| match error {
-        crate::engine::EngineError::Output(source) => DimgError::Output(source),
+    let plan = Plan::open(old, stage.out_bytes, out).map(|plan| {
+        // A file names the least version that opens a content.
+        plan.filter(|_| member::version(old) <= stage.version)
+    });
+    opens(plan, stage, old)
+}
+
+/// Whether `old` was opened to as many bytes as `stage` makes.
+fn opens(plan: Result<Option<Plan>, EngineError>, stage: &Stage, old: &[u8]) -> Result<(), DimgError> {
+    let plan = plan.map_err(|error| match error {
+        EngineError::Output(source) => DimgError::Output(source),
         other => DimgError::corrupt("section TABLES", 0, other.to_string()),
     })?;
-    let known = member::version(old) <= stage.version;
-    match known && plan.is_some_and(|plan| plan.opened_bytes() == stage.out_bytes) {
+    match plan.is_some_and(|plan| plan.opened_bytes() == stage.out_bytes) {
         true => Ok(()),
         false => {
             let reason = format!("unpack {} bytes: they do not open to {}", old.len(), stage.out_bytes);

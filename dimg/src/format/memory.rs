@@ -62,7 +62,7 @@ impl Dimg {
             (StageCodec::Pack, _) if stage.version == WASM_VERSION => out.saturating_mul(2),
             (StageCodec::Unpack, _) if stage.version == WASM_VERSION => old.saturating_mul(WASM_FACTOR),
             // Of a zip file one member at a time is held.
-            (StageCodec::Pack | StageCodec::Unpack, _) => {
+            (StageCodec::Pack | StageCodec::Unpack | StageCodec::UnpackSome, _) => {
                 out.max(old).saturating_mul(2).min(2 * MAX_ZIP_MEMBER_BYTES) + ENCODER_BYTES
             }
             (StageCodec::Elf, _) => old.saturating_mul(3).min(SCAN_BYTES) + group(2 * PROGRAM_GROUP_BYTES),

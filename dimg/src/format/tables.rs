@@ -28,6 +28,8 @@ pub enum StageCodec {
     Unpack,
     /// A content from its opened form and parameters in the frame.
     Pack,
+    /// As unpack, but of what is deflated only what the parameters in the frame name.
+    UnpackSome,
 }
 
 impl StageCodec {
@@ -45,6 +47,7 @@ impl StageCodec {
             Self::Unpack => 4,
             Self::Pack => 5,
             Self::Reference => 6,
+            Self::UnpackSome => 7,
         }
     }
 
@@ -53,14 +56,18 @@ impl StageCodec {
         self != Self::Unpack
     }
 
+    /// The version of packing what [`Self::UnpackSome`] makes.
+    pub const PACK_SOME: u32 = 6;
+
     /// The version of the codec that this program writes, but for unpacking and packing, where a content says which and this is the last, and
     /// for [fills](Self::FILL).
     pub fn version(self) -> u32 {
         match self {
             Self::Stored => 0,
             Self::Elf => elf::Version::USUAL.number(),
-            Self::Unpack | Self::Pack => 5,
-            Self::Program | Self::Bsdiff | Self::Reference => 1,
+            Self::Unpack => 5,
+            Self::Pack => Self::PACK_SOME,
+            Self::Program | Self::Bsdiff | Self::Reference | Self::UnpackSome => 1,
         }
     }
 
@@ -83,6 +90,7 @@ impl StageCodec {
             4 => Some(Self::Unpack),
             5 => Some(Self::Pack),
             6 => Some(Self::Reference),
+            7 => Some(Self::UnpackSome),
             _ => None,
         }
     }
@@ -97,6 +105,7 @@ impl StageCodec {
             Self::Unpack => "unpack",
             Self::Pack => "pack",
             Self::Reference => "reference",
+            Self::UnpackSome => "unpack-some",
         }
     }
 }
@@ -122,7 +131,7 @@ pub enum FrameKind {
     Bsdiff,
     /// Address maps, one or several.
     Relocations,
-    /// Parameters of packing, of one content or several.
+    /// Parameters of packing, or of unpacking in part, of one content or several.
     Parameters,
     /// One content compressed with its base in the dictionary.
     Reference,
@@ -157,7 +166,12 @@ impl FrameKind {
         .find(|kind| kind.tag() == tag)
     }
 
-    /// The codec of the stages that use such frames.
+    /// Whether stages of `codec` use such frames.
+    fn serves(self, codec: StageCodec) -> bool {
+        self.codec() == codec || (self == Self::Parameters && codec == StageCodec::UnpackSome)
+    }
+
+    /// The codec of the stages that use such frames; for parameters that of packing.
     pub fn codec(self) -> StageCodec {
         match self {
             Self::StoredGroup | Self::Chunk => StageCodec::Stored,
@@ -463,7 +477,7 @@ pub(crate) fn check_uses(recipes: &[RecipeRow], frames: &[FrameRow]) -> Result<(
             let Some(row) = frames.get(frame) else {
                 return Err((number, format!("frame {frame} is not there")));
             };
-            if row.kind.codec() != stage.codec {
+            if !row.kind.serves(stage.codec) {
                 let why = format!("frame {frame} is {}, its stage {}", row.kind.name(), stage.codec);
                 return Err((number, why));
             }

@@ -7,14 +7,11 @@
 
 use super::inflate::Inflated;
 use super::{
-    CENTRAL_SIGNATURE, END_SIGNATURE, LOCAL_SIGNATURE, LocalHeader, field_of, is_opened, u16_at, u32_at,
+    CENTRAL_BYTES, CENTRAL_SIGNATURE, END_BYTES, END_SIGNATURE, LOCAL_SIGNATURE, LocalHeader, field_of,
+    is_opened, u16_at, u32_at,
 };
 use std::collections::HashMap;
 use std::io::{self, Write};
-
-/// Bytes of a central directory's header before its name.
-const CENTRAL_BYTES: usize = 46;
-const END_BYTES: usize = 22;
 
 /// Which way the bytes go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

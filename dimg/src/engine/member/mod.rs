@@ -22,6 +22,7 @@
 //! An opened form of pieces may be opened again, as a zip file is, for the archives that were deflated in it.
 
 mod bitcode;
+mod directory;
 mod elf;
 mod fields;
 mod inflate;
@@ -32,6 +33,8 @@ mod unpack;
 pub(crate) mod wasm;
 mod xz;
 
+pub use directory::{Deflated, Sums, deflated, may_hold_members, places};
+use inflate::Inflated;
 pub use pack::pack;
 pub use parameters::{Method, Parameters};
 pub use search::{comes_back, find_parameters, packs_to};
@@ -53,6 +56,8 @@ pub const MAX_OPENED_BYTES: u64 = if cfg!(fuzzing) { 16 << 20 } else { 1 << 30 }
 pub const MAX_DEPTH: usize = 3;
 /// Bytes of a zip file's member inflated, at most: larger ones stay as they are.
 pub const MAX_ZIP_MEMBER_BYTES: u64 = if cfg!(fuzzing) { 1 << 20 } else { 64 << 20 };
+/// Streams that are named to be opened, at most.
+pub const MAX_SOME_STREAMS: usize = 1 << 18;
 
 /// The version of unpacking and packing for WebAssembly.
 pub const WASM_VERSION: u32 = 4;
@@ -78,6 +83,10 @@ const END_SIGNATURE: &[u8; 4] = b"PK\x05\x06";
 const DESCRIPTOR_SIGNATURE: &[u8; 4] = b"PK\x07\x08";
 /// CRC-32, deflated and inflated bytes.
 const DESCRIPTOR_BYTES: usize = 12;
+/// A central directory's header before its name.
+const CENTRAL_BYTES: usize = 46;
+/// The end of a central directory without its comment.
+const END_BYTES: usize = 22;
 
 /// Whether a content begins as one that may be opened.
 #[must_use]
@@ -187,6 +196,21 @@ fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
 fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
     let field = bytes.get(at..at.checked_add(4)?)?;
     field.try_into().ok().map(u32::from_le_bytes)
+}
+
+/// The kind of member that a stream is behind which, at `at`, a data descriptor of it stands, and that one's bytes.
+fn descriptor(content: &[u8], at: usize, stream: &Inflated) -> Option<(u8, usize)> {
+    if content.get(at..)?.starts_with(DESCRIPTOR_SIGNATURE) && is_told(content, at + 4, stream) {
+        return Some((ZIP_SIGNED_DESCRIPTOR, 4 + DESCRIPTOR_BYTES));
+    }
+    is_told(content, at, stream).then_some((ZIP_DESCRIPTOR, DESCRIPTOR_BYTES))
+}
+
+/// Whether check and lengths stand at `at`.
+fn is_told(content: &[u8], at: usize, stream: &Inflated) -> bool {
+    u32_at(content, at) == Some(stream.crc)
+        && u32_at(content, at + 4).map(u64::from) == Some(stream.deflated)
+        && u32_at(content, at + 8).map(u64::from) == Some(stream.inflated)
 }
 
 /// A length as a field of 32 bits has it.

@@ -225,6 +225,56 @@ fn archives_deflated_in_archives_open_again() {
     assert_eq!((may_open(&third), version(&third), form_version(&third)), (false, 1, 5));
 }
 
+/// Opens of the members of a zip file those that `wanted` says by their numbers, packs the form again, and compares; the opened form.
+fn some_there_and_back(content: &[u8], wanted: &[usize]) -> Vec<u8> {
+    let members = deflated(content, Some(0..content.len()));
+    let places = places(content, wanted.iter().map(|&number| &members[number]));
+    let mut form = Vec::new();
+    let plan = Plan::open_some(content, &places, u64::MAX, &mut form).unwrap().expect("it opens");
+    assert_eq!(plan.opened_bytes(), form.len() as u64);
+    let mut short = Vec::new();
+    assert!(Plan::open_some(content, &places, form.len() as u64 - 1, &mut short).unwrap().is_none());
+    let parameters = find_parameters(&plan, content, &form, 2).unwrap();
+    assert_eq!(parameters.0.len(), wanted.len());
+    assert!(packs_to(&form, &parameters.encode(), content));
+    assert!(comes_back(&plan, &form, content));
+    form
+}
+
+#[test]
+fn members_that_are_named_are_opened_and_no_others() {
+    let encoder = Encoder::zlib(6, 8).unwrap();
+    let texts: Vec<_> = (0..6).map(|seed| text(2 * seed + 1, 3000)).collect();
+    let names = ["a", "b", "c", "d", "e", "f"];
+    let members: Vec<_> = names.into_iter().zip(texts.clone()).collect();
+    for streamed in [false, true] {
+        let content = zip(&members, encoder, streamed);
+        let found = deflated(&content, Some(0..content.len()));
+        assert_eq!(found.len(), 6);
+        let has = |form: &[u8], bytes: &[u8]| form.windows(bytes.len()).any(|part| part == bytes);
+        let form = some_there_and_back(&content, &[1, 4]);
+        for (number, text) in texts.iter().enumerate() {
+            let (opened, stream) = ([1, 4].contains(&number), &content[found[number].stream.clone()]);
+            assert_eq!((has(&form, text), has(&form, stream)), (opened, !opened), "{number}");
+        }
+        // All of them: as if nothing had been named.
+        assert_eq!(some_there_and_back(&content, &[0, 1, 2, 3, 4, 5]), opened(&content));
+        // Behind a script, and stored in another.
+        let script = [b"#!/usr/bin/env python3\n", &content[..]].concat();
+        assert!(has(&some_there_and_back(&script, &[0, 5]), &texts[5]));
+        let outer = [stored_member(b"inner.jar", &content), zip(&members[..2], encoder, false)].concat();
+        let archives = vec![39..39 + content.len(), 39 + content.len()..outer.len()];
+        assert_eq!(deflated(&outer, archives).len(), 8);
+    }
+    let content = zip(&members, encoder, false);
+    for places in [&[][..], &[0], &[31, 200, 200], &[31, 0x80], &[0xff, 0xff, 0xff, 0xff, 0xff, 0x7f]] {
+        assert!(
+            Plan::open_some(&content, places, u64::MAX, &mut Vec::new()).unwrap().is_none(),
+            "{places:?}"
+        );
+    }
+}
+
 #[test]
 fn what_python_writes_comes_back() {
     let dir = tempfile::tempdir().unwrap();
@@ -280,6 +330,22 @@ proptest! {
             prop_assert_eq!(packed, bytes);
         } else {
             let _ = pack(&bytes, &parameters, 300, &mut std::io::sink());
+        }
+    }
+
+    #[test]
+    fn no_places_panic(bytes in proptest::collection::vec(any::<u8>(), 0..400), places in proptest::collection::vec(any::<u8>(), 0..20), flips in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4)) {
+        let _ = Plan::open_some(&bytes, &places, u64::MAX, &mut Vec::new()).unwrap();
+        let mut content = zip(&[("a", text(1, 900)), ("b", text(2, 900))], Encoder::zlib(6, 8).unwrap(), true);
+        for (at, byte) in flips {
+            let at = at.index(content.len());
+            content[at] = byte;
+        }
+        let members = deflated(&content, Some(0..content.len()));
+        let places = super::places(&content, members.iter());
+        let mut form = Vec::new();
+        if let Some(plan) = Plan::open_some(&content, &places, u64::MAX, &mut form).unwrap() {
+            prop_assert!(comes_back(&plan, &form, &content));
         }
     }
 

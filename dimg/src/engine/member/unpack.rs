@@ -5,11 +5,11 @@ use super::elf;
 use super::fields::{Direction, Fields};
 use super::inflate::{Failure, Inflated, Inflater};
 use super::{
-    DESCRIPTOR_BYTES, DESCRIPTOR_SIGNATURE, ELF, GZIP, GZIP_TO_END, GZIP_TRAILER_BYTES, LOCAL_SIGNATURE,
-    LocalHeader, MAX_OPENED_BYTES, MAX_ZIP_MEMBER_BYTES, RAW, RAW_TO_END, XZ, ZIP, ZIP_DESCRIPTOR,
-    ZIP_SIGNED_DESCRIPTOR, field_of, gzip_header, is_opened, may_open, u32_at, wasm, xz,
+    ELF, GZIP, GZIP_TO_END, GZIP_TRAILER_BYTES, LOCAL_SIGNATURE, LocalHeader, MAX_OPENED_BYTES,
+    MAX_SOME_STREAMS, MAX_ZIP_MEMBER_BYTES, RAW, RAW_TO_END, XZ, ZIP, descriptor, field_of, gzip_header,
+    is_opened, is_told, may_open, u32_at, wasm, xz,
 };
-use crate::engine::EngineError;
+use crate::engine::{EngineError, varint};
 use std::io::{self, Read, Write};
 use std::ops::Range;
 
@@ -125,13 +125,26 @@ impl Plan {
         }
         let mut finder = Finder::new(content, limit, Some(Form::new(content, out)));
         finder.run();
-        let (rest, form) = (finder.rest, finder.form.take());
-        let plan = finder.finish();
-        if let Some(mut form) = form.filter(|_| plan.is_some()) {
-            form.rest(content, rest..content.len());
-            form.written?;
+        finder.finish_form()
+    }
+
+    /// As [`Plan::open`], but only the streams at `places`: a varint each, the bytes between it and what stands behind the one before. They
+    /// may stand anywhere in any content, and become members as those of a zip file.
+    ///
+    /// # Errors
+    /// [`EngineError::Output`].
+    pub fn open_some(
+        content: &[u8],
+        places: &[u8],
+        limit: u64,
+        out: &mut dyn Write,
+    ) -> Result<Option<Self>, EngineError> {
+        let mut finder = Finder::new(content, limit, Some(Form::new(content, out)));
+        match finder.some(places) {
+            Some(()) => finder.finish_form(),
+            // A member that could not be written is no reason to call the content another one.
+            None => finder.form.map_or(Ok(()), |form| form.written).map(|()| None),
         }
-        Ok(plan)
     }
 
     fn of_xz(opened: xz::Opened, limit: u64) -> Option<Self> {
@@ -165,6 +178,19 @@ impl Plan {
             let deflated = content.get(member.deflated()).unwrap_or_default();
             (deflated, form.get(start..at).unwrap_or_default())
         })
+    }
+
+    /// Where the members that may be zip files stand in the opened form.
+    pub fn archives(&self, form: &[u8]) -> Vec<Range<usize>> {
+        let mut at = 0usize;
+        let ranges = self.members.iter().map(|member| {
+            let start = at.saturating_add(member.head_bytes());
+            at = start.saturating_add(usize::try_from(member.stream.inflated).unwrap_or(usize::MAX));
+            start..at
+        });
+        ranges
+            .filter(|range| form.get(range.clone()).is_some_and(|bytes| bytes.starts_with(LOCAL_SIGNATURE)))
+            .collect()
     }
 
     fn is_elf(&self) -> bool {
@@ -452,6 +478,25 @@ impl<'a> Finder<'a> {
         }
     }
 
+    /// The streams at `places`, as [`Plan::open_some`] has them; nothing where one is none.
+    fn some(&mut self, mut places: &[u8]) -> Option<()> {
+        while !places.is_empty() {
+            let distance = usize::try_from(varint::take(&mut places)?).ok()?;
+            let start = self.rest.checked_add(distance)?;
+            // A piece has a length of 32 bits.
+            u32::try_from(distance).ok()?;
+            let stream = self.inflate(start, MAX_ZIP_MEMBER_BYTES)?;
+            let mut member = Member { tag: ZIP, before: self.rest..start, stream };
+            let end = member.deflated().end;
+            (member.tag, self.rest) = self.descriptor(end, stream).unwrap_or((ZIP, end));
+            self.add(member);
+            if self.inflated > self.limit || self.members.len() > MAX_SOME_STREAMS {
+                return None;
+            }
+        }
+        Some(())
+    }
+
     fn next_local(&self, mut at: usize) -> Option<usize> {
         loop {
             at += self.content.get(at..)?.iter().position(|byte| *byte == LOCAL_SIGNATURE[0])?;
@@ -467,23 +512,31 @@ impl<'a> Finder<'a> {
         let start = found + header.bytes;
         // A piece has a length of 32 bits.
         u32::try_from(start - self.rest).ok()?;
-        let fits = |at: usize| {
-            u32_at(self.content, at) == Some(stream.crc)
-                && u32_at(self.content, at + 4).map(u64::from) == Some(stream.deflated)
-                && u32_at(self.content, at + 8).map(u64::from) == Some(stream.inflated)
-        };
         let mut member = Member { tag: ZIP, before: self.rest..start, stream };
         let end = member.deflated().end;
         if !header.streamed {
-            return fits(found + 14).then_some((member, end));
+            return is_told(self.content, found + 14, &stream).then_some((member, end));
         }
-        let signed = self.content.get(end..end + 4).is_some_and(|bytes| bytes == DESCRIPTOR_SIGNATURE);
-        if signed && fits(end + 4) {
-            member.tag = ZIP_SIGNED_DESCRIPTOR;
-            return Some((member, end + 4 + DESCRIPTOR_BYTES));
+        let (tag, end) = self.descriptor(end, stream)?;
+        member.tag = tag;
+        Some((member, end))
+    }
+
+    /// The kind of member that a stream is that ends at `at` with a data descriptor behind it, and where that ends.
+    fn descriptor(&self, at: usize, stream: Inflated) -> Option<(u8, usize)> {
+        let (tag, bytes) = descriptor(self.content, at, &stream)?;
+        Some((tag, at + bytes))
+    }
+
+    /// As [`Self::finish`], and writes what comes after the last member.
+    fn finish_form(mut self) -> Result<Option<Plan>, EngineError> {
+        let (content, rest, form) = (self.content, self.rest, self.form.take());
+        let plan = self.finish();
+        if let Some(mut form) = form.filter(|_| plan.is_some()) {
+            form.rest(content, rest..content.len());
+            form.written?;
         }
-        member.tag = ZIP_DESCRIPTOR;
-        fits(end).then_some((member, end + DESCRIPTOR_BYTES))
+        Ok(plan)
     }
 
     fn finish(self) -> Option<Plan> {
