@@ -12,22 +12,39 @@ use crate::format::{DimgError, StageCodec};
 use crate::index::Content;
 use d4c_sys::spawn_scoped;
 use std::collections::HashSet;
-use std::iter;
 use std::ops::Range;
+use std::slice;
 
-/// An archive is opened in part if at least this part of its deflated bytes is the same as before: patches of archives that were opened as a
-/// whole become one when they are merged.
+/// An archive that could be opened as a whole is opened in part if at least this part of its deflated bytes is the same as before: patches of
+/// archives that were opened as a whole become one when they are merged.
 const SAME_PART: u64 = 2;
 /// At the fast level any is, as others are not opened, if what is new inflates to no more than the archive has, or to so many bytes: finding
 /// out who deflated it takes as long as deflating it.
 const FAST_BYTES: u64 = 256 << 10;
 
 /// One of two contents, opened so far.
+#[derive(Default)]
 struct Side {
     /// The opened form; none: as it is.
     form: Option<Bytes>,
     /// Where zip files stand in it.
     archives: Vec<Range<usize>>,
+}
+
+/// What comes of a content.
+pub(super) enum Archive {
+    /// It is none, or opening it in part promises nothing.
+    Other,
+    /// All that is deflated is the same as before.
+    Same,
+    Opened(encode::Way, Packing),
+}
+
+/// Opened forms of both, and how they come about; none of the old one where nothing of it is opened.
+struct Forms {
+    new: Bytes,
+    old: Option<Bytes>,
+    packing: Packing,
 }
 
 /// The streams of both sides that the other has not.
@@ -39,8 +56,7 @@ struct Choice {
     same: u64,
 }
 
-/// `content`, a zip file, as a patch of its likeliest base, of both only opened what is not in the other. None where that is not possible, or
-/// promises nothing.
+/// `content`, if it is a zip file, as a patch of its likeliest base, of both only opened what is not in the other.
 pub(super) fn encode(
     content: &Content,
     new: &[u8],
@@ -48,62 +64,91 @@ pub(super) fn encode(
     source: &dyn ContentSource,
     options: &BuildOptions,
     threads: usize,
-) -> Result<Option<(encode::Way, Packing)>, DimgError> {
-    let Some(base) = found.bases.first().filter(|_| options.codec == Codec::Auto) else { return Ok(None) };
-    if !member::may_hold_members(new) || new.len() as u64 > opened::MAX_FORM_BYTES {
-        return Ok(None);
-    }
+) -> Result<Archive, DimgError> {
+    let base = found.bases.first().filter(|_| options.codec == Codec::Auto);
+    let Some(base) = base.filter(|_| member::may_hold_members(new) && content.size <= opened::MAX_FORM_BYTES)
+    else {
+        return Ok(Archive::Other);
+    };
     let old = encode::open(source, &base.content)?;
-    let Some((new_form, packing, old_form)) = open(new, &old, options, threads)? else { return Ok(None) };
-    let inside = Content { digest: content.digest, size: new_form.len() as u64 };
-    let old_form = old_form.unwrap_or(old);
+    let first = Choice::of(new, slice::from_ref(&(0..new.len())), &old, slice::from_ref(&(0..old.len())));
+    if first.new.is_empty() {
+        return Ok(if first.same > 0 { Archive::Same } else { Archive::Other });
+    }
+    let Some(forms) = open(new, &old, first, options, threads)? else { return Ok(Archive::Other) };
+    let inside = Content { digest: content.digest, size: forms.new.len() as u64 };
+    let old = forms.old.unwrap_or(old);
     let found = Found { bases: vec![*base], relative: None };
-    let way = encode::encode(&inside, &new_form, &found, &|_| Ok(old_form.clone()), options, threads)?;
-    Ok(way.kept.base().is_some().then_some((way, packing)))
+    let way = encode::encode(&inside, &forms.new, &found, &|_| Ok(old.clone()), options, threads)?;
+    Ok(match way.kept.base() {
+        Some(_) => Archive::Opened(way, forms.packing),
+        None => Archive::Other,
+    })
 }
 
-/// The opened forms of both, and how they come about.
+/// Opens both by `first`, and then as often as that is worth it; none if it is not, or one of them does not open.
 fn open(
     new: &[u8],
     old: &[u8],
+    first: Choice,
     options: &BuildOptions,
     threads: usize,
-) -> Result<Option<(Bytes, Packing, Option<Bytes>)>, DimgError> {
-    let whole = |content: &[u8]| Side { form: None, archives: iter::once(0..content.len()).collect() };
-    let (mut above, mut below) = (whole(new), whole(old));
-    let mut packing = Packing::default();
-    for depth in 0..member::MAX_DEPTH {
-        let new = above.form.as_deref().unwrap_or(new);
-        let old = below.form.as_deref().unwrap_or(old);
-        let choice = Choice::of(new, &above, old, &below);
-        if !choice.is_worth_it(new, depth, options.level) {
-            break;
+) -> Result<Option<Forms>, DimgError> {
+    let (mut above, mut below, mut packing) = (Side::default(), Side::default(), Packing::default());
+    let mut next = Some(first).filter(|choice| choice.is_worth_it(new, options.level));
+    while let Some(choice) = next {
+        let old_form = below.form.as_deref().unwrap_or(old);
+        let new_form = above.form.as_deref().unwrap_or(new);
+        let Some(step) = step(new_form, old_form, &choice, options, threads)? else { break };
+        packing.packs.insert(0, step.pack);
+        above = step.above;
+        match step.below {
+            Some((side, unpacking)) => {
+                packing.unpacked.push(unpacking);
+                below = side;
+            }
+            None => below.archives.clear(),
         }
-        let (opened_new, opened_old) = std::thread::scope(|scope| {
-            let thread = (threads > 1).then(|| spawn_scoped(scope, || open_old(old, &choice.old, options)));
-            let opened_new = open_new(new, &choice.new, options, threads);
-            let opened_old = thread.flatten().and_then(|thread| thread.join().ok());
-            (opened_new, opened_old.unwrap_or_else(|| open_old(old, &choice.old, options)))
-        });
-        let (Some((side, pack)), Some(opened_old)) = (opened_new?, opened_old?) else { break };
-        packing.packs.insert(0, pack);
-        above = side;
-        if let Some((side, unpacking)) = opened_old {
-            packing.unpacked.push(unpacking);
-            below = side;
-        } else {
-            below.archives.clear();
-        }
+        let old_form = below.form.as_deref().unwrap_or(old);
+        let new_form = above.form.as_deref().unwrap_or(new);
+        next = (packing.packs.len() < member::MAX_DEPTH)
+            .then(|| Choice::of(new_form, &above.archives, old_form, &below.archives))
+            .filter(|choice| choice.is_cheap(new, options.level));
     }
-    let Some(form) = above.form else { return Ok(None) };
-    packing.opened_bytes = form.len() as u64;
-    Ok(Some((form, packing, below.form)))
+    packing.opened_bytes = above.form.as_ref().map_or(0, |form| form.len() as u64);
+    Ok(above.form.map(|new| Forms { new, old: below.form, packing }))
+}
+
+/// Both opened once: the new one, and the old one if there is something to open in it.
+struct Step {
+    above: Side,
+    pack: Pack,
+    below: Option<(Side, Unpacking)>,
+}
+
+fn step(
+    new: &[u8],
+    old: &[u8],
+    choice: &Choice,
+    options: &BuildOptions,
+    threads: usize,
+) -> Result<Option<Step>, DimgError> {
+    let (opened_new, opened_old) = std::thread::scope(|scope| {
+        let thread = (threads > 1).then(|| spawn_scoped(scope, || open_old(old, &choice.old, options)));
+        let opened_new = open_new(new, &choice.new, options, threads);
+        let opened_old = thread.flatten().and_then(|thread| thread.join().ok());
+        (opened_new, opened_old.unwrap_or_else(|| open_old(old, &choice.old, options)))
+    });
+    Ok(match (opened_new?, opened_old?) {
+        (Some((above, pack)), Some(below)) => Some(Step { above, pack, below }),
+        _ => None,
+    })
 }
 
 impl Choice {
-    fn of(new: &[u8], above: &Side, old: &[u8], below: &Side) -> Self {
-        let mut new = member::deflated(new, above.archives.clone());
-        let mut old = member::deflated(old, below.archives.clone());
+    fn of(new: &[u8], new_archives: &[Range<usize>], old: &[u8], old_archives: &[Range<usize>]) -> Self {
+        let mut new = member::deflated(new, new_archives.iter().cloned());
+        let mut old = member::deflated(old, old_archives.iter().cloned());
         let sums = |members: &[Deflated]| members.iter().map(|member| member.sums).collect::<HashSet<Sums>>();
         let (in_new, in_old) = (sums(&new), sums(&old));
         let bytes = |members: &[Deflated]| members.iter().map(|member| u64::from(member.sums.1)).sum::<u64>();
@@ -114,15 +159,17 @@ impl Choice {
         Self { new, old, deflated, same }
     }
 
-    fn is_worth_it(&self, new: &[u8], depth: usize, level: Level) -> bool {
-        if self.new.is_empty() {
-            return false;
-        }
+    /// Whether to open `content` by it rather than as a whole, or not at all.
+    fn is_worth_it(&self, content: &[u8], level: Level) -> bool {
+        let has_whole = level != Level::Fast && opened::may_open_whole(content);
+        self.is_cheap(content, level) && (!has_whole || self.same.saturating_mul(SAME_PART) >= self.deflated)
+    }
+
+    /// Whether it has something for `content` that does not take too long at this level.
+    fn is_cheap(&self, content: &[u8], level: Level) -> bool {
         let inflated = self.new.iter().map(|member| u64::from(member.sums.2)).sum::<u64>();
-        match level {
-            Level::Fast => inflated <= FAST_BYTES.max(new.len() as u64),
-            _ => depth > 0 || self.same.saturating_mul(SAME_PART) >= self.deflated,
-        }
+        let is_short = level != Level::Fast || inflated <= FAST_BYTES.max(content.len() as u64);
+        !self.new.is_empty() && is_short
     }
 }
 

@@ -1,6 +1,6 @@
 //! Contents with compressed members, bitcode and WebAssembly: kept by their opened forms where that takes less.
 
-use super::archives;
+use super::archives::{self, Archive};
 use super::encode::{self, Kept, STORED_TRIAL_BYTES, Way};
 use super::groups::Class;
 use super::names::{Candidate, Found};
@@ -112,15 +112,19 @@ pub(super) fn encode(
         encode::encode(content, new, found, &open, options, threads)
     };
     let unopened = |way: Way| Encoded { class: Class::of(path, new), kept: way.kept, packing: None };
-    if let Some((way, packing)) = archives::encode(content, new, found, source, options, threads)? {
-        let bytes = way.bytes + packing.bytes();
-        if bytes > content.size / CLEARLY_SMALLER {
-            let rival = as_is()?;
-            if rival.bytes <= bytes {
-                return Ok(unopened(rival));
+    match archives::encode(content, new, found, source, options, threads)? {
+        Archive::Other => {}
+        Archive::Same => return Ok(unopened(as_is()?)),
+        Archive::Opened(way, packing) => {
+            let bytes = way.bytes + packing.bytes();
+            if bytes > content.size / CLEARLY_SMALLER {
+                let rival = as_is()?;
+                if rival.bytes <= bytes {
+                    return Ok(unopened(rival));
+                }
             }
+            return Ok(Encoded { class: Class::of(path, new), kept: way.kept, packing: Some(packing) });
         }
-        return Ok(Encoded { class: Class::of(path, new), kept: way.kept, packing: Some(packing) });
     }
     let Some(first) = form(new, MAX_FORM_BYTES, options)? else { return Ok(unopened(as_is()?)) };
     // The base is opened meanwhile; it is in vain where nobody is found who deflated the content.
@@ -246,6 +250,11 @@ pub(super) fn find(
         && parameters.len() < content.len() / 2
         && member::comes_back(plan, form, content);
     Ok(fits.then_some(parameters))
+}
+
+/// Whether all of a zip file would be opened.
+pub(super) fn may_open_whole(content: &[u8]) -> bool {
+    member::may_open(content) && content.len() as u64 <= MAX_CONTENT_BYTES
 }
 
 /// The opened form of a content that is worth it, of at most so many bytes.

@@ -1,7 +1,8 @@
-//! What the central directories of zip files say is deflated: for whoever chooses what of them is opened. Nothing is inflated, and nothing
-//! relied on: a stream that is none does not open.
+//! What the central directories of zip files say is deflated, and the headers of other archives: for whoever chooses what of them is opened.
+//! Nothing is inflated, and nothing relied on: a stream that is none does not open.
 
 use super::inflate::Inflated;
+use super::resources;
 use super::{
     CENTRAL_BYTES, CENTRAL_SIGNATURE, END_BYTES, END_SIGNATURE, LOCAL_SIGNATURE, LocalHeader,
     MAX_SOME_STREAMS, u16_at, u32_at,
@@ -14,7 +15,7 @@ const MAX_COMMENT_BYTES: usize = u16::MAX as usize;
 /// Zip files that are looked through, those stored in others included.
 const MAX_ARCHIVES: usize = 4096;
 
-/// CRC-32, deflated and inflated bytes.
+/// CRC-32, or another check, deflated and inflated bytes.
 pub type Sums = (u32, u32, u32);
 
 /// A deflated member.
@@ -22,14 +23,17 @@ pub type Sums = (u32, u32, u32);
 pub struct Deflated {
     /// Where its stream stands in the content.
     pub stream: Range<usize>,
-    /// CRC-32, deflated and inflated bytes: what two members have in common that are the same.
+    /// What two members have in common that are the same.
     pub sums: Sums,
 }
 
-/// Whether a content begins as a zip file, or a script with one behind it.
+/// What zip files begin with: a member, a script that runs them, or what those of modules of the JVM do (`.jmod`); and its run-time images.
+const BEGINNINGS: [&[u8]; 4] = [LOCAL_SIGNATURE, b"#!", b"JM\x01\x00", resources::MAGIC];
+
+/// Whether a content begins as one may of which members are known before anything is inflated.
 #[must_use]
 pub fn may_hold_members(content: &[u8]) -> bool {
-    content.starts_with(LOCAL_SIGNATURE) || content.starts_with(b"#!")
+    BEGINNINGS.iter().any(|beginning| content.starts_with(beginning))
 }
 
 /// The deflated members of the zip files at `archives`, and of those stored in them, by their places; none overlaps another.
@@ -39,17 +43,21 @@ pub fn deflated(content: &[u8], archives: impl IntoIterator<Item = Range<usize>>
     let (mut found, mut count) = (Vec::new(), archives.len());
     while let Some(archive) = archives.pop() {
         let bytes = content.get(archive.clone()).unwrap_or_default();
-        for (member, header) in members(bytes) {
-            let place = archive.start + member.stream.start..archive.start + member.stream.end;
+        let place = |stream: Range<usize>| archive.start + stream.start..archive.start + stream.end;
+        if bytes.starts_with(resources::MAGIC) {
+            let all = resources::resources(bytes).take(MAX_SOME_STREAMS);
+            found.extend(all.map(|member| Deflated { stream: place(member.stream), ..member }));
+        }
+        for (member, header) in members(bytes).take(MAX_SOME_STREAMS) {
             if header.deflated {
-                found.push(Deflated { stream: place, ..member });
+                found.push(Deflated { stream: place(member.stream), ..member });
             } else if count < MAX_ARCHIVES && bytes[member.stream.clone()].starts_with(LOCAL_SIGNATURE) {
                 count += 1;
-                archives.push(place);
+                archives.push(place(member.stream));
             }
-            if found.len() > MAX_SOME_STREAMS {
-                return Vec::new();
-            }
+        }
+        if found.len() > MAX_SOME_STREAMS {
+            return Vec::new();
         }
     }
     found.sort_unstable_by_key(|member| member.stream.start);

@@ -28,6 +28,7 @@ mod fields;
 mod inflate;
 mod pack;
 mod parameters;
+mod resources;
 mod search;
 mod unpack;
 pub(crate) mod wasm;

@@ -276,6 +276,30 @@ fn members_that_are_named_are_opened_and_no_others() {
 }
 
 #[test]
+fn resources_of_a_run_time_image_are_found_by_their_headers() {
+    let resource = |seed: u64| {
+        let mut stream = vec![0x78, 0x9c];
+        Encoder::zlib(6, 8).unwrap().encode(&text(seed, 2000), &mut stream).unwrap();
+        stream.extend_from_slice(&[1, 2, 3, u8::try_from(seed).unwrap()]);
+        let lengths = [stream.len() as u64, 2000].map(u64::to_le_bytes);
+        [&[0xfa, 0xfa, 0xfe, 0xca][..], &lengths[0], &lengths[1], &[7, 0, 0, 0], &[255; 4], &[1], &stream]
+            .concat()
+    };
+    let image =
+        [&[0xda, 0xda, 0xfe, 0xca][..], &text(9, 300), &resource(1), &resource(3), &resource(5), b"tail"]
+            .concat();
+    assert_eq!(deflated(&image, Some(0..image.len())).len(), 3);
+    let form = some_there_and_back(&image, &[0, 2]);
+    assert!(form.len() > image.len() + 2000 && form.ends_with(b"tail"));
+    // One whose stream would go over the end, and one that is no zlib stream.
+    let cut = &image[..image.len() - 10];
+    assert_eq!(deflated(cut, Some(0..cut.len())).len(), 2);
+    let mut other = image.clone();
+    other[4 + 300 + 29] ^= 1;
+    assert_eq!(deflated(&other, Some(0..other.len())).len(), 2);
+}
+
+#[test]
 fn what_python_writes_comes_back() {
     let dir = tempfile::tempdir().unwrap();
     for (name, count) in [("one.txt", 40_000), ("two.bin", 200_000), ("three", 10)] {
