@@ -1,7 +1,8 @@
 //! Compressed members: contents opened and packed again, opened forms and parameters that nobody wrote, and encoders.
 //!
 //! Layout: a byte that says what, 2 bytes of length of parameters, the parameters (of an encoder its number), the content or the opened form. What is
-//! opened in part has the places as parameters; without, those that a central directory tells.
+//! opened in part has the places as parameters; without, those that a central directory tells, and those that are
+//! found.
 
 #![no_main]
 
@@ -10,8 +11,8 @@ use d4c_fuzz::parts::Parts;
 use dimg::engine::deflate::Encoder;
 use dimg::engine::frame::ParameterFrame;
 use dimg::engine::member::{
-    MAX_OPENED_BYTES, Plan, comes_back, deflated, find_parameters, form_version, pack, packs_to, places,
-    version,
+    MAX_OPENED_BYTES, Plan, comes_back, deflated, find_parameters, find_streams, form_version, pack,
+    packs_to, places, version,
 };
 use libfuzzer_sys::fuzz_target;
 use std::ops::Range;
@@ -28,7 +29,10 @@ fuzz_target!(|input: &[u8]| {
         1 => packed(rest, parameters),
         2 => frame(rest),
         3 => encoded(parameters.first().copied().unwrap_or_default(), rest),
-        _ if parameters.is_empty() => some(rest, &places_of(rest, Some(0..rest.len()))),
+        _ if parameters.is_empty() => {
+            some(rest, &places_of(rest, Some(0..rest.len())));
+            some(rest, &places(rest, find_streams(rest).iter()));
+        }
         _ => some(rest, parameters),
     }
 });

@@ -2,7 +2,7 @@
 //! inflate it, compare it and deflate it again.
 
 use super::encode;
-use super::names::Found;
+use super::names::{Candidate, Found};
 use super::opened::{self, Pack, Packing, Unpacking};
 use super::{BuildOptions, Codec};
 use crate::content::{Bytes, ContentSource};
@@ -13,7 +13,6 @@ use crate::index::Content;
 use d4c_sys::spawn_scoped;
 use std::collections::HashSet;
 use std::ops::Range;
-use std::slice;
 
 /// An archive that could be opened as a whole is opened in part if at least this part of its deflated bytes is the same as before: patches of
 /// archives that were opened as a whole become one when they are merged.
@@ -71,22 +70,59 @@ pub(super) fn encode(
         return Ok(Archive::Other);
     };
     let old = encode::open(source, &base.content)?;
-    let first = Choice::of(new, slice::from_ref(&(0..new.len())), &old, slice::from_ref(&(0..old.len())));
-    if first.new.is_empty() {
-        return Ok(if first.same > 0 { Archive::Same } else { Archive::Other });
+    let members = |content: &[u8]| member::deflated(content, Some(0..content.len()));
+    let choice = Choice::between(members(new), members(&old));
+    if choice.new.is_empty() {
+        return Ok(if choice.same > 0 { Archive::Same } else { Archive::Other });
     }
-    let Some(forms) = open(new, &old, first, options, threads)? else { return Ok(Archive::Other) };
+    if !choice.is_worth_it(new, options.level) {
+        return Ok(Archive::Other);
+    }
+    let patched = patch(content, new, base, old, choice, options, threads)?;
+    Ok(patched.map_or(Archive::Other, |(way, packing)| Archive::Opened(way, packing)))
+}
+
+/// The same of a content of any kind, where deflate streams are found in it and its likeliest base.
+pub(super) fn search(
+    content: &Content,
+    new: &[u8],
+    found: &Found,
+    source: &dyn ContentSource,
+    options: &BuildOptions,
+    threads: usize,
+) -> Result<Option<(encode::Way, Packing)>, DimgError> {
+    let Some(base) = found.bases.first().filter(|_| options.codec == Codec::Auto) else { return Ok(None) };
+    let streams = member::find_streams(new);
+    if streams.is_empty() {
+        return Ok(None);
+    }
+    let old = encode::open(source, &base.content)?;
+    let choice = Choice::between(streams, member::find_streams(&old));
+    match choice.new.is_empty() || choice.old.is_empty() {
+        true => Ok(None),
+        false => patch(content, new, base, old, choice, options, threads),
+    }
+}
+
+/// `content` as a patch of `base`, both opened by `choice`; none where one does not open, or no patch is smaller than the content.
+fn patch(
+    content: &Content,
+    new: &[u8],
+    base: &Candidate,
+    old: Bytes,
+    choice: Choice,
+    options: &BuildOptions,
+    threads: usize,
+) -> Result<Option<(encode::Way, Packing)>, DimgError> {
+    let Some(forms) = open(new, &old, choice, options, threads)? else { return Ok(None) };
     let inside = Content { digest: content.digest, size: forms.new.len() as u64 };
     let old = forms.old.unwrap_or(old);
     let found = Found { bases: vec![*base], relative: None };
     let way = encode::encode(&inside, &forms.new, &found, &|_| Ok(old.clone()), options, threads)?;
-    Ok(match way.kept.base() {
-        Some(_) => Archive::Opened(way, forms.packing),
-        None => Archive::Other,
-    })
+    Ok(way.kept.base().is_some().then_some((way, forms.packing)))
 }
 
-/// Opens both by `first`, and then as often as that is worth it; none if it is not, or one of them does not open.
+/// Opens both by `first`, and then as often as there is something to open; none if one of them does not open.
 fn open(
     new: &[u8],
     old: &[u8],
@@ -95,7 +131,7 @@ fn open(
     threads: usize,
 ) -> Result<Option<Forms>, DimgError> {
     let (mut above, mut below, mut packing) = (Side::default(), Side::default(), Packing::default());
-    let mut next = Some(first).filter(|choice| choice.is_worth_it(new, options.level));
+    let mut next = Some(first);
     while let Some(choice) = next {
         let old_form = below.form.as_deref().unwrap_or(old);
         let new_form = above.form.as_deref().unwrap_or(new);
@@ -112,7 +148,7 @@ fn open(
         let old_form = below.form.as_deref().unwrap_or(old);
         let new_form = above.form.as_deref().unwrap_or(new);
         next = (packing.packs.len() < member::MAX_DEPTH)
-            .then(|| Choice::of(new_form, &above.archives, old_form, &below.archives))
+            .then(|| Choice::between(above.members(new_form), below.members(old_form)))
             .filter(|choice| choice.is_cheap(new, options.level));
     }
     packing.opened_bytes = above.form.as_ref().map_or(0, |form| form.len() as u64);
@@ -145,10 +181,15 @@ fn step(
     })
 }
 
+impl Side {
+    /// What is deflated in its archives.
+    fn members(&self, form: &[u8]) -> Vec<Deflated> {
+        member::deflated(form, self.archives.iter().cloned())
+    }
+}
+
 impl Choice {
-    fn of(new: &[u8], new_archives: &[Range<usize>], old: &[u8], old_archives: &[Range<usize>]) -> Self {
-        let mut new = member::deflated(new, new_archives.iter().cloned());
-        let mut old = member::deflated(old, old_archives.iter().cloned());
+    fn between(mut new: Vec<Deflated>, mut old: Vec<Deflated>) -> Self {
         let sums = |members: &[Deflated]| members.iter().map(|member| member.sums).collect::<HashSet<Sums>>();
         let (in_new, in_old) = (sums(&new), sums(&old));
         let bytes = |members: &[Deflated]| members.iter().map(|member| u64::from(member.sums.1)).sum::<u64>();

@@ -26,6 +26,9 @@ const MAX_FAST_CONTENT_BYTES: u64 = 256 << 10;
 pub(super) const MAX_FORM_BYTES: u64 = 512 << 20;
 /// Opened forms up to this size are held in memory, others in files without a name.
 const MEMORY_FORM_BYTES: u64 = 4 << 20;
+/// In contents from this size on, and of which a patch takes more than this part, deflate streams are looked for.
+const LEAST_SEARCHED_BYTES: u64 = 16 << 10;
+const SEARCHED_PART: u64 = 64;
 /// A patch of this part of the content, or less, is not held against patching the content as it is.
 const CLEARLY_SMALLER: u64 = 8;
 /// The same for bitcode and `.xz`, of which two files have next to nothing in common as they are.
@@ -126,7 +129,16 @@ pub(super) fn encode(
             return Ok(Encoded { class: Class::of(path, new), kept: way.kept, packing: Some(packing) });
         }
     }
-    let Some(first) = form(new, MAX_FORM_BYTES, options)? else { return Ok(unopened(as_is()?)) };
+    let Some(first) = form(new, MAX_FORM_BYTES, options)? else {
+        let way = as_is()?;
+        if may_hide_streams(content, &way, options)
+            && let Some((opened, packing)) = archives::search(content, new, found, source, options, threads)?
+            && opened.bytes + packing.bytes() < way.bytes
+        {
+            return Ok(Encoded { class: Class::of(path, new), kept: opened.kept, packing: Some(packing) });
+        }
+        return Ok(unopened(way));
+    };
     // The base is opened meanwhile; it is in vain where nobody is found who deflated the content.
     let (opened, first_base) = std::thread::scope(|scope| {
         let base = (threads > 1).then_some(found.bases.first()).flatten();
@@ -250,6 +262,13 @@ pub(super) fn find(
         && parameters.len() < content.len() / 2
         && member::comes_back(plan, form, content);
     Ok(fits.then_some(parameters))
+}
+
+/// Whether a content that is patched so badly may have something deflated in it.
+fn may_hide_streams(content: &Content, way: &Way, options: &BuildOptions) -> bool {
+    options.level != Level::Fast
+        && (LEAST_SEARCHED_BYTES..=MAX_CONTENT_BYTES).contains(&content.size)
+        && way.bytes > content.size / SEARCHED_PART
 }
 
 /// Whether all of a zip file would be opened.

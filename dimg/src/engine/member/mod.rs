@@ -30,6 +30,7 @@ mod pack;
 mod parameters;
 mod resources;
 mod search;
+mod streams;
 mod unpack;
 pub(crate) mod wasm;
 mod xz;
@@ -39,6 +40,7 @@ use inflate::Inflated;
 pub use pack::pack;
 pub use parameters::{Method, Parameters};
 pub use search::{comes_back, find_parameters, packs_to};
+pub use streams::find_streams;
 pub use unpack::Plan;
 pub use xz::{HEAD_BYTES as XZ_HEAD_BYTES, Preset, memory as xz_memory};
 

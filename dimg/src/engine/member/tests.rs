@@ -227,7 +227,10 @@ fn archives_deflated_in_archives_open_again() {
 
 /// Opens of the members of a zip file those that `wanted` says by their numbers, packs the form again, and compares; the opened form.
 fn some_there_and_back(content: &[u8], wanted: &[usize]) -> Vec<u8> {
-    let members = deflated(content, Some(0..content.len()));
+    streams_there_and_back(content, &deflated(content, Some(0..content.len())), wanted)
+}
+
+fn streams_there_and_back(content: &[u8], members: &[Deflated], wanted: &[usize]) -> Vec<u8> {
     let places = places(content, wanted.iter().map(|&number| &members[number]));
     let mut form = Vec::new();
     let plan = Plan::open_some(content, &places, u64::MAX, &mut form).unwrap().expect("it opens");
@@ -297,6 +300,32 @@ fn resources_of_a_run_time_image_are_found_by_their_headers() {
     let mut other = image.clone();
     other[4 + 300 + 29] ^= 1;
     assert_eq!(deflated(&other, Some(0..other.len())).len(), 2);
+}
+
+#[test]
+fn streams_are_found_by_what_stands_around_them() {
+    let zlib = |seed: u64, count: usize| {
+        let text = text(seed, count);
+        let (mut stream, mut check) = (vec![0x78, 0xda], elf::Adler::new());
+        Encoder::zlib(9, 8).unwrap().encode(&text, &mut stream).unwrap();
+        check.update(&text);
+        [&stream[..], &check.bytes()].concat()
+    };
+    let (one, short, two) = (zlib(1, 9000), zlib(3, 20), gzip(&text(5, 9000), &["-6"]));
+    let mut damaged = zlib(7, 900);
+    *damaged.last_mut().unwrap() ^= 1;
+    // Headers within, and at the end of the content.
+    let noise = [&[0x78, 0x9c, 0x78, 0xda, 0x1f, 0x8b, 8, 0][..], &text(9, 100)].concat();
+    let content =
+        [&noise[..], &one, &short, &noise, &two, &damaged, &zlib(11, 400), &[0x78, 0xda], &[0x1f, 0x8b, 8]]
+            .concat();
+    let found = find_streams(&content);
+    assert_eq!(found.iter().map(|member| member.sums.2).collect::<Vec<_>>(), [9000, 9000, 400]);
+    let form = streams_there_and_back(&content, &found, &[0, 1, 2]);
+    assert!(form.len() > 18_400);
+    for count in 0..content.len() {
+        assert!(find_streams(&content[..count]).len() <= 3);
+    }
 }
 
 #[test]
