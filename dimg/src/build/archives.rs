@@ -70,7 +70,6 @@ pub(super) fn encode(
         return Ok(Archive::Other);
     };
     let old = encode::open(source, &base.content)?;
-    let members = |content: &[u8]| member::deflated(content, Some(0..content.len()));
     let choice = Choice::between(members(new), members(&old));
     if choice.new.is_empty() {
         return Ok(if choice.same > 0 { Archive::Same } else { Archive::Other });
@@ -80,6 +79,11 @@ pub(super) fn encode(
     }
     let patched = patch(content, new, base, old, choice, options, threads)?;
     Ok(patched.map_or(Archive::Other, |(way, packing)| Archive::Opened(way, packing)))
+}
+
+/// What is deflated in a content that is a zip file, as far as it says so.
+fn members(content: &[u8]) -> Vec<Deflated> {
+    member::deflated(content, Some(0..content.len()))
 }
 
 /// The same of a content of any kind, where deflate streams are found in it and its likeliest base.
@@ -92,12 +96,17 @@ pub(super) fn search(
     threads: usize,
 ) -> Result<Option<(encode::Way, Packing)>, DimgError> {
     let Some(base) = found.bases.first().filter(|_| options.codec == Codec::Auto) else { return Ok(None) };
-    let streams = member::find_streams(new);
-    if streams.is_empty() {
+    // A program may have a zip file behind it.
+    let streams = |content: &[u8]| match members(content) {
+        members if members.is_empty() => member::find_streams(content),
+        members => members,
+    };
+    let new_streams = streams(new);
+    if new_streams.is_empty() {
         return Ok(None);
     }
     let old = encode::open(source, &base.content)?;
-    let choice = Choice::between(streams, member::find_streams(&old));
+    let choice = Choice::between(new_streams, streams(&old));
     match choice.new.is_empty() || choice.old.is_empty() {
         true => Ok(None),
         false => patch(content, new, base, old, choice, options, threads),

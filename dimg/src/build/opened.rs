@@ -28,7 +28,7 @@ pub(super) const MAX_FORM_BYTES: u64 = 512 << 20;
 const MEMORY_FORM_BYTES: u64 = 4 << 20;
 /// In contents from this size on, and of which a patch takes more than this part, deflate streams are looked for.
 const LEAST_SEARCHED_BYTES: u64 = 16 << 10;
-const SEARCHED_PART: u64 = 64;
+const SEARCHED_PART: u64 = 512;
 /// A patch of this part of the content, or less, is not held against patching the content as it is.
 const CLEARLY_SMALLER: u64 = 8;
 /// The same for bitcode and `.xz`, of which two files have next to nothing in common as they are.
