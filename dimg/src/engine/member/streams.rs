@@ -13,6 +13,8 @@ const LEAST_BYTES: u64 = 64;
 /// What is inflated and gone over, all in all: so many times the content and this much more.
 const MAX_FACTOR: u64 = 8;
 const MORE_BYTES: u64 = 64 << 20;
+/// What looking at something that is no stream takes by itself.
+const TRIAL_BYTES: u64 = 512;
 
 /// The streams of `content`, in order, none overlapping another. Inflates them, and where something only looks like one its beginning.
 #[must_use]
@@ -25,7 +27,10 @@ pub fn find_streams(content: &[u8]) -> Vec<Deflated> {
                 at = member.stream.end;
                 found.push(member);
             }
-            None => at = next + 1,
+            None => {
+                at = next + 1;
+                spent = spent.saturating_add(TRIAL_BYTES);
+            }
         }
         if spent > most || found.len() == MAX_SOME_STREAMS {
             break;
