@@ -15,6 +15,8 @@ const MAX_FACTOR: u64 = 8;
 const MORE_BYTES: u64 = 64 << 20;
 /// What looking at something that is no stream takes by itself.
 const TRIAL_BYTES: u64 = 512;
+/// A header of gzip, the name in it included.
+const MAX_HEADER_BYTES: usize = 4 << 10;
 
 /// The streams of `content`, in order, none overlapping another. Inflates them, and where something only looks like one its beginning.
 #[must_use]
@@ -54,7 +56,7 @@ fn next_header(content: &[u8], from: usize) -> Option<usize> {
 fn stream(content: &[u8], at: usize, inflater: &mut Inflater, spent: &mut u64) -> Option<Deflated> {
     let rest = content.get(at..)?;
     let is_gzip = rest.starts_with(GZIP_MAGIC);
-    let start = at + if is_gzip { gzip_header(rest)? } else { 2 };
+    let start = at + if is_gzip { gzip_header(&rest[..rest.len().min(MAX_HEADER_BYTES)])? } else { 2 };
     let input = content.get(start..)?;
     let mut adler = Adler::new();
     let found = match is_gzip {
