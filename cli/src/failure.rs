@@ -237,6 +237,7 @@ impl From<ClientError> for Failure {
             ClientError::Usage { .. } => (Kind::Usage, None),
             ClientError::NotThere { chain_id, .. } => (Kind::NotFound, Some(chain_id.clone())),
             ClientError::Call { on, .. } if error.is_not_found() => (Kind::NotFound, Some(on.clone())),
+            ClientError::Call { on, .. } if error.is_no_space() => (Kind::NoSpace, Some(on.clone())),
             ClientError::Call { on, .. } => (Kind::Failed, Some(on.clone())),
             _ => (Kind::Failed, None),
         };

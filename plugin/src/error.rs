@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use di3fs::store::StoreError;
 use protobuf::EnumOrUnknown;
 use tonic::Code;
 
@@ -38,6 +39,12 @@ pub enum Error {
     #[error("{what}")]
     Unavailable {
         /// What was done, on what, and why.
+        what: String,
+    },
+    /// The disk or a quota is full.
+    #[error("{what}")]
+    NoSpace {
+        /// What was done, on what, and why it found no room.
         what: String,
     },
     /// Another plugin serves the same root directory or socket.
@@ -99,6 +106,15 @@ impl Error {
         move |e| Self::Metadata { action, source: Box::new(e.into()) }
     }
 
+    /// A failure of the object store in doing `what`.
+    pub(crate) fn store(what: impl std::fmt::Display) -> impl FnOnce(StoreError) -> Self {
+        let what = what.to_string();
+        move |error| match error {
+            StoreError::NoSpace { .. } => Self::NoSpace { what: format!("{what}: {error}") },
+            error => Self::Unavailable { what: format!("{what}: {error}") },
+        }
+    }
+
     /// The code that both wires carry; gRPC's numbers, which ttrpc shares.
     #[must_use]
     pub fn code(&self) -> Code {
@@ -108,6 +124,7 @@ impl Error {
             Self::InvalidArgument { .. } | Self::Config { .. } => Code::InvalidArgument,
             Self::FailedPrecondition { .. } | Self::InUse { .. } => Code::FailedPrecondition,
             Self::Unavailable { .. } => Code::Unavailable,
+            Self::NoSpace { .. } => Code::ResourceExhausted,
             Self::Io { source, .. } => io_code(source),
             Self::Metadata { source, .. } => match source.as_ref() {
                 redb::Error::Io(e) => io_code(e),
@@ -165,6 +182,19 @@ mod tests {
                 "stat snapshot k: failed precondition",
             ),
             (Error::Unavailable { what: what() }, Code::Unavailable, "stat snapshot k"),
+            (
+                Error::store("complete image d")(StoreError::NoSpace {
+                    action: "write object",
+                    path: "/r/o".into(),
+                }),
+                Code::ResourceExhausted,
+                "complete image d: write object: /r/o: no space left",
+            ),
+            (
+                Error::store("complete image d")(StoreError::InUse { root: "/r".into() }),
+                Code::Unavailable,
+                "complete image d: open object store: /r: in use",
+            ),
             (
                 Error::InUse { what: "root", path: "/r".into() },
                 Code::FailedPrecondition,

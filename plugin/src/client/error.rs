@@ -55,4 +55,27 @@ impl ClientError {
     pub fn is_not_found(&self) -> bool {
         matches!(self, Self::Call { status, .. } if status.code() == Code::NotFound)
     }
+
+    /// Whether containerd, or a plugin of it, found its disk or a quota full. Most of it has no code for that, only the system's words.
+    #[must_use]
+    pub fn is_no_space(&self) -> bool {
+        let Self::Call { status, .. } = self else { return false };
+        let words = status.message().to_lowercase();
+        status.code() == Code::ResourceExhausted
+            || ["no space left on device", "disk quota exceeded"].iter().any(|full| words.contains(full))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_known_by_its_code_or_its_words() {
+        let is_full = |status| ClientError::call("load layer", "sha256:a")(status).is_no_space();
+        assert!(is_full(Status::resource_exhausted("metadata: adopt")));
+        assert!(is_full(Status::unknown("write /var/lib/containerd/x: no space left on device")));
+        assert!(is_full(Status::unknown("metadata: adopt: I/O error: Disk quota exceeded (os error 122)")));
+        assert!(!is_full(Status::unknown("connection reset")));
+    }
 }

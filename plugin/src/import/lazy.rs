@@ -313,7 +313,7 @@ impl Importer {
         }
         match self.lacks_room(batch.iter().map(|content| content.size).sum())? {
             None => Ok(true),
-            Some(why) => Err(Error::Unavailable { what: format!("complete image {digest}: {why}") }),
+            Some(why) => Err(Error::NoSpace { what: format!("complete image {digest}: {why}") }),
         }
     }
 
@@ -331,7 +331,7 @@ impl Importer {
                 return Ok(false);
             }
             let made = pending.contents.ensure_all(batch, workers);
-            made.map_err(|error| Error::Unavailable { what: format!("complete image {digest}: {error}") })?;
+            made.map_err(Error::store(format_args!("complete image {digest}")))?;
         }
         let Some(record) = self.records.get(digest)? else { return Ok(false) };
         let diff_ids = record.diff_ids()?;
@@ -350,8 +350,7 @@ impl Importer {
             self.records.reject(digest, &why)?;
             return Err(Error::Corrupt { what: format!("image {digest} is rejected: {why}") });
         }
-        let synced = self.objects.sync();
-        synced.map_err(|error| Error::Unavailable { what: format!("complete image {digest}: {error}") })?;
+        self.objects.sync().map_err(Error::store(format_args!("complete image {digest}")))?;
         self.note_opened();
         self.records.complete(digest, self.is_worth_keeping(digest, &pending))?;
         pending.contents.rest();
