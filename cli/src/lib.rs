@@ -81,8 +81,8 @@ fn run(arguments: Vec<OsString>) -> Result<(), Failure> {
 
 /// Sends log lines to `other`, else to standard error, but for those of the crates `silent`.
 fn start_logging(config: &Config, other: Option<BoxMakeWriter>, silent: &[&str]) {
-    // What a certificate is refused for is told by the command that fails with it.
-    let silent = silent.iter().chain(&["rustls_platform_verifier"]);
+    // What a certificate is refused for, and that the plugin went away, is told by the command that fails with it.
+    let silent = silent.iter().chain(&["rustls_platform_verifier", "ttrpc"]);
     let levels = silent.fold(Targets::new().with_default(config.log_level), |levels, name| {
         levels.with_target(*name, LevelFilter::OFF)
     });

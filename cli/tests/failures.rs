@@ -341,3 +341,15 @@ fn a_full_standard_error_changes_no_status() {
         assert_eq!(status.code(), Some(code), "{words}");
     }
 }
+
+/// The plugin may be killed at any moment of a call.
+#[test]
+fn a_plugin_that_goes_away_is_told_in_one_line() {
+    let folder = Folder::new();
+    let listener = std::os::unix::net::UnixListener::bind(folder.path("control.sock")).unwrap();
+    std::thread::spawn(move || listener.incoming().for_each(drop));
+    for _ in 0..20 {
+        let (code, line) = folder.fails("images --control control.sock");
+        assert!(code == 1 && line.starts_with("d4c: list images: the connection"), "{code} {line}");
+    }
+}
