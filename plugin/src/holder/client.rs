@@ -6,7 +6,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -227,9 +228,11 @@ impl Inner {
         for name in notify::VARIABLES {
             command.env_remove(name);
         }
-        let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
+        let (tell, ended) = mpsc::channel();
         // Once ended it is ours to reap, as long as we live.
-        thread::Builder::new().name("holder".into()).spawn(move || child.wait())?;
+        let wait = move || drop(tell.send(child.wait_with_output()));
+        thread::Builder::new().name("holder".into()).spawn(wait)?;
         let until = Instant::now() + PATIENCE;
         loop {
             if let Some(stream) = self.connect()? {
@@ -238,9 +241,23 @@ impl Inner {
             if Instant::now() > until {
                 return Err(io::ErrorKind::TimedOut.into());
             }
-            thread::sleep(Duration::from_millis(2));
+            match ended.recv_timeout(Duration::from_millis(2)) {
+                Ok(ended) => refused(&ended?)?,
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => thread::sleep(Duration::from_millis(2)),
+            }
         }
     }
+}
+
+/// Why a holder ended at once; no error where another one was there already.
+fn refused(ended: &Output) -> io::Result<()> {
+    if ended.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&ended.stderr);
+    let why = said.lines().next().map(|line| line.strip_prefix("di3fs-snapshotter: ").unwrap_or(line));
+    Err(io::Error::other(why.map_or_else(|| ended.status.to_string(), str::to_owned)))
 }
 
 fn answered(stream: &UnixStream) -> io::Result<()> {

@@ -48,3 +48,14 @@ fn what_is_kept_comes_back_and_the_holder_ends_with_it() {
     thread.join().unwrap().unwrap();
     assert!(!socket.exists());
 }
+
+#[test]
+fn a_holder_that_ends_at_once_tells_why() {
+    let root = tempfile::tempdir().unwrap();
+    let began = Instant::now();
+    for (program, why) in [("/bin/false", "exit status: 1"), ("/bin/ls", "option '--hold'")] {
+        let error = Holder::new(program.into(), root.path()).check().unwrap_err();
+        assert!(error.to_string().contains(why), "{error}");
+    }
+    assert!(began.elapsed() < PATIENCE, "it was waited for");
+}
