@@ -5,6 +5,8 @@ use std::num::NonZeroUsize;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use d4c_integration::Sandbox;
@@ -12,11 +14,13 @@ use d4c_integration::deltas::deltas;
 use d4c_integration::images::{Series, TAGS, script};
 use d4c_integration::memory::measure;
 use d4c_integration::program::{Output, built, d4c};
+use d4c_integration::sandbox::wait_for;
 use d4c_integration::tree::{Tree, sha256};
 use di3fs::mount::Route;
+use di3fs::store::Removed;
 use di3fs_snapshotter::Error;
 use di3fs_snapshotter::holder::Holder;
-use di3fs_snapshotter::import::{Importer, What};
+use di3fs_snapshotter::import::{Finisher, Importer, What};
 use di3fs_snapshotter::mounts::OverlayOptions;
 use di3fs_snapshotter::serving::{LowerProvider, Serving};
 use di3fs_snapshotter::snapshot::{LABEL_SNAPSHOT_REF, Labels};
@@ -127,12 +131,48 @@ fn an_image_being_loaded_stays() -> Result<()> {
         }
         used_and_removed(&image.chain_ids)?;
         for _ in 0..imports {
-            importer.sweep(false)?;
+            importer.sweep()?;
             ensure!(importer.images()?.len() == 1, "forgotten while it is being loaded");
             importer.release(image.image.digest);
         }
         ensure!(importer.images()?.is_empty(), "kept for nobody");
     }
+    sandbox.close()
+}
+
+/// What a prune may remove goes with that one prune, also while a content is made, and one that was kept by such a process goes by itself.
+#[test]
+fn what_is_pruned_goes_while_others_are_made() -> Result<()> {
+    let sandbox = Sandbox::new()?;
+    let store = Arc::new(Store::open(&sandbox.path("root"))?);
+    let importer = Arc::new(Importer::open(store.clone())?);
+    let objects = || importer.objects().bytes();
+    let import = || -> Result<()> {
+        for file in deltas("tiny")? {
+            let image = importer.import(Path::new(&file), What::Image)?;
+            importer.unhold(image.image.digest);
+        }
+        Ok(())
+    };
+    import()?;
+    let hold = importer.objects().hold();
+    let (forgotten, removed) = thread::scope(|scope| {
+        scope.spawn(|| {
+            thread::sleep(Duration::from_millis(200));
+            drop(hold);
+        });
+        importer.prune()
+    })?;
+    ensure!(forgotten == 3 && removed.objects > 0 && objects()? == 0, "{forgotten} images, {removed:?}");
+    ensure!(importer.prune()? == (0, Removed::default()), "a second prune has something to do");
+
+    import()?;
+    importer.images()?.iter().try_for_each(|image| importer.set_forgettable(image.digest))?;
+    let hold = importer.objects().hold();
+    ensure!(importer.sweep()? == (3, Removed::default()) && objects()? > 0, "removed while it is held");
+    drop(hold);
+    let _finisher = Finisher::start(importer.clone(), None, || ())?;
+    wait_for("objects that no image needs to go", || Ok(objects()? == 0))?;
     sandbox.close()
 }
 
@@ -162,7 +202,7 @@ fn an_image_that_comes_again_at_once_is_served_anew() -> Result<()> {
         let seen = fs::read_to_string(lower.layers[0].join(name)).with_context(|| format!("read {name}"))?;
         ensure!(seen.trim() == expected, "{name}: {seen}");
         importer.unhold(digest);
-        let (forgotten, removed) = importer.sweep(true)?;
+        let (forgotten, removed) = importer.prune()?;
         ensure!(forgotten == 1 && removed.objects > 0, "{forgotten} images, {removed:?}");
     }
     serving.close();

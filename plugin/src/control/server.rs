@@ -243,7 +243,7 @@ impl Control for Service {
             if let Some(puller) = puller {
                 puller.sweep();
             }
-            let (images, mut removed) = importer.sweep(true)?;
+            let (images, mut removed) = importer.prune()?;
             let mut left_bytes = 0;
             if request.keep_bytes > 0 {
                 let evicted = importer.evict(request.keep_bytes)?;

@@ -23,6 +23,8 @@ struct State {
     room: bool,
     /// Indexes and trees were in memory, and the allocator has what they took.
     trim: bool,
+    /// Images were forgotten.
+    sweep: bool,
     /// When memory is given back, unless something happens before.
     rest_at: Option<Instant>,
     stopped: bool,
@@ -33,8 +35,8 @@ struct State {
 enum Asked {
     /// Complete images.
     Complete,
-    /// Note what was opened; make room and have the allocator give back where that is said.
-    Small { room: bool, trim: bool },
+    /// Note what was opened; make room, have the allocator give back and remove what forgotten images left where that is said.
+    Small { room: bool, trim: bool, sweep: bool },
     /// Nothing happened for a while: give memory back.
     Rest,
 }
@@ -56,7 +58,7 @@ impl Work {
         let (mut state, now) = (self.lock(), Instant::now());
         state.after = after;
         (state.complete_at, state.rest_at) = (Some(now + after), Some(now + REST_AFTER));
-        (state.small_at, state.room) = (Some(now + SMALL_AFTER), true);
+        (state.small_at, state.room, state.sweep) = (Some(now + SMALL_AFTER), true, true);
     }
 
     /// Asks for all pending images to be completed.
@@ -81,6 +83,12 @@ impl Work {
     /// Notes that an image was read.
     pub(super) fn tell_read(&self) {
         self.small(false, true);
+    }
+
+    /// Asks for what forgotten images left to be removed.
+    pub(super) fn ask_sweep(&self) {
+        self.lock().sweep = true;
+        self.small(false, false);
     }
 
     fn small(&self, room: bool, trim: bool) {
@@ -122,8 +130,9 @@ impl Work {
             let is_due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
             if is_due(state.small_at) {
                 state.small_at = None;
-                let (room, trim) = (std::mem::take(&mut state.room), std::mem::take(&mut state.trim));
-                return Some(Asked::Small { room, trim });
+                let asked = Asked::Small { room: state.room, trim: state.trim, sweep: state.sweep };
+                (state.room, state.trim, state.sweep) = (false, false, false);
+                return Some(asked);
             }
             if is_due(state.complete_at) {
                 state.complete_at = None;
@@ -154,7 +163,7 @@ pub struct Finisher {
 
 impl Finisher {
     /// Starts the thread, which begins `after` an import: a container's start goes first; without `after` it completes nothing. It
-    /// calls `then` each time that it has nothing more to do.
+    /// calls `then` each time that images are complete or were forgotten.
     ///
     /// # Errors
     /// The system has no more threads.
@@ -177,8 +186,14 @@ impl Finisher {
                         }
                         then();
                     }
-                    Asked::Small { room, trim } => {
+                    Asked::Small { room, trim, sweep } => {
                         work.note_opened();
+                        if sweep {
+                            // Also at the start: the process before may have been killed before it had.
+                            work.sweep_unused();
+                            work.sweep_left();
+                            then();
+                        }
                         if room {
                             work.keep_room();
                         }
@@ -217,7 +232,7 @@ mod tests {
         assert!(started.elapsed() >= Duration::from_millis(20));
         assert!(!work.wants_room(), "not yet");
         work.tell_read();
-        assert_eq!(work.wait(), Some(Asked::Small { room: true, trim: true }));
+        assert_eq!(work.wait(), Some(Asked::Small { room: true, trim: true, sweep: true }));
         assert!(started.elapsed() >= SMALL_AFTER && !work.wants_room());
         work.stop();
         assert_eq!(work.wait(), None);

@@ -24,8 +24,10 @@ mod sweeper;
 use std::collections::{HashMap, HashSet};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::thread;
+use std::time::Instant;
 
 use d4c_sys::Map;
 use di3fs::checkout::{self, checkout_layer};
@@ -45,8 +47,8 @@ use lazy::Known;
 pub use lazy::ServedImage;
 use record::Records;
 pub use record::{ImageRecord, chain_ids};
-use room::Full;
 pub use room::{Evicted, Mounts, Prefetched, RoomLeft};
+use room::{Full, LOOK, PATIENCE};
 pub use sweeper::Sweeper;
 
 use crate::config::{DiffIds, Space};
@@ -73,6 +75,8 @@ pub struct Importer {
     finishing: Mutex<()>,
     /// How many wait for their turn to complete an image: the background leaves it to them.
     hurry: AtomicUsize,
+    /// Objects that no image needs may be there: of images that were forgotten while others were made, or by a process that was killed.
+    left: AtomicBool,
     work: Work,
     space: Space,
     last_full: Mutex<Full>,
@@ -137,10 +141,9 @@ impl Importer {
     /// Another process has the object store open, or a directory cannot be made.
     pub fn open(store: Arc<Store>) -> Result<Self> {
         let root = store.root().to_owned();
-        let objects = ObjectStore::open(&root.join("contents"))
-            .map_err(|error| Error::Unavailable { what: format!("open object store: {error}") })?;
+        let objects = ObjectStore::open(&root.join("contents")).map_err(Error::store("open object store"))?;
         let records = Records::open(root.join("images"))?;
-        let workers = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+        let workers = thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
         Ok(Self {
             store,
             objects: Arc::new(objects),
@@ -153,6 +156,7 @@ impl Importer {
             pending: Mutex::default(),
             finishing: Mutex::default(),
             hurry: AtomicUsize::new(0),
+            left: AtomicBool::new(true),
             work: Work::default(),
             space: Space::default(),
             last_full: Mutex::default(),
@@ -457,14 +461,39 @@ impl Importer {
         Ok(())
     }
 
-    /// Forgets images that containerd had and has no more, or with `all` also those that it never had; then removes
-    /// objects that no image needs. How many images, and what of the objects; nothing while an import runs, whose release
-    /// makes up for it.
+    /// Forgets images that containerd had and has no more; then removes objects that no image needs, those that are made meanwhile a
+    /// little later. How many images, and what of the objects; nothing while an import runs, whose release makes up for it.
     ///
     /// # Errors
     /// A record or an object cannot be read or removed.
-    pub fn sweep(&self, all: bool) -> Result<(u64, Removed)> {
+    pub fn sweep(&self) -> Result<(u64, Removed)> {
         let Ok(_turn) = self.turn.try_lock() else { return Ok((0, Removed::default())) };
+        let forgotten = self.forget(false)?;
+        let removed = if forgotten > 0 { self.remove_unneeded()? } else { None };
+        Ok((forgotten, removed.unwrap_or_default()))
+    }
+
+    /// As [`Importer::sweep`], also of images that containerd never had. Waits for imports, and for whoever makes contents.
+    ///
+    /// # Errors
+    /// As for [`Importer::sweep`].
+    pub fn prune(&self) -> Result<(u64, Removed)> {
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let forgotten = self.forget(true)?;
+        let end = Instant::now() + PATIENCE;
+        self.hurry.fetch_add(1, Ordering::Relaxed);
+        let removed = loop {
+            match self.remove_unneeded() {
+                Ok(None) if Instant::now() < end => thread::sleep(LOOK),
+                removed => break removed,
+            }
+        };
+        self.hurry.fetch_sub(1, Ordering::Relaxed);
+        Ok((forgotten, removed?.unwrap_or_default()))
+    }
+
+    /// Forgets images that are not needed; how many.
+    fn forget(&self, all: bool) -> Result<u64> {
         let mut forgotten = 0;
         for digest in self.records.list()? {
             let wanted = self.holds.has(digest) || !(all || self.records.is_used(digest));
@@ -472,17 +501,17 @@ impl Importer {
                 self.store.release_trees(&digest.to_string())?;
                 self.records.remove(digest)?;
                 forgotten += 1;
+                // What served it ends then, too.
+                self.work.ask_sweep();
             }
         }
-        if forgotten == 0 && !all {
-            return Ok((0, Removed::default()));
-        }
-        Ok((forgotten, self.remove_unneeded()?))
+        Ok(forgotten)
     }
 
-    /// Removes objects that no image needs.
-    fn remove_unneeded(&self) -> Result<Removed> {
+    /// Removes objects that no image needs; none while others are made, and a little later then.
+    fn remove_unneeded(&self) -> Result<Option<Removed>> {
         let removed = self.objects.remove_unreferenced(|| -> Result<_, SweepError> {
+            self.left.store(false, Ordering::Relaxed);
             let mut needed = HashSet::new();
             for digest in self.records.list()? {
                 for layer in self.records.layers(digest)? {
@@ -494,23 +523,36 @@ impl Importer {
             }
             Ok(needed)
         });
-        Ok(removed.map_err(|SweepError(error)| error)?.unwrap_or_default())
+        if !matches!(removed, Ok(Some(_))) {
+            self.left.store(true, Ordering::Relaxed);
+            self.work.ask_sweep();
+        }
+        removed.map_err(|SweepError(error)| error)
+    }
+
+    /// Removes objects that were left, unless others are made.
+    fn sweep_left(&self) {
+        if self.left.load(Ordering::Relaxed) {
+            self.sweep_objects();
+        }
     }
 
     /// [`Importer::sweep`] of what containerd has no more, for those who cannot do anything about a failure.
     pub fn sweep_unused(&self) {
-        match self.sweep(false) {
+        match self.sweep() {
             Ok((0, _)) => {}
             Ok((images, _)) => tracing::info!(images, "forgot images that containerd has no more"),
             Err(e) => tracing::warn!(error = %e, "cannot forget images"),
         }
     }
 
-    /// Removes objects that a failed import left, unless another one runs.
+    /// Removes objects that a failed import left, after another one that runs.
     pub fn sweep_objects(&self) {
-        let Ok(_turn) = self.turn.try_lock() else { return };
-        if let Err(error) = self.remove_unneeded() {
-            tracing::warn!(%error, "cannot remove what a failed import left");
+        self.left.store(true, Ordering::Relaxed);
+        match self.turn.try_lock().map(|_turn| self.remove_unneeded()) {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "cannot remove what a failed import left"),
+            Err(_) => self.work.ask_sweep(),
         }
     }
 
@@ -543,6 +585,6 @@ impl From<Error> for SweepError {
 
 impl From<di3fs::store::StoreError> for SweepError {
     fn from(error: di3fs::store::StoreError) -> Self {
-        Self(Error::Unavailable { what: format!("remove objects: {error}") })
+        Self(Error::store("remove objects")(error))
     }
 }

@@ -97,24 +97,15 @@ impl Records {
     pub(super) fn open(dir: PathBuf) -> Result<Self> {
         fs::create_dir_all(&dir).map_err(Error::io("make directory", &dir))?;
         let records = Self { dir };
-        for name in records.names()? {
-            if name.starts_with('.') {
-                let path = records.dir.join(name);
-                let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
-                removed.map_err(Error::io("remove what was half written", &path))?;
-            }
+        remove_half_written(&records.dir)?;
+        for digest in records.list()? {
+            remove_half_written(&records.path(digest))?;
         }
         Ok(records)
     }
 
     fn names(&self) -> Result<Vec<String>> {
-        let failed = Error::io("list directory", &self.dir);
-        let names = fs::read_dir(&self.dir).and_then(|entries| {
-            entries
-                .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
-                .collect::<io::Result<_>>()
-        });
-        names.map_err(failed)
+        names(&self.dir)
     }
 
     /// The digests of all images, in a fixed order.
@@ -169,6 +160,8 @@ impl Records {
         let aside = self.dir.join(format!(".{}", image.digest.hex()));
         let target = self.path(image.digest);
         let write = || -> io::Result<()> {
+            // Of an image that was half removed.
+            absent(fs::remove_dir_all(&aside))?;
             fs::create_dir(&aside)?;
             let files = [("layers", &index), ("config", &image.config), ("manifest", &image.manifest)];
             for (name, bytes) in files.into_iter().chain(parent.as_ref().map(|parent| ("parent", parent))) {
@@ -317,6 +310,23 @@ impl Records {
     }
 }
 
+fn names(dir: &Path) -> Result<Vec<String>> {
+    let names = fs::read_dir(dir).and_then(|entries| {
+        entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect::<io::Result<_>>()
+    });
+    names.map_err(Error::io("list directory", dir))
+}
+
+/// Removes what an earlier process left in `dir` under a hidden name.
+fn remove_half_written(dir: &Path) -> Result<()> {
+    for name in names(dir)?.iter().filter(|name| name.starts_with('.')) {
+        let path = dir.join(name);
+        let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+        removed.map_err(Error::io("remove what was half written", &path))?;
+    }
+    Ok(())
+}
+
 fn absent(removed: io::Result<()>) -> io::Result<()> {
     match removed {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -344,7 +354,10 @@ mod tests {
         records.put(&image, &[Arc::new(LayerIndex::default())], None).unwrap();
         fs::create_dir(dir.path().join("images/.half")).unwrap();
         fs::write(dir.path().join("images/.incoming-x"), "").unwrap();
+        let order = records.path(image.digest).join(".tmpx");
+        fs::write(&order, "").unwrap();
         let records = Records::open(dir.path().join("images")).unwrap();
+        assert!(!order.exists());
         assert_eq!(records.list().unwrap(), [image.digest]);
         assert_eq!(records.get(image.digest).unwrap().unwrap().config, b"c");
         assert_eq!(records.layers(image.digest).unwrap().len(), 1);
@@ -353,6 +366,8 @@ mod tests {
         assert!(records.is_used(image.digest));
         records.remove(image.digest).unwrap();
         assert!(records.list().unwrap().is_empty() && records.get(image.digest).unwrap().is_none());
+        fs::create_dir(dir.path().join("images").join(format!(".{}", image.digest.hex()))).unwrap();
+        records.put(&image, &[], None).expect("what a removal left is no hindrance");
     }
 
     #[test]

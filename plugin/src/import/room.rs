@@ -16,8 +16,8 @@ use super::reopen::Reopened;
 use super::{Importer, SweepError, chain_ids};
 use crate::error::{Error, Result};
 
-/// How long an eviction waits for whoever makes contents.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a removal waits for whoever makes contents.
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 /// And for whoever waits for a content.
 const READERS_PATIENCE: Duration = Duration::from_secs(3);
 /// After an eviction in vain the next one is not before that.
@@ -27,7 +27,7 @@ const READERS_LOOK_AGAIN: Duration = Duration::from_secs(1);
 const ROOM: u64 = 16 << 20;
 /// The kernel may take so long to let go of what was removed within a mount that has just ended.
 const LET_GO: Duration = Duration::from_secs(1);
-const LOOK: Duration = Duration::from_millis(20);
+pub(super) const LOOK: Duration = Duration::from_millis(20);
 
 /// Mounts of images: what they have looked at stays on the disk when it is removed, until they end.
 pub trait Mounts: fmt::Debug + Send + Sync {
@@ -382,5 +382,5 @@ impl Room for Watch {
 }
 
 pub(super) fn unavailable(error: StoreError) -> Error {
-    Error::Unavailable { what: format!("make room: {error}") }
+    Error::store("make room")(error)
 }
