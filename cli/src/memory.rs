@@ -9,7 +9,7 @@ use dimg::memory::Memory;
 /// The option of every command that works on contents.
 #[derive(Debug, Default, Clone, clap::Args)]
 pub(crate) struct MemoryArgs {
-    /// Memory to use at most, mapped files apart (default: 1GiB); 64MiB at least, and a third of the largest executable
+    /// Memory to use at most, mapped files apart (default: 1GiB); 64MiB at least, and a quarter of the largest executable
     #[arg(long, value_name = "SIZE", value_parser = parse_memory)]
     memory: Option<u64>,
 }
