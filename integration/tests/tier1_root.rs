@@ -209,6 +209,40 @@ fn an_image_that_comes_again_at_once_is_served_anew() -> Result<()> {
     sandbox.close()
 }
 
+/// An image whose file is damaged, or which was rejected for what that says, comes by a sound file after all; by a damaged one it does not.
+#[test]
+fn a_sound_file_mends_what_another_one_left() -> Result<()> {
+    let sandbox = Sandbox::new()?;
+    let file = PathBuf::from(&deltas("tiny")?[0]);
+    let mut bytes = fs::read(&file)?;
+    // Within the last frame, which is looked at when it is read, not when the file is opened.
+    let end = bytes.len() - 8;
+    bytes[end..].fill(0x5a);
+    let damaged = sandbox.path("damaged.cdimg");
+    fs::write(&damaged, &bytes)?;
+    for rejected in [false, true] {
+        let root = sandbox.path(if rejected { "rejected" } else { "root" });
+        let importer = Importer::open_lazy(Arc::new(Store::open(&root)?))?;
+        let image = importer.import(&file, What::Image)?;
+        let (digest, top) = (image.image.digest, image.chain_ids.last().context("no layer")?.to_string());
+        let record = root.join("images").join(digest.hex());
+        fs::copy(&damaged, record.join("delta"))?;
+        ensure!(importer.finish(digest, NonZeroUsize::MIN).is_err(), "made from a damaged file");
+        if rejected {
+            fs::write(record.join("rejected"), "its layers are others")?;
+        }
+        ensure!(!importer.is_complete(&top).unwrap_or(false), "complete");
+        importer.import(&file, What::Image)?;
+        ensure!(importer.is_complete(&top)?, "not mended");
+        ensure!(!record.join("rejected").exists() && !record.join("delta").exists(), "something is left");
+    }
+    let importer = Importer::open_lazy(Arc::new(Store::open(&sandbox.path("sound"))?))?;
+    let image = importer.import(&file, What::Image)?;
+    ensure!(importer.import(&damaged, What::Image).is_err(), "the damaged one was taken");
+    ensure!(importer.finish(image.image.digest, NonZeroUsize::MIN)?, "it spoiled the sound one");
+    sandbox.close()
+}
+
 /// On a disk that is too small every command says so, with status 5, and leaves it as it was.
 #[test]
 fn a_full_disk_is_told_and_left_clean() -> Result<()> {

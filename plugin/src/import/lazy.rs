@@ -23,6 +23,7 @@ use dimg::Digest;
 use dimg::content::Bytes;
 use dimg::format::{Cdimg, DeltaFile, DimgError, Image};
 use dimg::index::{Content, LayerIndex};
+use tempfile::NamedTempFile;
 
 use super::record::Order;
 use super::{ImageRecord, ImportError, Imported, Importer, chain_ids, contents};
@@ -96,9 +97,7 @@ impl Importer {
             // The parent's objects are needed by the record written at the end.
             let _hold = self.objects.hold();
             let (image, parent) = self.resolve(path, file)?;
-            let kept = self.records.incoming()?;
-            let source = File::open(path).map_err(|error| ImportError::read(path, error))?;
-            d4c_sys::clone_file(&source, kept.as_file()).map_err(|error| ImportError::copy(path, error))?;
+            let kept = self.incoming_copy(path)?;
             let layers = parent.as_ref().map(|(_, layers)| layers.as_slice());
             self.records.put(&record, &image.layers, Some((kept.path(), layers)))?;
             if let Some((parent, _)) = parent {
@@ -112,6 +111,52 @@ impl Importer {
         self.finish_eagerly(target.manifest)?;
         self.holds.take(target.manifest);
         Ok(imported)
+    }
+
+    fn incoming_copy(&self, path: &Path) -> Result<NamedTempFile, ImportError> {
+        let kept = self.records.incoming()?;
+        let source = File::open(path).map_err(|error| ImportError::read(path, error))?;
+        d4c_sys::clone_file(&source, kept.as_file()).map_err(|error| ImportError::copy(path, error))?;
+        Ok(kept)
+    }
+
+    /// Whether the image of `file` is known and not complete, and was imported from another file: what that says may be wrong.
+    pub(super) fn is_doubtful(&self, file: &[u8], digest: Digest) -> Result<bool> {
+        if self.records.get(digest)?.is_none() || !self.records.is_pending(digest) {
+            return Ok(false);
+        }
+        let path = self.records.delta(digest);
+        let known = Map::path(&path).map_err(Error::io("read file", &path))?;
+        Ok(*known != *file)
+    }
+
+    /// Makes all of an image that is not complete from `file`, read from `path`, and keeps that instead of the file that it was imported
+    /// from. Nothing changes where `file` does not make it as it is said to be.
+    pub(super) fn import_instead(&self, path: &Path, file: &Cdimg) -> Result<(), ImportError> {
+        let digest = file.dimg().target().manifest;
+        let Some(record) = self.records.get(digest)? else { return Ok(()) };
+        // As for the first one.
+        let hold = self.objects.hold();
+        let (image, parent) = self.resolve(path, file)?;
+        let made = contents::make(&self.objects, file, &image, self.workers);
+        made.and_then(|()| self.objects.sync()).map_err(|error| ImportError::store(path, error))?;
+        let below = parent.as_ref().map(|(_, layers)| layers.as_slice());
+        if self.diff_ids != DiffIds::Off {
+            let is_new = |layer| !below.iter().copied().flatten().any(|other| Arc::ptr_eq(layer, other));
+            let new: Vec<_> = image.layers.iter().map(is_new).collect();
+            contents::check_diff_ids(&self.objects, &image.layers, &record.diff_ids()?, &new, self.workers)
+                .map_err(|why| ImportError::layer(path, why))?;
+        }
+        let kept = self.incoming_copy(path)?;
+        let one = self.finishing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.records.replace(&record, &image.layers, (kept.path(), below))?;
+        // Moved.
+        drop(kept.into_temp_path().keep());
+        self.pending_lock().remove(&digest);
+        drop((one, hold));
+        tracing::info!(%digest, "image is made from another file");
+        self.finish(digest, self.workers)?;
+        Ok(())
     }
 
     /// Registers the layers of an image that is recorded, empty.

@@ -206,7 +206,15 @@ impl Importer {
     pub fn import(&self, path: &Path, what: What) -> Result<Imported, ImportError> {
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         let map = Map::path(path).map_err(|error| ImportError::read(path, error))?;
-        let file = Cdimg::open(Bytes::new(map)).map_err(|source| ImportError::file(path, source))?;
+        let bytes = Bytes::new(map);
+        let file = Cdimg::open(bytes.clone()).map_err(|source| ImportError::file(path, source))?;
+        if self.is_doubtful(&bytes, file.dimg().target().manifest)? {
+            match self.import_instead(path, &file) {
+                // What it starts from may be gone; the first one may be right.
+                Ok(()) | Err(ImportError::NoParent { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
         if self.lazy && what == What::Image {
             return self.import_lazily(path, &file);
         }

@@ -17,6 +17,7 @@ use std::sync::Arc;
 use d4c_image::manifest::{Config, Document, Manifest};
 use dimg::Digest;
 use dimg::index::{LayerIndex, decode_layers, encode_layers};
+use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 
 use crate::error::{Error, Result};
 
@@ -86,6 +87,12 @@ impl Order {
     }
 }
 
+/// Marks that containerd has had an image.
+const USED: &str = "used";
+
+/// A file that makes an image, which is moved, and the layers of the image's parent.
+type PendingFiles<'a> = (&'a Path, Option<&'a [Arc<LayerIndex>]>);
+
 /// The records of one root directory.
 #[derive(Debug)]
 pub(super) struct Records {
@@ -148,7 +155,36 @@ impl Records {
         &self,
         image: &ImageRecord,
         layers: &[Arc<LayerIndex>],
-        pending: Option<(&Path, Option<&[Arc<LayerIndex>]>)>,
+        pending: Option<PendingFiles<'_>>,
+    ) -> Result<()> {
+        self.write(image, layers, pending, |aside, target| fs::rename(aside, target))
+    }
+
+    /// Keeps a pending image anew, by another file, in one step. What was noted of its use stays, why it was rejected does not.
+    pub(super) fn replace(
+        &self,
+        image: &ImageRecord,
+        layers: &[Arc<LayerIndex>],
+        pending: PendingFiles<'_>,
+    ) -> Result<()> {
+        self.write(image, layers, Some(pending), |aside, target| {
+            for name in [USED, Order::Opened.name(), Order::Carried.name()] {
+                absent(fs::copy(target.join(name), aside.join(name)).map(drop))?;
+            }
+            renameat2(AT_FDCWD, aside, AT_FDCWD, target, RenameFlags::RENAME_EXCHANGE)?;
+            // What stays of it goes at the next start.
+            drop(fs::remove_dir_all(aside));
+            Ok(())
+        })
+    }
+
+    /// Writes an image aside, which `settle` moves to its place.
+    fn write(
+        &self,
+        image: &ImageRecord,
+        layers: &[Arc<LayerIndex>],
+        pending: Option<PendingFiles<'_>>,
+        settle: impl Fn(&Path, &Path) -> io::Result<()>,
     ) -> Result<()> {
         let encode = |layers: &[Arc<LayerIndex>]| {
             encode_layers(layers).map_err(|error| Error::Corrupt {
@@ -174,7 +210,7 @@ impl Records {
                 fs::rename(delta, aside.join("delta"))?;
             }
             File::open(&aside)?.sync_all()?;
-            fs::rename(&aside, &target)?;
+            settle(&aside, &target)?;
             File::open(&self.dir)?.sync_all()
         };
         write().map_err(|error| {
@@ -293,12 +329,12 @@ impl Records {
 
     /// Whether containerd has had the image.
     pub(super) fn is_used(&self, digest: Digest) -> bool {
-        self.path(digest).join("used").exists()
+        self.path(digest).join(USED).exists()
     }
 
     /// Notes that containerd has it now.
     pub(super) fn set_used(&self, digest: Digest) -> Result<()> {
-        let path = self.path(digest).join("used");
+        let path = self.path(digest).join(USED);
         File::create(&path).map(drop).map_err(Error::io("mark image", &path))
     }
 
@@ -390,6 +426,14 @@ mod tests {
         assert!(records.rejected(image.digest).is_none());
         records.reject(image.digest, "no").unwrap();
         assert_eq!(records.rejected(image.digest).unwrap(), "no");
+        records.set_used(image.digest).unwrap();
+        let other = records.incoming().unwrap().into_temp_path().keep().unwrap();
+        fs::write(&other, "delta").unwrap();
+        records.replace(&image, &parent[..1], (&other, Some(&parent))).unwrap();
+        assert!(records.rejected(image.digest).is_none() && records.is_used(image.digest) && !other.exists());
+        assert_eq!(records.layers(image.digest).unwrap().len(), 1);
+        assert_eq!(records.opened(image.digest), [opened[1], opened[0]]);
+        assert_eq!(records.names().unwrap(), [image.digest.hex()]);
         // To and fro as often as wanted: whichever name the file has tells what the image is.
         for _ in 0..2 {
             records.complete(image.digest, true).unwrap();
