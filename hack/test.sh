@@ -14,7 +14,7 @@ stage() {
 stage setup hack/setup.sh
 stage build make build
 stage unit "${CARGO:-cargo}" test --workspace
-stage fuzz hack/fuzz.sh "${D4C_FUZZ_SECONDS:-60}"
+stage fuzz hack/fuzz.sh "${D4C_FUZZ_SECONDS:-30}"
 stage images hack/tiers.sh --prepare
 stage integration hack/tiers.sh
 stage suites integration/suite/run.sh
