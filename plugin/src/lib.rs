@@ -16,6 +16,7 @@ pub mod mapping;
 pub mod mounts;
 mod notify;
 pub mod pull;
+mod route;
 mod run;
 pub mod server;
 pub mod service;

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::{Arc, Weak};
 
 use containerd_shim_protos::events::snapshot::SnapshotCommit;
-use di3fs::mount::{Found, MountError, Route, find_route};
+use di3fs::mount::{Found, Route};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -14,11 +14,11 @@ use crate::config::{Config, Flags};
 use crate::control::ControlServer;
 use crate::error::{Error, Result};
 use crate::events::Events;
-use crate::holder::Holder;
 use crate::import::{Finisher, Importer, Mounts, Sweeper};
 use crate::mounts::OverlayOptions;
 use crate::notify::notify;
 use crate::pull::Puller;
+use crate::route::choose_route;
 use crate::server::{Socket, serve};
 use crate::service::Service;
 use crate::serving::{LowerProvider, Serving};
@@ -56,6 +56,8 @@ async fn serve_all(config: &Config) -> Result<()> {
     let open = if route == Route::Overlay { Importer::open } else { Importer::open_lazy };
     let importer = open(store.clone())?.with_diff_ids(config.diff_ids).with_space(config.space);
     let importer = Arc::new(importer.with_memory(config.memory_bytes));
+    // Before containers depend on this process.
+    let socket = Socket::bind(&config.address)?;
     let serving = Arc::new(Serving::open(importer.clone(), holder, route)?);
     let mounts = Arc::downgrade(&serving);
     importer.watch_room(mounts as Weak<dyn Mounts>);
@@ -96,7 +98,6 @@ async fn serve_all(config: &Config) -> Result<()> {
             puller.close();
         }
     };
-    let socket = Socket::bind(&config.address)?;
     let control = start_control(&config.control, importer.clone(), pruned, route).await?;
     notify("READY=1");
     let served = serve(socket, Service::new(snapshotter), stop).await;
@@ -105,29 +106,6 @@ async fn serve_all(config: &Config) -> Result<()> {
     importer.close();
     serving.close();
     served
-}
-
-/// How images are served, and the holder of what serves them. A route that is not asked for by its name is taken only
-/// where a successor can go on with it.
-fn choose_route(config: &Config, root: &Path) -> Result<(Found, Holder)> {
-    // What runs, also when an upgrade has put something else, or nothing, in its place.
-    let holder = Holder::new("/proc/self/exe".into(), root);
-    let wanted = config.route.wanted();
-    let in_advance = Found { route: Route::Overlay, directly: false };
-    if wanted == Some(Route::Overlay) {
-        return Ok((in_advance, holder));
-    }
-    let failed = |error: MountError| Error::Unavailable { what: error.to_string() };
-    match holder.check() {
-        Ok(()) => Ok((find_route(root, wanted).map_err(failed)?, holder)),
-        Err(error) if wanted.is_some() => {
-            Err(Error::Unavailable { what: format!("start holder: {}: {error}", root.display()) })
-        }
-        Err(error) => {
-            tracing::warn!(%error, "no holder: all is made in advance");
-            Ok((in_advance, holder))
-        }
-    }
 }
 
 async fn start_control(
@@ -187,6 +165,10 @@ impl Hooks for Told {
 
     fn removed(&self) {
         self.sweeper.wake();
+    }
+
+    fn unused(&self) {
+        self.importer.look_for_room();
     }
 
     fn cleanup(&self) {

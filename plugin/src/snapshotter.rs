@@ -51,6 +51,8 @@ pub trait Hooks: Send + Sync {
     fn adopted(&self, chain_id: &str, key: &str, name: &str);
     /// Snapshots were removed that may have kept layers of ours. containerd waits with a lock held.
     fn removed(&self);
+    /// A snapshot that a container may have used has gone.
+    fn unused(&self);
     /// All disk space that nothing needs is to be free when this returns.
     fn cleanup(&self);
 }
@@ -58,6 +60,7 @@ pub trait Hooks: Send + Sync {
 impl Hooks for () {
     fn adopted(&self, _: &str, _: &str, _: &str) {}
     fn removed(&self) {}
+    fn unused(&self) {}
     fn cleanup(&self) {}
 }
 
@@ -218,8 +221,10 @@ impl Snapshotter {
             self.mapped.end(layers.number);
         }
         tracing::debug!(key, "snapshot removed");
-        if info.is_some_and(|i| i.kind == Kind::Committed && i.labels.contains_key(LABEL_SNAPSHOT_REF)) {
-            self.hooks.removed();
+        match info {
+            Some(info) if info.kind != Kind::Committed => self.hooks.unused(),
+            Some(info) if info.labels.contains_key(LABEL_SNAPSHOT_REF) => self.hooks.removed(),
+            _ => {}
         }
         Ok(())
     }

@@ -36,7 +36,7 @@ use crate::tree::Tree;
 pub use crate::fuse::TreeFs;
 pub use error::MountError;
 pub use lower::Lower;
-pub use probe::{Found, find_route};
+pub use probe::{Found, find_route, has_room};
 pub use resume::{clean, mount_merged, remove};
 pub use route::{ParseRouteError, Route};
 pub use table::{Ended, Mounted};

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -53,7 +53,7 @@ pub struct Found {
 /// below `dir`, on the file system of the objects, and removes.
 ///
 /// # Errors
-/// The wanted one does not work, or `dir` cannot be written to.
+/// The wanted one does not work, or none was found to while there is no room in `dir` to find out.
 pub fn find_route(dir: &Path, wanted: Option<Route>) -> Result<Found, MountError> {
     for route in wanted.as_ref().map_or(&Route::ALL[..], std::slice::from_ref) {
         if *route == Route::Overlay {
@@ -61,7 +61,7 @@ pub fn find_route(dir: &Path, wanted: Option<Route>) -> Result<Found, MountError
         }
         match contain(dir, *route, false) {
             Ok(()) => {}
-            Err(error) if wanted.is_some() => return Err(error),
+            Err(error) if wanted.is_some() || !has_room(dir) => return Err(error),
             Err(error) => {
                 tracing::info!(%route, %error, "route does not work here");
                 continue;
@@ -74,6 +74,12 @@ pub fn find_route(dir: &Path, wanted: Option<Route>) -> Result<Found, MountError
         return Ok(Found { route: *route, directly });
     }
     Ok(Found { route: Route::Overlay, directly: false })
+}
+
+/// Whether there is more room in `dir` than [`find_route`] needs; what it reads but cannot make is an I/O error like any other.
+pub fn has_room(dir: &Path) -> bool {
+    let write = || tempfile::tempfile_in(dir)?.write_all(&[1; 256 << 10]);
+    write().err().is_none_or(|error| !crate::is_no_space(&error))
 }
 
 /// Mounts as containerd would, without any option of ours but those of [`Lower::container`](super::Lower::container).

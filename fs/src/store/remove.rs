@@ -103,8 +103,11 @@ impl ObjectStore {
                 let object = object.map_err(|error| StoreError::io("read directory", &directory, error))?;
                 let name = [fan_name.as_bytes(), object.file_name().as_bytes()].concat();
                 let path = object.path();
-                let meta =
-                    object.metadata().map_err(|error| StoreError::io("look at object", &path, error))?;
+                let meta = match object.metadata() {
+                    // Swept meanwhile.
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                    meta => meta.map_err(|error| StoreError::io("look at object", &path, error))?,
+                };
                 see(Object { digest: digest(&name), path, meta })?;
             }
         }

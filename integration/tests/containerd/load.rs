@@ -290,6 +290,11 @@ fn a_full_disk_fails_a_file_and_not_the_others() -> Result<()> {
     let lines = plugin.log().matches("content not made").count();
     let failed = status("contents_failed")?;
     ensure!((lines, failed) == (1, 2), "{lines} lines, {failed} failures");
+    // A plugin that starts now cannot try the route.
+    ensure!(plugin.terminate()?.success(), "the plugin did not end well");
+    let plugin = Snapshotter::start(&sandbox, &flags)?;
+    ensure!(plugin.log().contains("takes the last one"), "{}", plugin.log());
+    ensure!(read("/app/release")? && read("/app/new-in-2")?, "not read after a start without room");
     drop((first, second));
     ensure!(read("/app/kept.bin")?, "not read with room again");
     containerd.remove("reader")?;
@@ -390,6 +395,32 @@ fn complete_images_are_given_back(route: &str) -> Result<()> {
     containerd.stop()?;
     ensure!(plugin.terminate()?.success(), "the plugin did not end well");
     sandbox.command("umount").arg(&root).status()?;
+    sandbox.close()
+}
+
+/// What a pending image that a container lies on has of its parent stays when that one's contents are given back.
+#[test]
+fn what_a_used_image_inherits_stays() -> Result<()> {
+    const NAMES: [&str; 3] = ["example.com/tiny:1", "example.com/tiny:2", NAME];
+    const ALL: &str =
+        "/bin/busybox find / -xdev -type f -exec /bin/busybox sha256sum {} + | /bin/busybox sort";
+    let sandbox = Sandbox::new()?;
+    let flags = ["--route", "erofs", "--prefetch", "false", "--finish-after", "0", "--store-reserve", "0"];
+    let plugin = Snapshotter::start(&sandbox, &flags)?;
+    let containerd = Containerd::start(&sandbox, VERSION)?;
+    for (file, name) in deltas("tiny")?.iter().zip(NAMES) {
+        containerd.d4c(["load", file, "--name", name])?.success()?;
+    }
+    containerd.run_detached("di3fs", NAME, "reader", &["sleep", "1000"])?;
+    containerd.collect()?;
+    containerd.d4c(["prune", "--keep", "1"])?.success()?;
+    let read = || containerd.exec("reader", &["sh", "-c", ALL]);
+    let seen = read()?;
+    containerd.d4c(["prefetch", NAME])?.success()?;
+    ensure!(read()? == seen && !plugin.log().contains("content not made"), "{}", plugin.log());
+    containerd.remove("reader")?;
+    containerd.stop()?;
+    ensure!(plugin.terminate()?.success(), "the plugin did not end well");
     sandbox.close()
 }
 

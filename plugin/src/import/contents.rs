@@ -1,5 +1,7 @@
 //! The contents of an image being imported: made, and their tars checked.
 
+use std::cell::Cell;
+use std::fmt;
 use std::io::{self, Cursor};
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -65,6 +67,20 @@ impl Job for Make<'_> {
     }
 }
 
+/// Why a layer's tar did not come back.
+#[derive(Debug)]
+pub(super) struct WrongLayer {
+    why: String,
+    /// A content could not be read now, which is no fault of the image.
+    pub(super) is_unread: bool,
+}
+
+impl fmt::Display for WrongLayer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.why)
+    }
+}
+
 /// Rebuilds the tar of every layer that is `wanted` and compares it with its diff ID.
 pub(super) fn check_diff_ids(
     objects: &ObjectStore,
@@ -72,7 +88,7 @@ pub(super) fn check_diff_ids(
     diff_ids: &[Digest],
     wanted: &[bool],
     workers: NonZeroUsize,
-) -> Result<(), String> {
+) -> Result<(), WrongLayer> {
     let next = AtomicUsize::new(0);
     let failure = Mutex::new(None);
     let work = || {
@@ -90,13 +106,20 @@ pub(super) fn check_diff_ids(
     failure.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
 }
 
-fn check_diff_id(objects: &ObjectStore, layer: &LayerIndex, expected: Digest) -> Result<(), String> {
+fn check_diff_id(objects: &ObjectStore, layer: &LayerIndex, expected: Digest) -> Result<(), WrongLayer> {
+    let is_unread = Cell::new(false);
     let mut open = |content: &Content| -> io::Result<Box<dyn io::Read>> {
-        Ok(Box::new(Cursor::new(open_exact(objects, content)?)))
+        let opened = open_exact(objects, content).inspect_err(|_| is_unread.set(true))?;
+        Ok(Box::new(Cursor::new(opened)))
     };
-    let found = diff_id(layer, &mut open).map_err(|error| format!("rebuild layer {expected}: {error}"))?;
-    match found == expected {
-        true => Ok(()),
-        false => Err(format!("rebuild layer {expected}: the tar has the digest {found}")),
+    let found = diff_id(layer, &mut open);
+    let wrong = |why: String| WrongLayer {
+        why: format!("rebuild layer {expected}: {why}"),
+        is_unread: is_unread.get(),
+    };
+    match found {
+        Ok(found) if found == expected => Ok(()),
+        Ok(found) => Err(wrong(format!("the tar has the digest {found}"))),
+        Err(error) => Err(wrong(error.to_string())),
     }
 }

@@ -63,9 +63,14 @@ impl Work {
 
     /// Asks for all pending images to be completed.
     pub(super) fn ask(&self) {
+        self.ask_after(Duration::ZERO);
+    }
+
+    /// The same, so much later.
+    pub(super) fn ask_after(&self, wait: Duration) {
         let mut state = self.lock();
-        let due = Instant::now() + state.after;
-        state.complete_at.get_or_insert(due);
+        let due = Instant::now() + state.after + wait;
+        state.complete_at = Some(state.complete_at.map_or(due, |at| at.min(due)));
         drop(state);
         self.changed.notify_all();
     }

@@ -36,6 +36,8 @@ const BATCH: usize = 128;
 const PAUSE: Duration = Duration::from_millis(100);
 /// The background goes on after this, however many wait for contents.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// An image that could not be completed, for want of room or else, is tried again so much later.
+const TRY_AGAIN: Duration = Duration::from_secs(300);
 
 /// How an image is completed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,8 +109,8 @@ impl Importer {
             // Moved.
             drop(kept.into_temp_path().keep());
         }
+        self.finish_eagerly(path, target.manifest)?;
         let imported = self.register_lazily(path, record)?;
-        self.finish_eagerly(target.manifest)?;
         self.holds.take(target.manifest);
         Ok(imported)
     }
@@ -161,9 +163,7 @@ impl Importer {
 
     /// Registers the layers of an image that is recorded, empty.
     pub(super) fn register_lazily(&self, path: &Path, image: ImageRecord) -> Result<Imported, ImportError> {
-        if let Some(why) = self.records.rejected(image.digest) {
-            return Err(ImportError::layer(path, why));
-        }
+        self.refuse_rejected(path, image.digest)?;
         let (chain_ids, holder) = (chain_ids(&image.diff_ids()?), image.digest.to_string());
         let mut layers = 0;
         for chain_id in &chain_ids {
@@ -173,12 +173,20 @@ impl Importer {
         Ok(Imported { image, chain_ids, contents: 0, bytes: 0, layers })
     }
 
-    /// Completes an image before its load ends, where its diff IDs are to be compared then.
-    pub(super) fn finish_eagerly(&self, digest: Digest) -> Result<()> {
-        if self.diff_ids == DiffIds::Eager && !self.finish(digest, self.workers)? {
-            return Err(Error::Unavailable { what: format!("complete image {digest}") });
+    fn refuse_rejected(&self, path: &Path, digest: Digest) -> Result<(), ImportError> {
+        self.records.rejected(digest).map_or(Ok(()), |why| Err(ImportError::layer(path, why)))
+    }
+
+    /// Completes an image before anyone can take its layers, where its diff IDs are to be compared then.
+    pub(super) fn finish_eagerly(&self, path: &Path, digest: Digest) -> Result<(), ImportError> {
+        if self.diff_ids != DiffIds::Eager {
+            return Ok(());
         }
-        Ok(())
+        self.refuse_rejected(path, digest)?;
+        match self.finish(digest, self.workers)? {
+            true => Ok(()),
+            false => Err(Error::Unavailable { what: format!("complete image {digest}") }.into()),
+        }
     }
 
     /// The image that ends with the layer of `chain_id`, if that layer was imported to be served; none when it has gone.
@@ -390,9 +398,11 @@ impl Importer {
             let made = pending.order.iter().all(|content| objects.has(content).unwrap_or(false));
             if !made {
                 self.work.ask();
+            }
+            if !made || why.is_unread {
                 return Err(Error::Unavailable { what: format!("complete image {digest}: {why}") });
             }
-            self.records.reject(digest, &why)?;
+            self.records.reject(digest, &why.to_string())?;
             return Err(Error::Corrupt { what: format!("image {digest} is rejected: {why}") });
         }
         self.objects.sync().map_err(Error::store(format_args!("complete image {digest}")))?;
@@ -423,7 +433,10 @@ impl Importer {
                 // Removed meanwhile: what was half done goes with it.
                 match self.records.get(digest) {
                     Ok(None) => tracing::debug!(%digest, %error, "image has gone"),
-                    _ => tracing::error!(%error, "image is not complete"),
+                    _ => {
+                        tracing::error!(%error, "image is not complete");
+                        self.work.ask_after(TRY_AGAIN);
+                    }
                 }
             }
         }

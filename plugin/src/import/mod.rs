@@ -263,9 +263,8 @@ impl Importer {
         let path = Path::new(&name);
         let record = self.records.get(digest)?.ok_or_else(|| Error::NotFound { what: name.clone() })?;
         let imported = if self.lazy {
-            let imported = self.register_lazily(path, record)?;
-            self.finish_eagerly(digest)?;
-            imported
+            self.finish_eagerly(path, digest)?;
+            self.register_lazily(path, record)?
         } else {
             let _hold = self.objects.hold();
             self.finish(digest, self.workers)?;
@@ -387,7 +386,9 @@ impl Importer {
                         tree
                     }
                     Err(error) => {
-                        self.store.discard_tree_dir(dir.number)?;
+                        if let Err(error) = self.store.discard_tree_dir(dir.number) {
+                            tracing::warn!(%error, "a layer that was not written is noted until the next start");
+                        }
                         return Err(error);
                     }
                 }

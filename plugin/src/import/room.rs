@@ -214,9 +214,12 @@ impl Importer {
         self.full_lock().no_room_before = Some(Instant::now() + LOOK_AGAIN);
     }
 
-    /// A snapshot has gone, and what it alone has seen may be given back now: has that looked at again if there is too little room.
+    /// A snapshot has gone, and what it alone has seen may be given back now: has that looked at again if there is too little room. Does
+    /// not wait for who makes room already.
     pub fn look_for_room(&self) {
-        let asked = self.full_lock().no_room_before.take();
+        let Ok(mut full) = self.last_full.try_lock() else { return };
+        let asked = full.no_room_before.take();
+        drop(full);
         if asked.is_some() && matches!(self.too_much(), Ok(Some(_))) {
             self.work.ask_room();
         }
@@ -305,14 +308,14 @@ impl Importer {
             };
             needed.extend(pending.bases.iter().map(|base| base.digest));
             let made: HashSet<Digest> = pending.order.iter().map(|content| content.digest).collect();
-            if used || self.records.rejected(digest).is_some() {
-                needed.extend(made);
-                continue;
-            }
-            // What its recipes do not make was its parent's, which may be gone.
+            // What its recipes do not make was its parent's, which may be gone or pending itself.
             for layer in &pending.layers {
                 let contents = layer.contents().map(|content| content.digest);
                 needed.extend(contents.filter(|digest| !made.contains(digest)));
+            }
+            if used || self.records.rejected(digest).is_some() {
+                needed.extend(made);
+                continue;
             }
             evictable.extend(pending.order.iter().map(|content| (content.digest, *content)));
         }

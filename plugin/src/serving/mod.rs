@@ -233,6 +233,13 @@ impl Serving {
     }
 }
 
+impl Drop for Serving {
+    /// Also where a start fails: what was taken over is for the next one.
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
 impl LowerProvider for Serving {
     fn lower(&self, chain_id: &str) -> Result<Lower> {
         let mut served = self.lock();

@@ -12,6 +12,9 @@ impl Hooks for Seen {
     fn removed(&self) {
         self.0.lock().unwrap().push("removed".into());
     }
+    fn unused(&self) {
+        self.0.lock().unwrap().push("unused".into());
+    }
     fn cleanup(&self) {
         self.0.lock().unwrap().push("cleanup".into());
     }
@@ -87,9 +90,9 @@ fn a_ready_layer_is_committed_per_parent_and_found_by_its_label() {
     f.snapshotter.remove("v").unwrap();
     f.snapshotter.remove(&one.name).unwrap();
     let seen = f.seen.0.lock().unwrap();
-    assert_eq!(seen.len(), 5, "{seen:?}");
-    assert_eq!(seen[0], format!("sha256:1 a/2/extract {}", base.name));
-    assert_eq!(seen[4], "removed");
+    assert_eq!(seen.len(), 7, "{seen:?}");
+    assert_eq!(seen[..2], ["unused".to_owned(), format!("sha256:1 a/2/extract {}", base.name)]);
+    assert_eq!(seen[5..], ["unused", "removed"]);
 }
 
 #[test]
