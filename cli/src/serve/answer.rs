@@ -24,7 +24,7 @@ use dimg::merge::{MergeOptions, merge};
 use dimg::path::Weights;
 
 use super::ServeOptions;
-use super::jobs::Pair;
+use super::jobs::Job;
 use super::metrics::{How, Metrics};
 use super::store::Store;
 use crate::commands::build::{self, Told};
@@ -106,7 +106,7 @@ impl From<SourceError> for Refusal {
 
 /// How a delta will be got.
 pub(super) struct Way {
-    pair: Pair,
+    job: Job,
     means: Means,
     registry: RegistryOptions,
     repository: Option<Arc<Repository>>,
@@ -120,8 +120,8 @@ enum Means {
 }
 
 impl Way {
-    pub(super) fn pair(&self) -> Pair {
-        self.pair
+    pub(super) fn job(&self) -> Job {
+        self.job
     }
 }
 
@@ -142,7 +142,7 @@ impl Answers {
     /// How the client may be answered.
     pub(super) fn find(&self, asked: &Asked) -> Result<Way, Refusal> {
         if self.options.registries.is_empty() {
-            return self.way(asked, None, u64::MAX);
+            return self.way(asked, "", None, u64::MAX);
         }
         let within = |registry: &String| {
             let rest = asked.repository.strip_prefix(registry.trim_end_matches('/'));
@@ -160,23 +160,30 @@ impl Answers {
             return Err(Refusal::Bad(format!("{:?}: not a repository", asked.repository)));
         };
         let repository = Repository::open(&reference, Access::Pull, &registry, name)?;
+        let name = format!("{}/{}", reference.registry(), reference.repository());
         let wanted = manifest(&repository, asked.want)?;
         let pull_bytes = bytes(&wanted);
         let repository = Arc::new(repository);
-        let mut way = match self.way(asked, Some(&repository), pull_bytes) {
-            Err(Refusal::None(_)) => self.images(asked, &repository, &wanted)?,
+        let mut way = match self.way(asked, &name, Some(&repository), pull_bytes) {
+            Err(Refusal::None(_)) => self.images(asked, &name, &repository, &wanted)?,
             way => way?,
         };
-        if !repository.has_manifest(way.pair.1)? {
-            return Err(Refusal::None(format!("{}: the registry does not have it", way.pair.1)));
+        if !repository.has_manifest(way.job.pair.1)? {
+            return Err(Refusal::None(format!("{}: the registry does not have it", way.job.pair.1)));
         }
         (way.registry, way.repository) = (registry, Some(repository));
         Ok(way)
     }
 
     /// By deltas that there are.
-    fn way(&self, asked: &Asked, repository: Option<&Arc<Repository>>, limit: u64) -> Result<Way, Refusal> {
-        let files = self.store.list();
+    fn way(
+        &self,
+        asked: &Asked,
+        name: &str,
+        repository: Option<&Arc<Repository>>,
+        limit: u64,
+    ) -> Result<Way, Refusal> {
+        let files = self.store.list(Digest::of(name.as_bytes()));
         let paths: HashMap<Digest, &PathBuf> =
             files.iter().map(|(file, path)| (file.manifest, path)).collect();
         let present: Vec<Present> = asked
@@ -214,12 +221,18 @@ impl Answers {
             (Some((_, Some(path))), None) => Means::File(path),
             (first, second) => Means::Deltas(first.into_iter().chain(second).chain(parts).collect()),
         };
-        let pair = (asked.want, source.manifest);
-        Ok(Way { pair, means, registry: self.options.registry.clone(), repository: None })
+        let job = Job::new(name, (asked.want, source.manifest));
+        Ok(Way { job, means, registry: self.options.registry.clone(), repository: None })
     }
 
     /// By making it, from the image that has most in common with the one that is wanted.
-    fn images(&self, asked: &Asked, repository: &Repository, wanted: &Manifest) -> Result<Way, Refusal> {
+    fn images(
+        &self,
+        asked: &Asked,
+        name: &str,
+        repository: &Repository,
+        wanted: &Manifest,
+    ) -> Result<Way, Refusal> {
         let layers: HashSet<Digest> = wanted.layers.iter().map(|layer| layer.digest).collect();
         let mut best: Option<(u64, Digest)> = None;
         let mut compared = 0;
@@ -245,14 +258,15 @@ impl Answers {
             return Err(none("too large to make deltas of here"));
         }
         let registry = self.options.registry.clone();
-        Ok(Way { pair: (asked.want, have), means: Means::Images, registry, repository: None })
+        let job = Job::new(name, (asked.want, have));
+        Ok(Way { job, means: Means::Images, registry, repository: None })
     }
 
     /// Gets it. Takes its time.
     pub(super) fn get(&self, way: Way) -> Result<Got, Refusal> {
         let started = Instant::now();
-        let pair = way.pair;
-        let path = self.store.path(pair);
+        let pair = way.job.pair;
+        let path = self.store.path(way.job);
         let how = match &way.means {
             Means::File(path) => {
                 let got = self.read(path, How::Found)?;
@@ -315,7 +329,7 @@ impl Answers {
                     let image = RemoteImage::resolve(&reference, &opener.options)?;
                     Ok(image.open(&opener.options)?)
                 };
-                let (old, new) = opener.read_both(&open(way.pair.1)?, &open(way.pair.0)?)?;
+                let (old, new) = opener.read_both(&open(way.job.pair.1)?, &open(way.job.pair.0)?)?;
                 let make = build::Make {
                     level: self.options.level,
                     codec: dimg::build::Codec::Auto,
@@ -329,9 +343,9 @@ impl Answers {
         let made = Delta::of(out.file(), path)?;
         let dimg = made.file.dimg();
         let source = dimg.parent().map(|parent| parent.manifest);
-        if (dimg.target().manifest, source) != (way.pair.0, Some(way.pair.1)) {
+        if (dimg.target().manifest, source) != (way.job.pair.0, Some(way.job.pair.1)) {
             let why = "the delta leads elsewhere";
-            return Err(Failure::new(Kind::Corrupt, "get delta", way.pair.0, why));
+            return Err(Failure::new(Kind::Corrupt, "get delta", way.job.pair.0, why));
         }
         out.finish().map(drop)
     }

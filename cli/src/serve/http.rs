@@ -73,7 +73,7 @@ async fn answer(shared: &Shared, query: &str, headers: &HeaderMap) -> Result<Got
     let found = tokio::task::spawn_blocking(move || answers.find(&asked)).await;
     let way = found.map_err(|error| Refusal::Failed(error.to_string()))??;
     let answers = Arc::clone(&shared.answers);
-    shared.jobs.run(way.pair(), move || answers.get(way)).await
+    shared.jobs.run(way.job(), move || answers.get(way)).await
 }
 
 fn parse(query: &str) -> Result<Asked, Refusal> {

@@ -12,7 +12,7 @@ use d4c_sys::Map;
 use dimg::Digest;
 use dimg::format::Stat;
 
-use super::jobs::Pair;
+use super::jobs::Job;
 use crate::failure::Failure;
 use crate::image::Delta;
 use crate::interrupt::Pending;
@@ -58,13 +58,14 @@ impl Store {
         Ok(Self { dir, limit_bytes, known, digests, _temporary: temporary })
     }
 
-    /// Where the delta of a pair is or would be.
-    pub(super) fn path(&self, (want, have): Pair) -> PathBuf {
-        self.dir.join(format!("{OURS}{}-{}.cdimg", want.hex(), have.hex()))
+    /// Where the delta of a job is or would be.
+    pub(super) fn path(&self, job: Job) -> PathBuf {
+        let (repository, (want, have)) = (job.repository.hex(), job.pair);
+        self.dir.join(format!("{OURS}{repository}-{}-{}.cdimg", want.hex(), have.hex()))
     }
 
-    /// The deltas that are there. Each has the digest of its path instead of a manifest's, by which [`Store::find`] knows it.
-    pub(super) fn list(&self) -> Vec<(Published, PathBuf)> {
+    /// The deltas that are there for `repository`: those that someone put there, and of our own what was made for it. Each has the digest of its path instead of a manifest's, by which [`Store::find`] knows it.
+    pub(super) fn list(&self, repository: Digest) -> Vec<(Published, PathBuf)> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let mut seen = HashMap::new();
         for (path, meta) in files(&self.dir) {
@@ -75,7 +76,8 @@ impl Store {
             };
             seen.insert(path, (stamp.0, stamp.1, read));
         }
-        let list = seen.iter().filter_map(|(path, (.., read))| Some((read.clone()?, path.clone())));
+        let list = seen.iter().filter(|(path, _)| is_for(path, repository));
+        let list = list.filter_map(|(path, (.., read))| Some((read.clone()?, path.clone())));
         let mut list: Vec<_> = list.collect();
         list.sort_by(|a, b| a.1.cmp(&b.1));
         *known = seen;
@@ -110,7 +112,7 @@ impl Store {
     /// Removes the oldest of our own files until they have room, `keep` never; how many.
     pub(super) fn evict(&self, keep: &Path) -> u64 {
         let mut ours: Vec<(SystemTime, PathBuf, u64)> = files(&self.dir)
-            .filter(|(path, _)| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(OURS)))
+            .filter(|(path, _)| made_for(path).is_some())
             .map(|(path, meta)| (meta.modified().unwrap_or(SystemTime::UNIX_EPOCH), path, meta.len()))
             .collect();
         ours.sort();
@@ -128,6 +130,15 @@ impl Store {
         }
         removed
     }
+}
+
+/// Of a file of our own: what its name says behind that.
+fn made_for(path: &Path) -> Option<&str> {
+    path.file_name()?.to_str()?.strip_prefix(OURS)
+}
+
+fn is_for(path: &Path, repository: Digest) -> bool {
+    made_for(path).is_none_or(|name| name.starts_with(&format!("{}-", repository.hex())))
 }
 
 fn files(dir: &Path) -> impl Iterator<Item = (PathBuf, fs::Metadata)> {
@@ -170,16 +181,29 @@ mod tests {
     fn only_our_own_files_go() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(Some(dir.path().to_owned()), 25, dir.path()).unwrap();
-        let pair = |number: u8| (Digest([number; 32]), Digest([0; 32]));
+        let job = |number: u8| Job::new("r.example/app", (Digest([number; 32]), Digest([0; 32])));
         for number in 0..4 {
-            fs::write(store.path(pair(number)), [0; 10]).unwrap();
+            fs::write(store.path(job(number)), [0; 10]).unwrap();
             let time = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(u64::from(number));
-            File::options().write(true).open(store.path(pair(number))).unwrap().set_modified(time).unwrap();
+            File::options().write(true).open(store.path(job(number))).unwrap().set_modified(time).unwrap();
         }
         fs::write(dir.path().join("other.cdimg"), [0; 100]).unwrap();
-        assert_eq!(store.evict(&store.path(pair(0))), 2);
-        let there = |number| store.path(pair(number)).exists();
+        assert_eq!(store.evict(&store.path(job(0))), 2);
+        let there = |number| store.path(job(number)).exists();
         assert_eq!([there(0), there(1), there(2), there(3)], [true, false, false, true]);
-        assert!(dir.path().join("other.cdimg").exists() && store.list().is_empty());
+        assert!(dir.path().join("other.cdimg").exists() && store.list(job(0).repository).is_empty());
+    }
+
+    #[test]
+    fn what_was_made_for_a_repository_is_for_no_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(Some(dir.path().to_owned()), 0, dir.path()).unwrap();
+        let pair = (Digest([1; 32]), Digest([2; 32]));
+        let [app, other] = ["r.example/app", "r.example/other"].map(|name| Job::new(name, pair));
+        assert_ne!(store.path(app), store.path(other));
+        assert!(is_for(&store.path(app), app.repository) && !is_for(&store.path(app), other.repository));
+        let before = dir.path().join(format!("{OURS}{}-{}.cdimg", pair.0.hex(), pair.1.hex()));
+        assert!(!is_for(&before, app.repository), "of a server that kept them for all");
+        assert!(is_for(&dir.path().join("put-there.cdimg"), app.repository));
     }
 }
