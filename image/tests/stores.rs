@@ -6,14 +6,19 @@ mod common;
 
 use std::fs::{self, File};
 use std::io::Read;
+use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
+use std::time::Duration;
 
+use common::server::anonymous;
 use common::*;
+use d4c_image::delta::{Wanted, ask};
 use d4c_image::error::SourceError;
 use d4c_image::manifest::{Descriptor, media};
+use d4c_image::registry::{PARTIAL_BYTES, Partials};
 use d4c_image::source::{BlobStore, Options};
 use dimg::Digest;
 
@@ -84,15 +89,29 @@ fn a_store_of_someone_else() {
 
 /// Runs [`inner`] with another environment; the message of its failure to open an image.
 fn with_environment(set: &[(&str, &Path)]) -> String {
+    failures(set)[0].clone()
+}
+
+/// Its failures to open an image and to ask a `d4c serve`.
+fn failures(set: &[(&str, &Path)]) -> [String; 2] {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", "inner", "--ignored", "--nocapture"]);
-    for name in ["REGISTRY_AUTH_FILE", "XDG_RUNTIME_DIR", "XDG_CONFIG_HOME", "DOCKER_CONFIG", "HOME"] {
+    for name in [
+        "REGISTRY_AUTH_FILE",
+        "XDG_RUNTIME_DIR",
+        "XDG_CONFIG_HOME",
+        "DOCKER_CONFIG",
+        "HOME",
+        "NO_PROXY",
+        "no_proxy",
+    ] {
         command.env_remove(name);
     }
     let output = command.envs(set.iter().copied()).output().unwrap();
     assert!(output.status.success());
     let text = String::from_utf8(output.stdout).unwrap();
-    text.lines().find_map(|line| line.strip_prefix("failure: ")).unwrap().to_owned()
+    ["failure: ", "served: "]
+        .map(|prefix| text.lines().find_map(|line| line.strip_prefix(prefix)).unwrap().to_owned())
 }
 
 /// Not a test by itself: run by `with_environment`. The port is one that nobody listens on.
@@ -100,6 +119,31 @@ fn with_environment(set: &[(&str, &Path)]) -> String {
 #[ignore = "run by other tests in an environment of their own"]
 fn inner() {
     println!("\nfailure: {}", failure("docker://127.0.0.1:1/app"));
+    let reference = "127.0.0.1:1/app".parse().unwrap();
+    let wanted = Wanted {
+        server: "http://localhost:1",
+        reference: &reference,
+        want: Digest([1; 32]),
+        have: &[],
+        max_bytes: 1,
+        patience: Duration::from_secs(9),
+        limit: None,
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let partials = Partials::new(dir.path(), PARTIAL_BYTES);
+    println!("\nserved: {}", ask(&wanted, &anonymous().registry, &partials, None).unwrap_err());
+}
+
+#[test]
+fn a_proxy_is_not_asked_for_what_is_on_this_machine() {
+    let proxy = TcpListener::bind("127.0.0.1:0").unwrap();
+    proxy.set_nonblocking(true).unwrap();
+    let url = format!("http://{}", proxy.local_addr().unwrap());
+    let set = ["http_proxy", "https_proxy", "all_proxy"].map(|name| (name, Path::new(&url)));
+    for failure in failures(&set) {
+        assert!(failure.contains("refused"), "{failure}");
+    }
+    assert!(proxy.accept().is_err(), "the proxy was asked");
 }
 
 #[test]

@@ -114,13 +114,17 @@ fn fetch(
     url.set_path(&format!("{}{PATH}", url.path().trim_end_matches('/')));
     url.set_query(Some(&format!("repository={repository}&want={}&have={}", wanted.want, have.join(","))));
     let login = Behalf::own_header(wanted.reference, options)?;
-    let private = url.scheme() == "https" || url.host_str().is_some_and(is_loopback) || options.insecure;
+    let is_here = url.host_str().is_some_and(is_loopback);
+    let private = url.scheme() == "https" || is_here || options.insecure;
     if login.is_some() && !private {
         return Err(failed("a login is not sent over plain HTTP to another machine".into()));
     }
     // Another part of the process may have chosen one already, which serves as well.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let client = reqwest::Client::builder()
+    let client = reqwest::Client::builder();
+    // A proxy is another machine.
+    let client = if is_here { client.no_proxy() } else { client };
+    let client = client
         .connect_timeout(CONNECT_TIMEOUT)
         .read_timeout(wanted.patience)
         .redirect(reqwest::redirect::Policy::none())

@@ -13,6 +13,7 @@ use super::auth::Login;
 use super::credentials::Credential;
 use super::failed::Failed;
 use super::hosts::Host;
+use super::is_loopback;
 use super::tls;
 use crate::error::SourceError;
 
@@ -197,11 +198,11 @@ pub(super) async fn read_limited(
     Ok(bytes)
 }
 
-/// The HTTP client for `host`.
+/// The HTTP client for `host` of `registry`.
 ///
 /// # Errors
 /// A certificate or header of it cannot be used.
-pub(super) fn client(host: &Host, insecure: bool) -> Result<Client, SourceError> {
+pub(super) fn client(host: &Host, registry: &str, insecure: bool) -> Result<Client, SourceError> {
     const WHAT: &str = "start registry client";
     let mut headers = HeaderMap::new();
     for (name, value) in &host.headers {
@@ -232,6 +233,9 @@ pub(super) fn client(host: &Host, insecure: bool) -> Result<Client, SourceError>
         false if has_own => builder.tls_backend_preconfigured(tls::config(host)?),
         false => builder,
     };
+    let url = host.url.as_deref().and_then(|url| Url::parse(url).ok());
+    let name = url.as_ref().map_or(Some(registry), Url::host_str).unwrap_or(registry);
+    let builder = if is_loopback(name) { builder.no_proxy() } else { builder };
     builder.build().map_err(|error| SourceError::Remote {
         what: WHAT,
         on: host.url.clone().unwrap_or_else(|| "registry".into()),
