@@ -184,8 +184,8 @@ fn a_download_goes_on_where_it_broke_off() {
     assert_eq!(read_all(&image), read_all(&direct));
 }
 
-/// A token for `docker-registry` that allows everything in `app`, signed by `key`.
-fn signed_token(dir: &Path, key: &str, certificate: &str) -> String {
+/// A token for `docker-registry` that allows everything in `repository`, signed by `key`.
+fn signed_token(dir: &Path, key: &str, certificate: &str, repository: &str) -> String {
     // Base64 as tokens have it: of URLs, without padding.
     let encode = |bytes: &[u8]| {
         let path = dir.join("plain");
@@ -196,7 +196,8 @@ fn signed_token(dir: &Path, key: &str, certificate: &str) -> String {
     let chain = fs::read_to_string(certificate).unwrap();
     let chain: String = chain.lines().filter(|line| !line.starts_with("---")).collect();
     let header = format!(r#"{{"typ":"JWT","alg":"RS256","x5c":["{chain}"]}}"#);
-    let claims = r#"{"iss":"test","sub":"","aud":"test","exp":4102444800,"nbf":1,"iat":1,"jti":"1","access":[{"type":"repository","name":"app","actions":["pull","push"]}]}"#;
+    let claims = r#"{"iss":"test","sub":"","aud":"test","exp":4102444800,"nbf":1,"iat":1,"jti":"1","access":[{"type":"repository","name":"NAME","actions":["pull","push"]}]}"#;
+    let claims = claims.replace("NAME", repository);
     let signed = format!("{}.{}", encode(header.as_bytes()), encode(claims.as_bytes()));
     let (text, signature) = (dir.join("text"), dir.join("signature"));
     fs::write(&text, &signed).unwrap();
@@ -205,8 +206,8 @@ fn signed_token(dir: &Path, key: &str, certificate: &str) -> String {
     format!("{signed}.{}", encode(&fs::read(signature).unwrap()))
 }
 
-/// A token server: the token for anyone who asks without a login, and for the identity token `good`.
-fn token_server(token: String, life_seconds: u64, asked: Arc<AtomicU64>) -> String {
+/// A token server: the token for anyone who asks without a login by a query with `scope` in it, and for the identity token `good`.
+fn token_server(token: String, scope: &'static str, life_seconds: u64, asked: Arc<AtomicU64>) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
     std::thread::spawn(move || {
@@ -226,7 +227,7 @@ fn token_server(token: String, life_seconds: u64, asked: Arc<AtomicU64>) -> Stri
                 }
             }
             let form = "grant_type=refresh_token&client_id=d4c&service=test&scope=repository%3Aapp%3Apull&refresh_token=good";
-            let good = request.starts_with("GET") || request.ends_with(form);
+            let good = request.starts_with("GET") && request.contains(scope) || request.ends_with(form);
             asked.fetch_add(1, Ordering::Relaxed);
             let status = if good { "200 OK" } else { "401 Unauthorized" };
             let body =
@@ -261,7 +262,12 @@ fn tokens_are_fetched_and_identity_tokens_exchanged() {
     ];
     run("openssl", &[&new[..], &["-subj", "/CN=test"]].concat());
     let asked = Arc::new(AtomicU64::new(0));
-    let tokens = token_server(signed_token(dir.path(), &key, &certificate), 1, Arc::clone(&asked));
+    let tokens = token_server(
+        signed_token(dir.path(), &key, &certificate, "app"),
+        "scope=repository%3A",
+        1,
+        Arc::clone(&asked),
+    );
     let server = Server::start(
         "",
         &format!(
@@ -290,4 +296,34 @@ fn tokens_are_fetched_and_identity_tokens_exchanged() {
     assert_eq!(read_all(&image) % 512, 0);
     refused(&source, &with_identity("bad"), 1, "the token server refuses the identity token: status 401");
     refused(&server.image("other"), &anonymous(), 1, "wants a login");
+}
+
+#[test]
+fn a_mirror_has_scopes_of_its_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str| dir.path().join(name).display().to_string();
+    let (key, certificate) = (file("key"), file("certificate"));
+    let new = ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=test"];
+    run("openssl", &[&new[..], &["-keyout", &key, "-out", &certificate]].concat());
+    let token = signed_token(dir.path(), &key, &certificate, "proxy/app");
+    let tokens = token_server(token, "scope=repository%3Aproxy%2Fapp%3Apull", 60, Arc::default());
+    let server = Server::start(
+        "",
+        &format!(
+            "auth: {{token: {{realm: \"http://{tokens}/token\", service: test, issuer: test, rootcertbundle: {certificate}}}}}"
+        ),
+    );
+    server.push("one", "proxy/app", &[]);
+    // As Harbor's proxy caches and other mirrors have it, below a path.
+    let hosts = dir.path().join("_default");
+    fs::create_dir(&hosts).unwrap();
+    let text = format!(
+        "server = \"http://127.0.0.1:1\"\n[host.\"http://{}/v2/proxy\"]\ncapabilities = [\"pull\", \"resolve\"]\noverride_path = true\n",
+        server.address
+    );
+    fs::write(hosts.join("hosts.toml"), text).unwrap();
+    let mut options = anonymous();
+    options.registry.hosts_dirs = vec![dir.path().to_owned()];
+    let image = open_with("docker://r.invalid/app", &options).unwrap();
+    assert_eq!(read_all(&image) % 512, 0);
 }

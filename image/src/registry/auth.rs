@@ -33,6 +33,25 @@ struct Answer {
     expires_in: Option<u64>,
 }
 
+/// What tokens are asked for.
+pub(super) struct Scope {
+    /// Our own: the repository by the name that it has for us, which a mirror need not have for it.
+    pub(super) own: String,
+    /// Whether it is asked for besides what the registry says, which for the first request of a push may be less than what comes.
+    pub(super) always: bool,
+}
+
+impl Scope {
+    /// The scopes to ask for where the registry says `told`.
+    fn with<'a>(&'a self, told: &'a [String]) -> Vec<&'a str> {
+        let mut scopes: Vec<&str> = told.iter().map(String::as_str).collect();
+        if scopes.is_empty() || self.always && !scopes.contains(&self.own.as_str()) {
+            scopes.push(&self.own);
+        }
+        scopes
+    }
+}
+
 /// What is sent with every request to one host.
 #[derive(Default)]
 pub(super) struct Login {
@@ -53,11 +72,11 @@ impl Login {
         self.header.is_some() && self.header().is_none()
     }
 
-    /// Takes what the registry asks for from an answer with status 401.
+    /// Takes what the registry asks for from an answer with status 401; whether it is another thing than before, so that no token is for it.
     ///
     /// # Errors
     /// It asks for nothing that can be given.
-    pub(super) fn challenged(&mut self, headers: &HeaderMap) -> Result<(), Failed> {
+    pub(super) fn challenged(&mut self, headers: &HeaderMap) -> Result<bool, Failed> {
         let found = headers
             .get_all(WWW_AUTHENTICATE)
             .iter()
@@ -65,8 +84,9 @@ impl Login {
             .max_by_key(|challenge| matches!(challenge, Challenge::Bearer { .. }));
         match found.or_else(|| self.challenge.clone()) {
             Some(challenge) => {
+                let differs = self.challenge.as_ref() != Some(&challenge);
                 self.challenge = Some(challenge);
-                Ok(())
+                Ok(differs)
             }
             None => Err(Failed::denied(None, "")),
         }
@@ -82,7 +102,7 @@ impl Login {
         client: &Client,
         tls: bool,
         credential: &Credential,
-        scope: &str,
+        scope: &Scope,
     ) -> Result<(), Failed> {
         self.header = None;
         self.until = None;
@@ -96,14 +116,14 @@ impl Login {
                 let why = "the registry names no token server for the identity token";
                 return Err(Failed::Refused(why.into()));
             }
-            (Some(Challenge::Bearer { realm, service }), credential) => {
+            (Some(Challenge::Bearer { realm, service, scopes }), credential) => {
                 let realm = Url::parse(realm)
                     .map_err(|error| Failed::Refused(format!("token server {realm:?}: {error}")))?;
                 if realm.scheme() != "https" && tls {
                     let why = format!("token server {realm} is not to be reached by TLS");
                     return Err(Failed::Refused(why));
                 }
-                let answer = token(client, realm, service, credential, scope).await?;
+                let answer = token(client, realm, service, credential, &scope.with(scopes)).await?;
                 let life = Duration::from_secs(answer.expires_in.unwrap_or(DEFAULT_LIFE_SECONDS).max(1));
                 let margin = Duration::from_secs(MARGIN_SECONDS).min(life / 4);
                 let text = answer.token.or(answer.access_token).filter(|text| !text.is_empty());
@@ -133,15 +153,16 @@ async fn token(
     mut realm: Url,
     service: &str,
     credential: &Credential,
-    scope: &str,
+    scopes: &[&str],
 ) -> Result<Answer, Failed> {
+    let joined = scopes.join(" ");
     let (request, user) = match credential {
         Credential::IdentityToken(identity_token) => {
             let fields = [
                 ("grant_type", "refresh_token"),
                 ("client_id", "d4c"),
                 ("service", service),
-                ("scope", scope),
+                ("scope", joined.as_str()),
                 ("refresh_token", identity_token),
             ];
             // A query is written in the same way as a form.
@@ -156,7 +177,9 @@ async fn token(
                 if !service.is_empty() {
                     query.append_pair("service", service);
                 }
-                query.append_pair("scope", scope);
+                for scope in scopes {
+                    query.append_pair("scope", scope);
+                }
             }
             let request = client.get(realm);
             match other {
@@ -189,8 +212,8 @@ async fn token(
 enum Challenge {
     /// A name and a password.
     Basic,
-    /// A token: `Bearer realm="…",service="…"`.
-    Bearer { realm: String, service: String },
+    /// A token: `Bearer realm="…",service="…",scope="… …"`.
+    Bearer { realm: String, service: String, scopes: Vec<String> },
 }
 
 impl Challenge {
@@ -203,7 +226,7 @@ impl Challenge {
         if !scheme.eq_ignore_ascii_case("bearer") {
             return None;
         }
-        let (mut realm, mut service) = (None, String::new());
+        let (mut realm, mut service, mut scopes) = (None, String::new(), Vec::new());
         while let Some((key, value)) = rest.split_once('=') {
             let (value, after) = match value.strip_prefix('"') {
                 Some(quoted) => quoted.split_once('"')?,
@@ -212,11 +235,12 @@ impl Challenge {
             match key.trim_matches([' ', ',']).to_ascii_lowercase().as_str() {
                 "realm" => realm = Some(value.to_owned()),
                 "service" => value.clone_into(&mut service),
+                "scope" => scopes = value.split_ascii_whitespace().map(str::to_owned).collect(),
                 _ => {}
             }
             rest = after;
         }
-        Some(Self::Bearer { realm: realm?, service })
+        Some(Self::Bearer { realm: realm?, service, scopes })
     }
 }
 
@@ -226,18 +250,40 @@ mod tests {
 
     #[test]
     fn challenges() {
-        let bearer = |realm: &str, service: &str| {
-            Some(Challenge::Bearer { realm: realm.to_owned(), service: service.to_owned() })
+        let bearer = |realm: &str, service: &str, scopes: &[&str]| {
+            let scopes = scopes.iter().map(|&scope| scope.to_owned()).collect();
+            Some(Challenge::Bearer { realm: realm.to_owned(), service: service.to_owned(), scopes })
         };
-        let both = bearer("https://a/t?x=1,2", "s");
-        assert_eq!(Challenge::parse(r#"Bearer realm="https://a/t?x=1,2",service="s",scope="a=b""#), both);
-        assert_eq!(Challenge::parse(r#"bearer service=s, realm="https://a/t?x=1,2""#), both);
-        assert_eq!(Challenge::parse(r#"Bearer realm="r""#), bearer("r", ""));
+        let both = |scopes| bearer("https://a/t?x=1,2", "s", scopes);
+        assert_eq!(
+            Challenge::parse(r#"Bearer realm="https://a/t?x=1,2",service="s",scope="a:b:c,d  e""#),
+            both(&["a:b:c,d", "e"])
+        );
+        assert_eq!(Challenge::parse(r#"bearer service=s, realm="https://a/t?x=1,2""#), both(&[]));
+        assert_eq!(Challenge::parse(r#"Bearer realm="r",scope="""#), bearer("r", "", &[]));
         assert_eq!(Challenge::parse("Basic realm=\"r\""), Some(Challenge::Basic));
         assert_eq!(Challenge::parse("basic"), Some(Challenge::Basic));
         for bad in ["", "Digest realm=\"r\"", "Bearer service=\"s\"", "Bearer realm=\"r", "Bearer"] {
             assert_eq!(Challenge::parse(bad), None, "{bad}");
         }
+    }
+
+    #[test]
+    fn what_the_registry_says_is_asked_for() {
+        let told = ["repository:proxy/app:pull".to_owned(), "other".to_owned()];
+        let scope = |always| Scope { own: "repository:app:pull,push".into(), always };
+        assert_eq!(scope(false).with(&[]), ["repository:app:pull,push"]);
+        assert_eq!(scope(false).with(&told), ["repository:proxy/app:pull", "other"]);
+        assert_eq!(scope(true).with(&told[1..]), ["other", "repository:app:pull,push"]);
+        assert_eq!(scope(true).with(&[scope(true).own]), ["repository:app:pull,push"]);
+
+        let mut login = Login::default();
+        let mut challenged = |scope: &str| {
+            let value = HeaderValue::from_str(&format!("Bearer realm=\"r\",scope=\"{scope}\"")).unwrap();
+            login.challenged(&HeaderMap::from_iter([(WWW_AUTHENTICATE, value)])).unwrap()
+        };
+        assert!(challenged("a") && !challenged("a") && challenged("b") && challenged("a"));
+        assert!(!login.challenged(&HeaderMap::new()).unwrap());
     }
 
     #[test]

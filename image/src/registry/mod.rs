@@ -39,6 +39,7 @@ use reqwest::Url;
 use tokio::runtime::{Builder, Runtime};
 
 use crate::error::SourceError;
+use auth::Scope;
 pub use behalf::Behalf;
 use credentials::{auth_files, find};
 use failed::{Failed, cause, one_line};
@@ -187,13 +188,14 @@ impl Repository {
                 Some(behalf) => behalf.0.clone(),
                 None => find(&files, &server, reference.repository())?,
             };
+            let scope = Scope { own: scope.clone(), always: access == Access::Push && host.pushes };
             endpoints.push(Endpoint::new(EndpointParts {
                 host,
                 base,
                 namespace: is_mirror.then(|| registry.to_owned()),
                 client,
                 credential,
-                scope: scope.clone(),
+                scope,
                 meter: Arc::clone(&meter),
             }));
         }

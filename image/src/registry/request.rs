@@ -9,7 +9,7 @@ use reqwest::redirect::Policy;
 use reqwest::{Client, RequestBuilder, Response, StatusCode, Url};
 use tokio::sync::Mutex;
 
-use super::auth::Login;
+use super::auth::{Login, Scope};
 use super::credentials::Credential;
 use super::failed::Failed;
 use super::hosts::Host;
@@ -52,7 +52,7 @@ pub(super) struct Endpoint {
     namespace: Option<String>,
     client: Client,
     credential: Credential,
-    scope: String,
+    scope: Scope,
     login: Mutex<Login>,
     pub(super) meter: Arc<Meter>,
 }
@@ -64,7 +64,7 @@ pub(super) struct EndpointParts {
     pub(super) namespace: Option<String>,
     pub(super) client: Client,
     pub(super) credential: Credential,
-    pub(super) scope: String,
+    pub(super) scope: Scope,
     pub(super) meter: Arc<Meter>,
 }
 
@@ -154,9 +154,9 @@ impl Endpoint {
         used: Option<HeaderValue>,
     ) -> Result<Option<HeaderValue>, Failed> {
         let mut login = self.login.lock().await;
+        let differs = login.challenged(headers)?;
         // Another request may have done it meanwhile.
-        if login.header().is_none() || login.header() == used {
-            login.challenged(headers)?;
+        if differs || login.header().is_none() || login.header() == used {
             login.renew(&self.client, self.is_tls(), &self.credential, &self.scope).await?;
         }
         Ok(login.header())
