@@ -10,12 +10,14 @@ use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use common::server::*;
 use common::*;
+use d4c_image::delta::{Wanted, ask};
 use d4c_image::error::{Class, SourceError};
 use d4c_image::manifest::{Descriptor, media};
-use d4c_image::registry::{Access, OnBytes, Partial, RegistryOptions, Repository};
+use d4c_image::registry::{Access, OnBytes, PARTIAL_BYTES, Partial, Partials, RegistryOptions, Repository};
 use d4c_image::source::{RemoteImage, Source};
 use dimg::Digest;
 
@@ -283,4 +285,25 @@ fn manifests_without_an_end_are_not_read_to_it() {
         let sent = sent.load(Ordering::Relaxed);
         assert!(sent < 64 << 20, "{sent} bytes were sent");
     }
+}
+
+#[test]
+fn refusals_without_an_end_are_not_read_to_it() {
+    let (address, sent) = endless("HTTP/1.1 500 No\r\nTransfer-Encoding: chunked\r\n\r\n");
+    let (server, reference) = (format!("http://{address}"), "r.invalid/app".parse().unwrap());
+    let wanted = Wanted {
+        server: &server,
+        reference: &reference,
+        want: Digest([1; 32]),
+        have: &[],
+        max_bytes: 1,
+        patience: Duration::from_secs(9),
+        limit: None,
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let partials = Partials::new(dir.path(), PARTIAL_BYTES);
+    let error = ask(&wanted, &anonymous().registry, &partials, None).unwrap_err();
+    assert!(error.to_string().contains("status 500"), "{error}");
+    let sent = sent.load(Ordering::Relaxed);
+    assert!(sent < 64 << 20, "{sent} bytes were sent");
 }

@@ -24,6 +24,8 @@ pub const PATH: &str = "/v1/delta";
 const WHAT: &str = "ask for delta";
 const CHECK: &str = "check delta";
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Of a refusal that are read.
+const MAX_REFUSAL_BYTES: usize = 64 << 10;
 /// Answers in a row that may break off with little that is new.
 const ATTEMPTS: u32 = 4;
 /// After the first of them; more after later ones.
@@ -342,9 +344,16 @@ impl Fetch<'_> {
 }
 
 /// Why the server does not answer as it should.
-async fn refused(answer: Response) -> Broken {
+async fn refused(mut answer: Response) -> Broken {
     let status = answer.status();
-    let mut text = answer.text().await.unwrap_or_default();
+    let mut bytes = Vec::new();
+    while let Ok(Some(chunk)) = answer.chunk().await {
+        bytes.extend_from_slice(&chunk[..chunk.len().min(MAX_REFUSAL_BYTES - bytes.len())]);
+        if bytes.len() == MAX_REFUSAL_BYTES {
+            break;
+        }
+    }
+    let mut text = String::from_utf8_lossy(&bytes).into_owned();
     text.retain(|letter| !letter.is_control());
     let told: String = text.chars().take(300).collect();
     let colon = if told.is_empty() { "" } else { ": " };
