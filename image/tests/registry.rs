@@ -327,3 +327,35 @@ fn a_mirror_has_scopes_of_its_own() {
     let image = open_with("docker://r.invalid/app", &options).unwrap();
     assert_eq!(read_all(&image) % 512, 0);
 }
+
+#[test]
+fn a_client_shows_its_certificate_also_where_the_server_may_be_anyone() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str| dir.path().join(name).display().to_string();
+    let (key, certificate) = (file("key"), file("certificate"));
+    let new = ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=elsewhere"];
+    // Not `openssl`'s own extensions: an authority may be nobody's certificate.
+    let end = ["-addext", "basicConstraints=critical,CA:false", "-keyout", &key, "-out", &certificate];
+    run("openssl", &[&new[..], &end].concat());
+    // Served to those alone who show it.
+    let server = Server::start(
+        &format!("  tls: {{certificate: {certificate}, key: {key}, clientcas: [{certificate}]}}"),
+        "",
+    );
+    let certs = dir.path().join("certs");
+    fs::create_dir(&certs).unwrap();
+    fs::copy(&certificate, certs.join("me.cert")).unwrap();
+    fs::copy(&key, certs.join("me.key")).unwrap();
+    server.push("one", "app", &["--dest-cert-dir", &certs.display().to_string()]);
+    let hosts = dir.path().join("_default");
+    fs::create_dir(&hosts).unwrap();
+    let open = |client: &str| {
+        let text = format!("server = \"https://{}\"\nskip_verify = true\n{client}\n", server.address);
+        fs::write(hosts.join("hosts.toml"), text).unwrap();
+        let mut options = anonymous();
+        options.registry.hosts_dirs = vec![dir.path().to_owned()];
+        open_with(&server.image("app"), &options).map(|image| image.layers().len())
+    };
+    assert_eq!(open(&format!("client = [[\"{certificate}\", \"{key}\"]]")).unwrap(), 1);
+    assert!(open("").is_err(), "served without a certificate");
+}

@@ -226,12 +226,11 @@ pub(super) fn client(host: &Host, registry: &str, insecure: bool) -> Result<Clie
         .user_agent(USER_AGENT)
         .default_headers(headers)
         .redirect(redirects);
-    let has_own = !host.authorities.is_empty() || host.identity.is_some();
-    let builder = match insecure || host.skip_verify {
-        // Certificates of a client are of no use where the server may be anyone.
-        true => builder.tls_danger_accept_invalid_certs(true),
-        false if has_own => builder.tls_backend_preconfigured(tls::config(host)?),
-        false => builder,
+    let anyone = insecure || host.skip_verify;
+    let builder = if host.identity.is_some() || !anyone && !host.authorities.is_empty() {
+        builder.tls_backend_preconfigured(tls::config(host, anyone)?)
+    } else {
+        builder.tls_danger_accept_invalid_certs(anyone)
     };
     let url = host.url.as_deref().and_then(|url| Url::parse(url).ok());
     let name = url.as_ref().map_or(Some(registry), Url::host_str).unwrap_or(registry);

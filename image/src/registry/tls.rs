@@ -1,4 +1,4 @@
-//! TLS with authorities of a registry's own.
+//! TLS with authorities of a registry's own, and with a client's certificate.
 //!
 //! A certificate that signs itself is in wide use for private registries, docker's own manual makes one: authority and the server's certificate in
 //! one. `rustls` refuses an authority as the certificate of a server, so here that one refusal is lifted for exactly the
@@ -24,11 +24,11 @@ const WHAT: &str = "read certificate";
 /// looked at the time, and before anything else.
 const AUTHORITY_AS_SERVER: &str = "CaUsedAsEndEntity";
 
-/// The configuration for a host with authorities or a client certificate.
+/// The configuration for a host with authorities or a client certificate. `anyone`: whatever certificate the server has is accepted.
 ///
 /// # Errors
 /// A file cannot be read or is none of certificates.
-pub(super) fn config(host: &Host) -> Result<ClientConfig, SourceError> {
+pub(super) fn config(host: &Host, anyone: bool) -> Result<ClientConfig, SourceError> {
     let bad = |path: &Path| {
         let on = path.display().to_string();
         move |why: String| SourceError::corrupt(WHAT, on, why)
@@ -39,22 +39,27 @@ pub(super) fn config(host: &Host) -> Result<ClientConfig, SourceError> {
         let found = found.map_err(|error| bad(path)(error.to_string()))?;
         if found.is_empty() { Err(bad(path)("has no certificate".into())) } else { Ok(found) }
     };
-    let mut trusted = Vec::new();
-    for path in &host.authorities {
-        trusted.extend(certificates(path)?);
-    }
     let failed = |error: Error| SourceError::Remote {
         what: "start TLS",
         on: host.url.clone().unwrap_or_else(|| "registry".into()),
         why: error.to_string(),
     };
     let provider = Arc::new(ring::default_provider());
-    let inner = Verifier::new_with_extra_roots(trusted.clone(), Arc::clone(&provider)).map_err(failed)?;
+    let verifier: Arc<dyn ServerCertVerifier> = if anyone {
+        Arc::new(Anyone(provider.signature_verification_algorithms.supported_schemes()))
+    } else {
+        let mut trusted = Vec::new();
+        for path in &host.authorities {
+            trusted.extend(certificates(path)?);
+        }
+        let inner = Verifier::new_with_extra_roots(trusted.clone(), Arc::clone(&provider)).map_err(failed)?;
+        Arc::new(Trusting { inner, trusted })
+    };
     let builder = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(failed)?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Trusting { inner, trusted }));
+        .with_custom_certificate_verifier(verifier);
     let Some((path, key)) = &host.identity else { return Ok(builder.with_no_client_auth()) };
     let key_path = key.as_deref().unwrap_or(path);
     let key =
@@ -112,5 +117,44 @@ impl ServerCertVerifier for Trusting {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.inner.supported_verify_schemes()
+    }
+}
+
+/// Takes every server for the right one.
+#[derive(Debug)]
+struct Anyone(Vec<SignatureScheme>);
+
+impl ServerCertVerifier for Anyone {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.clone()
     }
 }
