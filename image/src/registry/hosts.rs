@@ -219,7 +219,7 @@ impl Entry {
         let can = |name: &str| {
             self.capabilities
                 .as_ref()
-                .is_none_or(|list| list.is_empty() || list.iter().any(|one| one == name))
+                .is_none_or(|list| list.is_empty() || list.iter().any(|one| one.eq_ignore_ascii_case(name)))
         };
         let (resolves, pulls, pushes) = (can("resolve"), can("pull"), can("push"));
         let authorities = match self.ca {
@@ -271,7 +271,7 @@ mod tests {
             server = "https://up.example"
             ca = "up.crt"
             [host."https://z.example/cache"]
-              capabilities = ["pull", "resolve"]
+              capabilities = ["Pull", "RESOLVE"]
               ca = ["/a.crt", "b.crt"]
               client = [["c.cert", "c.key"]]
               override_path = true
