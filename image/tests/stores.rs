@@ -188,6 +188,8 @@ fn helpers_are_asked() {
     assert_eq!(fs::read_to_string(at("asked")).unwrap(), "127.0.0.1:1");
     let nothing = ask("echo 'credentials not found in native keychain'; exit 1");
     assert!(nothing.contains("refused"), "{nothing}");
+    let empty = ask(r#"echo '{"ServerURL":"x","Username":"","Secret":""}'"#);
+    assert!(empty.contains("refused"), "{empty}");
     let wrong = ask("echo secret; exit 3");
     assert_eq!(wrong, "ask credential helper: docker-credential-test: exit status: 3");
     assert!(ask("echo '{}'").contains("not a credential"));

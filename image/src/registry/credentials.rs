@@ -128,6 +128,7 @@ impl AuthFile {
         let server = if is_docker_hub(registry) { DOCKER_HUB } else { registry };
         let own_helper = self.cred_helpers.iter().find(|(key, _)| same_registry(key, registry));
         if let Some((_, helper)) = own_helper
+            && !helper.is_empty()
             && let Some(found) = ask(helper, server, path)?
         {
             return Ok(Some(found));
@@ -138,8 +139,11 @@ impl AuthFile {
             return Ok(Some(found));
         }
         match &self.creds_store {
-            Some(helper) => ask(helper, server, path),
-            None => Ok(None),
+            // An empty helper for the registry says that none is to be asked for it, this neither.
+            Some(helper) if !helper.is_empty() && own_helper.is_none_or(|(_, own)| !own.is_empty()) => {
+                ask(helper, server, path)
+            }
+            _ => Ok(None),
         }
     }
 
@@ -240,6 +244,10 @@ fn ask(helper: &str, server: &str, path: &Path) -> Result<Option<Credential>, So
     }
     let answer: HelperAnswer =
         serde_json::from_slice(&answer).map_err(|_| broken("its answer is not a credential".into()))?;
+    // What some helpers say instead of that they have nothing.
+    if answer.username.is_empty() && answer.secret.is_empty() {
+        return Ok(None);
+    }
     if answer.username == "<token>" {
         return Ok(Some(Credential::IdentityToken(answer.secret)));
     }
@@ -302,6 +310,16 @@ mod tests {
         let token = Credential::IdentityToken("t".into());
         check(r#"{"auths":{"r":{"auth":"dTo=","identitytoken":"t"}}}"#, "r", "a", token);
         check(r#"{"auths":{"r":{"auth":"dTpwAAA="}}}"#, "r", "a", basic("u", "p"));
+    }
+
+    #[test]
+    fn an_empty_name_is_no_helper() {
+        let text =
+            r#"{"auths":{"r":{"auth":"dTpw"}},"credHelpers":{"r":""},"credsStore":"nonexistent-helper"}"#;
+        check(text, "r", "a", basic("u", "p"));
+        let text = r#"{"credHelpers":{"r":""},"credsStore":"nonexistent-helper"}"#;
+        check(text, "r", "a", Credential::Anonymous);
+        check(r#"{"credsStore":""}"#, "r", "a", Credential::Anonymous);
     }
 
     #[test]
