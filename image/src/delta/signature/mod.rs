@@ -116,7 +116,12 @@ pub fn verify(repository: &Repository, signed: Digest, keys: &[TrustedKey]) -> R
 fn unless_gone<T>(found: Result<T, SourceError>) -> Result<Option<T>, SourceError> {
     match found {
         Ok(found) => Ok(Some(found)),
-        Err(SourceError::NotFound { .. } | SourceError::Corrupt { .. }) => Ok(None),
+        Err(
+            SourceError::NotFound { .. }
+            | SourceError::Corrupt { .. }
+            | SourceError::Digest { .. }
+            | SourceError::Size { .. },
+        ) => Ok(None),
         Err(error) => Err(error),
     }
 }
@@ -207,5 +212,21 @@ mod tests {
             assert!(!is_signed(PAYLOAD.as_bytes(), &broken, digest, &[key(KEY)]), "{at}");
             broken[at] ^= 1;
         }
+    }
+
+    #[test]
+    fn a_damaged_signature_does_not_hide_others() {
+        let (what, on) = (VERIFY, String::new);
+        let damaged = [
+            SourceError::Digest { what, on: on(), expected: Digest([0; 32]), actual: Digest([1; 32]) },
+            SourceError::Size { what, on: on(), expected: 1, actual: 2 },
+            SourceError::corrupt(what, "", ""),
+            SourceError::NotFound { what, on: on(), why: on() },
+        ];
+        for error in damaged {
+            assert!(unless_gone::<()>(Err(error)).unwrap().is_none());
+        }
+        let unreachable = SourceError::Remote { what, on: on(), why: on() };
+        assert!(unless_gone::<()>(Err(unreachable)).is_err());
     }
 }
