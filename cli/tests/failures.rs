@@ -5,10 +5,12 @@
 mod common;
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use common::Folder;
+use serde_json::Value;
 
 #[test]
 fn usage_is_one_line_and_status_2() {
@@ -352,4 +354,34 @@ fn a_plugin_that_goes_away_is_told_in_one_line() {
         let (code, line) = folder.fails("images --control control.sock");
         assert!(code == 1 && line.starts_with("d4c: list images: the connection"), "{code} {line}");
     }
+}
+
+#[test]
+fn links_in_a_layout_lead_nowhere() {
+    let folder = Folder::new();
+    folder.ok("diff oci:i:v1 oci:i:v2 a.cdimg");
+    let made: Value = serde_json::from_str(&folder.ok("patch oci:i:v1 a.cdimg oci:whole:v2 --json")).unwrap();
+    let manifest = made["written_manifest"].as_str().unwrap().replace("sha256:", "blobs/sha256/");
+    let names = ["index.json", "oci-layout", "blobs", "blobs/sha256", &manifest];
+    for (number, name) in names.into_iter().enumerate() {
+        let out = format!("out{number}");
+        folder.ok(&format!("patch oci:i:v1 a.cdimg oci:{out}:v2"));
+        let (link, victim) = (folder.path(&out).join(name), folder.path(&format!("victim{number}")));
+        fs::rename(&link, &victim).unwrap();
+        symlink(&victim, &link).unwrap();
+        let before = victim.is_file().then(|| fs::read(&victim).unwrap());
+        let (status, error) = folder.fails(&format!("patch oci:i:v1 a.cdimg oci:{out}:again"));
+        assert!(status == 1 && error.contains(name) && error.contains("is a symbolic link"), "{error}");
+        assert_eq!(victim.is_file().then(|| fs::read(&victim).unwrap()), before);
+        // One to nothing, too.
+        fs::rename(&victim, folder.path("aside")).unwrap();
+        let (status, error) = folder.fails(&format!("patch oci:i:v1 a.cdimg oci:{out}:again"));
+        assert!(status == 1 && error.contains("is a symbolic link"), "{error}");
+        assert!(!victim.exists() && link.is_symlink());
+        let aside = folder.path("aside");
+        if aside.is_dir() { fs::remove_dir_all(aside) } else { fs::remove_file(aside) }.unwrap();
+    }
+    // The layout itself may be one: the user names it.
+    symlink("whole", folder.path("link")).unwrap();
+    folder.ok("patch oci:i:v1 a.cdimg oci:link:again");
 }

@@ -31,6 +31,9 @@ impl Layout {
         let blobs = dir.join("blobs/sha256");
         let marker = dir.join("oci-layout");
         let (there, lock) = locked(dir)?;
+        for name in ["oci-layout", "index.json", "blobs", "blobs/sha256"] {
+            no_link(&dir.join(name))?;
+        }
         // What a killed process left of it is nothing that the directory holds.
         sweep(&marker);
         let is_layout = marker.exists();
@@ -81,6 +84,15 @@ impl Layout {
     }
 }
 
+/// Refuses what leads out of the layout: it may come from anywhere, and is written to with the rights of whoever runs this.
+fn no_link(path: &Path) -> Result<(), Failure> {
+    if path.is_symlink() {
+        let why = "is a symbolic link, which layouts to write to do not have";
+        return Err(Failure::new(Kind::Failed, "write layout", path.display(), why));
+    }
+    Ok(())
+}
+
 /// The directory, made when it is not there, and whether it was; locked where its file system can.
 fn locked(dir: &Path) -> Result<(bool, File), Failure> {
     loop {
@@ -101,6 +113,7 @@ impl Sink for Layout {
     /// A blob that is there already is verified all the same.
     fn blob(&mut self, digest: Digest, _: u64, fill: &mut Fill<'_>) -> Result<(), Failure> {
         let path = self.blobs.join(digest.hex());
+        no_link(&path)?;
         let mut out = OutFile::create(&path, &self.dir)?;
         {
             let mut buffer = BufWriter::with_capacity(BUFFER_BYTES, out.file());
