@@ -385,3 +385,13 @@ fn links_in_a_layout_lead_nowhere() {
     symlink("whole", folder.path("link")).unwrap();
     folder.ok("patch oci:i:v1 a.cdimg oci:link:again");
 }
+
+#[test]
+fn a_link_to_nothing_stays_where_unpacking_fails() {
+    let folder = Folder::new();
+    folder.ok("diff oci:i:v1 oci:i:v2 a.cdimg");
+    symlink("nowhere/dir", folder.path("link")).unwrap();
+    let (status, error) = folder.fails("unpack a.cdimg link");
+    assert!(status == 1 && error.contains("make directory: link"), "{status}: {error}");
+    assert!(folder.path("link").is_symlink() && !folder.path("nowhere").exists());
+}

@@ -32,7 +32,8 @@ pub(crate) fn run(options: &Options, config: &Config) -> Result<(), Failure> {
         return Err(Failure::usage(options.file.display(), "is a dimg already, without manifest and config"));
     };
     let dir = &options.dir;
-    let new = (!dir.exists()).then(|| Pending::new(dir.clone()));
+    // A link to nothing is there.
+    let new = fs::symlink_metadata(dir).is_err().then(|| Pending::new(dir.clone()));
     fs::create_dir_all(dir).map_err(Failure::io("make directory", dir))?;
     let (head, data) = cdimg.dimg().alone();
     let parts: [(&str, &[&[u8]]); 3] = [

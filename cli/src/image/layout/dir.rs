@@ -68,9 +68,10 @@ impl Layout {
             this.write("oci-layout", &json!({"imageLayoutVersion": "1.0.0"}))?;
         }
         for made in [dir.join("blobs"), this.blobs.clone()] {
-            if !made.exists() {
-                this.new.push(Pending::new(made.clone()));
-                fs::create_dir(&made).map_err(Failure::io("make directory", &made))?;
+            match fs::create_dir(&made) {
+                Ok(()) => this.new.push(Pending::new(made)),
+                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(Failure::io("make directory", &made)(error)),
             }
         }
         Ok(this)
