@@ -128,6 +128,17 @@ pub enum Kind {
 /// # Errors
 /// [`EngineError::Compress`] when a compressor fails; a lack of memory ends the process ([`d4c_sys::exhausted`]).
 pub fn pack(parts: &[&[u8]], kind: Kind, level: Level, window_log: u32) -> Result<Packed, EngineError> {
+    pack_trying(kind.contexts(), parts, kind, level, window_log)
+}
+
+/// As [`pack`]; the best level tries these contexts.
+fn pack_trying(
+    contexts: &[(u32, u32, u32)],
+    parts: &[&[u8]],
+    kind: Kind,
+    level: Level,
+    window_log: u32,
+) -> Result<Packed, EngineError> {
     let raw_bytes: u64 = parts.iter().map(|part| part.len() as u64).sum();
     let window_log = window_log.min(MAX_WINDOW_LOG).min(log_of(raw_bytes)).max(MIN_WINDOW_LOG);
     let mut best: Option<(Codec, Vec<u8>)> = None;
@@ -156,7 +167,7 @@ pub fn pack(parts: &[&[u8]], kind: Kind, level: Level, window_log: u32) -> Resul
             }
             Level::Best => {
                 offer(Codec::Zstd, zstd_pack(parts, raw_bytes, 22, window_log)?);
-                for &contexts in kind.contexts() {
+                for &contexts in contexts {
                     offer(
                         Codec::Lzma2,
                         lzma_pack(parts, &lzma_options(kind, level, window_log, contexts)?, window_log)?,
@@ -174,10 +185,9 @@ pub fn pack(parts: &[&[u8]], kind: Kind, level: Level, window_log: u32) -> Resul
 /// # Errors
 /// As for [`pack`].
 pub fn pack_smallest(bytes: &[u8], window_log: u32) -> Result<Packed, EngineError> {
-    let ways = [Kind::Numbers, Kind::Bytes].map(|kind| pack(&[bytes], kind, Level::Best, window_log));
-    let [numbers, other] = ways;
-    let (numbers, other) = (numbers?, other?);
-    Ok(if other.stored.len() < numbers.stored.len() { other } else { numbers })
+    // Those of numbers, then those of bytes that are not among them: for the best level, kinds differ in nothing else.
+    const CONTEXTS: [(u32, u32, u32); 5] = [(1, 0, 0), (3, 0, 0), (0, 0, 0), (0, 2, 2), (4, 0, 0)];
+    pack_trying(&CONTEXTS, &[bytes], Kind::Numbers, Level::Best, window_log)
 }
 
 /// An upper bound of the memory that [`pack`] takes beside its output.
