@@ -18,6 +18,9 @@ const FETCHED: u32 = 4;
 /// A thread is worth its start for so many samples.
 const THREAD_SAMPLES: usize = 1 << 16;
 
+/// Up to so many samples an index is filled in one step, as its tables stay in the cache.
+const DIRECT_SAMPLES: usize = 1 << 19;
+
 /// Samples of a block, at most.
 const BLOCK_SAMPLES: usize = 1 << 14;
 
@@ -272,6 +275,9 @@ impl<'o> Index<'o> {
         let bits = Sampling::bits(count as u64);
         let local_bits = bits.saturating_sub(PARTITION_BITS);
         let keys = Keys { old, sampling, shift: 64 - bits, local_bits };
+        if sampling.samples(old.len() as u64) <= DIRECT_SAMPLES as u64 {
+            return Self::direct(keys, &blocks, bits);
+        }
         let threads = threads.clamp(1, count / THREAD_SAMPLES + 1);
         let partitions = 1usize << (bits - local_bits);
         let per_thread = blocks.len().div_ceil(threads).max(1);
@@ -331,6 +337,43 @@ impl<'o> Index<'o> {
         });
         drop(parts);
         Self { old, sampling, shift: keys.shift, starts, samples, tags }
+    }
+
+    /// The same index of few samples: each is hashed once, and sorted by bucket in one step.
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "there are at most DIRECT_SAMPLES, in no more buckets; the low byte of a hash"
+    )]
+    fn direct(keys: Keys<'o>, blocks: &[Block], bits: u32) -> Self {
+        const NONE: u32 = u32::MAX;
+        let Keys { old, sampling, shift, .. } = keys;
+        let mut starts = vec![0u32; (1usize << bits) + 1];
+        // Of each sample its bucket and its tag.
+        let mut places = vec![NONE; blocks.last().map_or(0, |block| block.to)];
+        let mut total = 0;
+        for block in blocks {
+            keys.hashes(*block, |sample, hash| {
+                let bucket = (hash >> shift) as u32;
+                starts[bucket as usize] += 1;
+                places[sample as usize] = bucket << 8 | u32::from(hash as u8);
+                total += 1;
+            });
+        }
+        let mut sum = 0;
+        for start in &mut starts {
+            sum += std::mem::replace(start, sum);
+        }
+        let (mut samples, mut tags) = (vec![0u32; total], vec![0u8; total]);
+        for (sample, &place) in places.iter().enumerate().filter(|&(_, &place)| place != NONE) {
+            let slot = &mut starts[(place >> 8) as usize];
+            samples[*slot as usize] = sample as u32;
+            tags[*slot as usize] = place as u8;
+            *slot += 1;
+        }
+        // Each is the end of its bucket now, which is the start of the next one.
+        starts.copy_within(..1 << bits, 1);
+        starts[0] = 0;
+        Self { old, sampling, shift, starts, samples, tags }
     }
 
     /// The length of a key.
