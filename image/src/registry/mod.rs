@@ -7,8 +7,8 @@
 //! registry from earlier pulls.
 //!
 //! Plain HTTP is for registries on this machine, or by flag, and for these too only where they do not speak TLS; a `hosts.toml` may name
-//! `http://` hosts. Proxies come from the environment (`HTTPS_PROXY`, `NO_PROXY`, …), but for hosts on this machine. Every answer has a limit that is enforced while it is
-//! read. Nothing is believed: whoever reads bytes compares them with the digest that led to them.
+//! `http://` hosts. Proxies come from the environment (`HTTPS_PROXY`, `NO_PROXY`, …), but for hosts on this machine. Every answer has a
+//! limit that is enforced while it is read. Nothing is believed: whoever reads bytes compares them with the digest that led to them.
 //!
 //! The HTTP client is the crate `reqwest`. The protocol is our own because what clients of it give does not reach: a limit on
 //! manifests while they are read, `Retry-After`, tokens that run out in the middle of a pull, mirrors with certificates of their
