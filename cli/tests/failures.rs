@@ -81,7 +81,7 @@ fn what_is_not_there_is_status_3() {
 fn json_has_one_object() {
     let folder = Folder::new();
     let (code, text) = folder.fails("show no.cdimg --json");
-    let value: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let value: Value = serde_json::from_str(&text).unwrap();
     let expected = serde_json::json!({"error": {
         "kind": "not_found",
         "message": "read file: no.cdimg: no such file or directory",

@@ -79,6 +79,7 @@ impl Folder {
     }
 
     /// As [`Folder::run`], of what succeeds; gives what it printed.
+    #[allow(dead_code, reason = "not every file of tests uses it")]
     pub fn ok(&self, words: &str) -> String {
         let output = self.run(words);
         let error = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -97,11 +98,13 @@ impl Folder {
     }
 
     /// Names in the folder.
+    #[allow(dead_code, reason = "not every file of tests uses it")]
     pub fn names(&self) -> Vec<String> {
         names(self.0.path())
     }
 }
 
+#[allow(dead_code, reason = "not every file of tests uses it")]
 pub fn names(dir: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(dir).unwrap();
     let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
