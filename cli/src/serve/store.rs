@@ -64,7 +64,8 @@ impl Store {
         self.dir.join(format!("{OURS}{repository}-{}-{}.cdimg", want.hex(), have.hex()))
     }
 
-    /// The deltas that are there for `repository`: those that someone put there, and of our own what was made for it. Each has the digest of its path instead of a manifest's, by which [`Store::find`] knows it.
+    /// The deltas that are there for `repository`: those that someone put there, and of our own what was made for it. Each has the digest of
+    /// its path instead of a manifest's, by which [`Store::find`] knows it.
     pub(super) fn list(&self, repository: Digest) -> Vec<(Published, PathBuf)> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let mut seen = HashMap::new();
