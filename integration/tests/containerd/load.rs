@@ -290,12 +290,13 @@ fn a_full_disk_fails_a_file_and_not_the_others() -> Result<()> {
     let lines = plugin.log().matches("content not made").count();
     let failed = status("contents_failed")?;
     ensure!((lines, failed) == (1, 2), "{lines} lines, {failed} failures");
-    // A plugin that starts now cannot try the route.
+    // A plugin that starts now cannot try the route, also where the one before it left a little room as it ended.
     ensure!(plugin.terminate()?.success(), "the plugin did not end well");
+    let third = fill()?;
     let plugin = Snapshotter::start(&sandbox, &flags)?;
     ensure!(plugin.log().contains("takes the last one"), "{}", plugin.log());
     ensure!(read("/app/release")? && read("/app/new-in-2")?, "not read after a start without room");
-    drop((first, second));
+    drop((first, second, third));
     ensure!(read("/app/kept.bin")?, "not read with room again");
     containerd.remove("reader")?;
     // Its snapshot goes while there is someone to remove it.
