@@ -1,11 +1,11 @@
 //! Where the bytes of our deltas are, by what the contents are.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fmt;
 
 use anyhow::Result;
 use dimg::content::{Bytes, ContentSource, open_exact};
-use dimg::format::{Assembled, Dimg};
+use dimg::format::{Assembled, Dimg, Share};
 
 /// What a content is, by its first bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -54,50 +54,13 @@ impl fmt::Display for Class {
     }
 }
 
-/// Contents, their bytes, and the bytes of the delta that are theirs.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Share {
-    pub contents: u64,
-    pub made_bytes: u64,
-    pub bytes: u64,
-}
-
-impl Share {
-    /// Adds those of another delta.
-    pub fn add(&mut self, other: Self) {
-        self.contents += other.contents;
-        self.made_bytes += other.made_bytes;
-        self.bytes += other.bytes;
-    }
-}
-
 /// The shares of a delta. A frame that several contents use is shared by their sizes.
 pub fn shares(made: &mut Assembled, target: &dyn ContentSource) -> Result<BTreeMap<Class, Share>> {
     let mut file = Vec::new();
     made.write_to(&mut file)?;
     let dimg = Dimg::open(Bytes::from(file))?;
-    let mut users: HashMap<u32, Vec<(Class, u64)>> = HashMap::new();
-    let mut shares: BTreeMap<Class, Share> = BTreeMap::new();
-    let mut digests = 0;
-    for (content, recipe) in dimg.contents()? {
-        let class = Class::of(&open_exact(target, &content)?);
-        let share = shares.entry(class).or_default();
-        share.contents += 1;
-        share.made_bytes += content.size;
-        digests += 32;
-        for stage in recipe.stages.iter().filter(|stage| stage.codec.has_frame()) {
-            users.entry(stage.frame).or_default().push((class, content.size.max(1)));
-        }
-    }
-    let mut sharing: &[(Class, u64)] = &[];
-    for (number, frame) in dimg.frames()?.iter().enumerate() {
-        // Only the first chunk of a large stored content is named by its stage.
-        sharing = users.get(&u32::try_from(number)?).map_or(sharing, Vec::as_slice);
-        let total: u64 = sharing.iter().map(|(_, size)| size).sum();
-        for (class, size) in sharing {
-            shares.entry(*class).or_default().bytes += frame.bytes * size / total;
-        }
-    }
+    let mut shares = dimg.shares(|content, _| anyhow::Ok(Class::of(&open_exact(target, content)?)))?;
+    let digests = 32 * shares.values().map(|share| share.contents).sum::<u64>();
     let metadata = dimg.bytes().saturating_sub(dimg.data_bytes());
     shares.insert(Class::Digests, Share { bytes: digests, ..Share::default() });
     shares.insert(Class::Metadata, Share { bytes: metadata.saturating_sub(digests), ..Share::default() });

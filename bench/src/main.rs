@@ -22,8 +22,9 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use clap::Parser;
+use dimg::format::Share;
 
-use classes::{Class, Share};
+use classes::Class;
 use pair::Pair;
 use table::Row;
 
@@ -153,7 +154,7 @@ fn run(args: Args) -> Result<()> {
             // The same for any number of cores.
             if let Some(mut delta) = delta.filter(|_| run == 0) {
                 for (class, share) in classes::shares(&mut delta, &pair.new.contents)? {
-                    classes.entry(class).or_default().add(share);
+                    *classes.entry(class).or_default() += share;
                 }
             }
         }

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::time::Duration;
 
+use dimg::format::Share;
 use serde_json::{Value, json};
 
-use crate::classes::{Class, Share};
+use crate::classes::Class;
 
 /// What a tool took and made.
 #[derive(Clone)]

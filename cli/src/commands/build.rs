@@ -58,7 +58,7 @@ impl LevelChoice {
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum CodecChoice {
-    /// Whatever is smallest
+    /// Programs of our own; of executables with addresses moved, of archives opened, where that is smaller
     Auto,
     /// Programs of our own
     Plain,

@@ -54,7 +54,7 @@ pub struct SideLayer {
 /// Which patches are tried.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Codec {
-    /// Whatever is smallest.
+    /// Plain programs, of executables with addresses moved, of archives opened, where that is smaller.
     #[default]
     Auto,
     /// Plain programs.

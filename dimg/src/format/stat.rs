@@ -1,6 +1,6 @@
 //! A file in numbers: what `stat --json` says.
 
-use super::{DeltaFile, DimgError, StageCodec};
+use super::{DeltaFile, DimgError, Share, StageCodec};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -21,8 +21,8 @@ pub struct Stat {
     pub data_bytes: u64,
     /// How the target's contents come about.
     pub contents: ContentStat,
-    /// By the name of the codec: `elf` where a stage is, else that of the last one.
-    pub by_codec: BTreeMap<&'static str, CodecStat>,
+    /// By the name of the codec: `elf` where a stage is, else that of the last one. All bytes of what makes a content are that one's.
+    pub by_codec: BTreeMap<&'static str, Share>,
     /// Bytes of all contents that the file makes.
     pub full_bytes: u64,
     /// What pulling the changed layers would have cost; whoever knows the registry's sizes sets it.
@@ -79,17 +79,6 @@ pub struct ContentStat {
     pub patch_bytes: u64,
 }
 
-/// What one codec does in a file.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct CodecStat {
-    /// Contents that it makes.
-    pub contents: u64,
-    /// Bytes of its frames.
-    pub bytes: u64,
-    /// Bytes of the contents that it makes.
-    pub made_bytes: u64,
-}
-
 impl Stat {
     /// The numbers of `file`, which has `bytes` bytes.
     ///
@@ -99,7 +88,6 @@ impl Stat {
         let dimg = file.dimg();
         let (target, frames) = (dimg.target(), dimg.frames()?);
         let mut contents = ContentStat::default();
-        let mut by_codec = BTreeMap::<_, CodecStat>::new();
         let mut full_bytes = 0u64;
         for (content, recipe) in dimg.contents()? {
             match recipe.base {
@@ -107,21 +95,19 @@ impl Stat {
                 Some(_) => contents.patched += 1,
             }
             full_bytes = full_bytes.saturating_add(content.size);
-            let relocated = recipe.stages.iter().find(|stage| stage.codec == StageCodec::Elf);
-            if let Some(telling) = relocated.or(recipe.stages.last()) {
-                let codec = by_codec.entry(telling.codec.name()).or_default();
-                codec.contents += 1;
-                codec.made_bytes = codec.made_bytes.saturating_add(content.size);
-            }
         }
         contents.reused = target.contents.saturating_sub(contents.new + contents.patched);
         for frame in frames {
-            by_codec.entry(frame.kind.codec().name()).or_default().bytes += frame.bytes;
             match frame.kind.codec() {
                 StageCodec::Stored => contents.stored_bytes += frame.bytes,
                 _ => contents.patch_bytes += frame.bytes,
             }
         }
+        let by_codec = dimg.shares(|_, recipe| {
+            let relocated = recipe.stages.iter().find(|stage| stage.codec == StageCodec::Elf);
+            let telling = relocated.or(recipe.stages.last());
+            Ok::<_, DimgError>(telling.map_or(StageCodec::Stored, |stage| stage.codec).name())
+        })?;
         let layers = target.layers.iter().map(|layer| LayerStat {
             diff_id: layer.diff_id.to_string(),
             entries: layer.entries,

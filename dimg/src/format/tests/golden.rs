@@ -38,6 +38,7 @@ fn the_pinned_file_is_read() {
     let stat = Stat::of(&file, BYTES.len() as u64).unwrap();
     assert_eq!((stat.contents.new, stat.contents.patched, stat.contents.reused), (2, 5, 2));
     assert_eq!(stat.metadata_bytes + stat.data_bytes, stat.bytes);
+    assert_eq!(stat.by_codec.values().map(|share| share.bytes).sum::<u64>(), stat.data_bytes);
     let (manifest, config) = sample.documents();
     let cdimg = file.cdimg().unwrap();
     assert_eq!((cdimg.manifest(), cdimg.config()), (&manifest[..], &config[..]));
