@@ -84,26 +84,33 @@ impl Layer {
         for (name, found) in place {
             here = match found.map(|id| (id, &self.tree.node(id).body)) {
                 Some((id, Body::Directory(_))) => id,
-                Some((_, Body::Whiteout)) => self.implied(here, name, true)?,
+                Some((_, Body::Whiteout)) => self.in_place_of_hidden(here, name)?,
                 Some(_) => return Err(Why::NotADirectory),
                 // A missing one may have been made for the same place, on a way that a link led in a circle.
                 None => match self.tree.lookup(here, name) {
                     Some(id) => id,
-                    None => self.implied(here, name, false)?,
+                    None => self.implied(here, name)?,
                 },
             };
         }
         Ok(here)
     }
 
-    fn implied(&mut self, parent: NodeId, name: &[u8], opaque: bool) -> Result<NodeId, Why> {
+    fn implied(&mut self, parent: NodeId, name: &[u8]) -> Result<NodeId, Why> {
         let mut node = Node::directory(Attributes::of_missing_directory());
         if let Some(directory) = node.as_directory_mut() {
             directory.implied = true;
-            directory.opaque = opaque;
         }
         let id = self.tree.add(node);
         self.parent(parent)?.entries.insert(name.into(), id);
+        Ok(id)
+    }
+
+    /// A directory that no member describes, where the one below is hidden with its attributes.
+    fn in_place_of_hidden(&mut self, parent: NodeId, name: &[u8]) -> Result<NodeId, Why> {
+        let id = self.implied(parent, name)?;
+        let directory = self.parent(id)?;
+        (directory.opaque, directory.implied) = (true, false);
         Ok(id)
     }
 
@@ -146,7 +153,7 @@ impl Layer {
         match self.tree.lookup(parent, name) {
             Some(there) => {
                 if let Some(directory) = self.tree.directory_mut(there) {
-                    directory.opaque = true;
+                    (directory.opaque, directory.implied) = (true, false);
                 }
             }
             None => {

@@ -149,7 +149,7 @@ fn inherit(tree: &mut Tree, lower: &Tree) {
     let mut pending = vec![(Tree::ROOT, Vec::new(), true)];
     while let Some((id, path, visible)) = pending.pop() {
         let Some(directory) = tree.node(id).as_directory() else { continue };
-        let mut visible = visible && !directory.opaque;
+        let (mut visible, opaque) = (visible, directory.opaque);
         let mut inherited = None;
         if directory.implied && visible {
             let below = lower.find(&path).map(|below| lower.node(below));
@@ -159,7 +159,8 @@ fn inherit(tree: &mut Tree, lower: &Tree) {
         }
         for (name, &entry) in &directory.entries {
             if tree.node(entry).as_directory().is_some() {
-                pending.push((entry, [&path, &b"/"[..], name].concat(), visible));
+                // An opaque directory hides what is in the one below, not that one's attributes.
+                pending.push((entry, [&path, &b"/"[..], name].concat(), visible && !opaque));
             }
         }
         if let Some(below) = inherited {

@@ -123,6 +123,29 @@ fn later_members_replace_earlier_ones_and_directories_merge() {
 }
 
 #[test]
+fn what_empties_a_directory_leaves_its_attributes() {
+    let lower = || {
+        Members::default()
+            .add(Kind::Directory, b"d", |e| e.mode = 0o1777)
+            .add(Kind::Directory, b"d/e", |e| e.mode = 0o700)
+            .empty("d/a")
+            .index()
+    };
+    let emptied = Members::default().empty("d/.wh..wh..opq").empty("d/e/f");
+    assert_eq!(merged(&[lower(), emptied.index()]), "d 1777 d\nd 755 d/e\nf 644 d/e/f 0\n");
+    let cases: [&[&str]; 4] = [
+        &[".wh.d", "d/f"],
+        &["d/f", ".wh.d"],
+        &["d/.wh..wh..opq", ".wh.d", "d/f"],
+        &[".wh.d", "d/f", "d/.wh..wh..opq"],
+    ];
+    for names in cases {
+        let hidden = names.iter().fold(Members::default(), |all, name| all.empty(name));
+        assert_eq!(merged(&[lower(), hidden.index()]), "d 755 d\nf 644 d/f 0\n", "{names:?}");
+    }
+}
+
+#[test]
 fn directories_that_no_member_describes_look_as_below() {
     let lower = Members::default().with_xattrs(Kind::Directory, b"tmp", &[("user.x", b"1")], |entry| {
         (entry.mode, entry.uid, entry.mtime) = (0o1777, 5, 7);
