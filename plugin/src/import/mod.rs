@@ -423,7 +423,7 @@ impl Importer {
     /// # Errors
     /// A record cannot be read.
     pub fn chains(&self) -> Result<Vec<(Digest, Vec<Digest>)>> {
-        self.records.list()?.into_iter().map(|digest| Ok((digest, self.chain(digest)?))).collect()
+        self.of_each(|digest| Ok((digest, self.chain(digest)?)))
     }
 
     /// The images known, by digest.
@@ -431,19 +431,22 @@ impl Importer {
     /// # Errors
     /// A record cannot be read.
     pub fn images(&self) -> Result<Vec<KnownImage>> {
-        self.records
-            .list()?
-            .into_iter()
-            .map(|digest| {
-                let chain_ids = self.chain(digest)?;
-                let mut contents = HashSet::new();
-                for layer in self.records.layers(digest)? {
-                    contents.extend(layer.contents());
-                }
-                let used = self.refs(&chain_ids)? > 0;
-                Ok(KnownImage { digest, chain_ids, bytes: contents.iter().map(|c| c.size).sum(), used })
-            })
-            .collect()
+        self.of_each(|digest| {
+            let chain_ids = self.chain(digest)?;
+            let mut contents = HashSet::new();
+            for layer in self.records.layers(digest)? {
+                contents.extend(layer.contents());
+            }
+            let used = self.refs(&chain_ids)? > 0;
+            Ok(KnownImage { digest, chain_ids, bytes: contents.iter().map(|c| c.size).sum(), used })
+        })
+    }
+
+    /// What is said of each image; of those that are removed meanwhile, nothing.
+    fn of_each<T>(&self, said: impl Fn(Digest) -> Result<T>) -> Result<Vec<T>> {
+        let each = self.records.list()?.into_iter().map(|digest| (digest, said(digest)));
+        let there = each.filter(|(digest, said)| said.is_ok() || self.records.is_known(*digest));
+        there.map(|(_, said)| said).collect()
     }
 
     fn chain(&self, digest: Digest) -> Result<Vec<Digest>> {

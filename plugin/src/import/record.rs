@@ -123,6 +123,11 @@ impl Records {
         Ok(digests)
     }
 
+    /// Whether there is a record of it, whatever is in it.
+    pub(super) fn is_known(&self, digest: Digest) -> bool {
+        self.path(digest).exists()
+    }
+
     fn path(&self, digest: Digest) -> PathBuf {
         self.dir.join(digest.hex())
     }
