@@ -8,7 +8,7 @@ use std::fs;
 use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::{Arc, Mutex, TryLockError};
 use std::time::Duration;
 
@@ -17,8 +17,11 @@ use signal_hook::iterator::Signals;
 
 use crate::failure::{Failure, Kind, Reason};
 
-/// The exit status of an interrupted command.
+/// The exit status of an interrupted command,
 const INTERRUPTED: i32 = 130;
+
+/// and what it is now.
+static STATUS: AtomicI32 = AtomicI32::new(INTERRUPTED);
 
 /// Told of the first signal, instead of the process ending.
 static INSTEAD: Mutex<Option<UnixStream>> = Mutex::new(None);
@@ -46,7 +49,7 @@ pub(crate) fn watch() -> Result<(), Failure> {
             for path in pending.drain(..).rev() {
                 remove(&path);
             }
-            std::process::exit(INTERRUPTED);
+            std::process::exit(STATUS.load(Ordering::Relaxed));
         }
     });
     if thread.is_err() {
@@ -58,6 +61,11 @@ pub(crate) fn watch() -> Result<(), Failure> {
         }
     }
     Ok(())
+}
+
+/// Lets a signal be the way to end the process, with status 0: of what serves until then.
+pub(crate) fn is_the_end() {
+    STATUS.store(0, Ordering::Relaxed);
 }
 
 /// A stream that can be read from once a signal came. The first one does not end the process then; the second does.

@@ -52,6 +52,15 @@ pub(crate) fn parse_count(text: &str) -> Result<NonZeroUsize, String> {
     text.parse().map_err(|_| "not a number above 0".to_owned())
 }
 
+/// Reads where a server is.
+///
+/// # Errors
+/// A text without a scheme, or with another one.
+pub(crate) fn parse_server(text: &str) -> Result<String, String> {
+    let is_url = ["http://", "https://"].iter().any(|scheme| text.starts_with(scheme));
+    if is_url { Ok(text.to_owned()) } else { Err("not http:// or https:// and a host".to_owned()) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -25,7 +25,7 @@ use crate::config::{Config, remembered_registries};
 use crate::failure::{Failure, Kind};
 use crate::image::{ImageOptions, Opener};
 use crate::progress::{Progress, Unit};
-use crate::units::Bytes;
+use crate::units::{Bytes, parse_server};
 
 /// Options of `pull`.
 #[derive(Debug, clap::Args)]
@@ -40,7 +40,7 @@ pub(crate) struct Options {
     #[arg(long, value_name = "NAME", default_value = "di3fs")]
     snapshotter: String,
     /// A d4c serve to ask where the registry has no delta that leads there at once
-    #[arg(long, value_name = "URL", env = "D4C_SERVE")]
+    #[arg(long, value_name = "URL", env = "D4C_SERVE", value_parser = parse_server)]
     serve: Option<String>,
     /// Seconds until it begins to answer
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
@@ -388,7 +388,9 @@ impl Pull<'_> {
             }
             How::Layers => {
                 let reason = done.reason.as_deref().unwrap_or("no deltas");
-                format!("the layers, {fetched} fetched: {reason}")
+                let server = self.served.as_ref().and_then(|served| served.told.as_deref());
+                let server = server.map_or_else(String::new, |told| format!("; {told}"));
+                format!("the layers, {fetched} fetched: {reason}{server}")
             }
         };
         let base = unpacked.map_or_else(String::new, |base| {

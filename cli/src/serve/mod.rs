@@ -21,7 +21,8 @@ use metrics::Metrics;
 use store::Store;
 
 use crate::config::Config;
-use crate::failure::{Failure, Kind};
+use crate::failure::{Failure, Kind, Reason};
+use crate::interrupt;
 use crate::memory::give_back;
 
 /// How to serve, decided.
@@ -43,7 +44,7 @@ pub(crate) struct ServeOptions {
     pub(crate) level: dimg::engine::compress::Level,
 }
 
-/// Serves until a signal ends the process.
+/// Serves until a signal ends the process, with status 0.
 ///
 /// # Errors
 /// The address is taken, or the directory cannot be used.
@@ -51,7 +52,7 @@ pub(crate) fn serve(options: ServeOptions, config: &Config) -> Result<(), Failur
     // It stays, and jobs come and go.
     give_back();
     let listen = options.listen;
-    let failed = |error: std::io::Error| Failure::new(Kind::Failed, "listen", listen, error);
+    let failed = |error: std::io::Error| Failure::new(Kind::Failed, "listen", listen, Reason(&error));
     let listener = TcpListener::bind(listen).map_err(failed)?;
     listener.set_nonblocking(true).map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
@@ -64,6 +65,7 @@ pub(crate) fn serve(options: ServeOptions, config: &Config) -> Result<(), Failur
     config.output.report(&serde_json::json!({"listen": address.to_string()}), || {
         format!("listening on http://{address}\n")
     })?;
+    interrupt::is_the_end();
     runtime.block_on(async {
         let listener = tokio::net::TcpListener::from_std(listener).map_err(failed)?;
         let router = http::router(answers, jobs, metrics);
