@@ -62,10 +62,10 @@ const LAST: [Last; 3] = [
     },
     Last {
         command: "patch",
-        usage: "d4c patch [OPTIONS] <BASE> <DELTA>... <DEST>",
+        usage: "d4c patch [OPTIONS] <BASE> [DELTA]... <DEST>",
         field: "deltas_and_dest",
-        least: 1,
-        many: ("DELTA", "The deltas in order"),
+        least: 0,
+        many: ("DELTA", "The deltas in order; none: the base itself"),
         last: (
             "DEST",
             "Where the image goes: dir:PATH (a root file system), oci:DIR[:TAG] or oci-archive:FILE[:TAG] (layers uncompressed)",
@@ -88,7 +88,9 @@ pub(crate) fn shown() -> clap::Command {
         all.mut_subcommand(command, |command| {
             command
                 .override_usage(usage)
-                .mut_arg(field, |arg| arg.value_names(vec![many.0; least]).num_args(least..).help(many.1))
+                .mut_arg(field, |arg| {
+                    arg.value_names(vec![many.0; least.max(1)]).num_args(least..).help(many.1)
+                })
                 .arg(Arg::new("last").value_name(last.0).help(last.1).required(true))
         })
     })

@@ -20,6 +20,10 @@ use crate::output::not_written;
 /// The name that stands for standard input or output.
 pub(crate) const STANDARD: &str = "-";
 
+/// What images begin with, as sources: hardly the name of a file to be made.
+const SOURCES: [&[u8]; 6] =
+    [b"oci:", b"oci-archive:", b"docker-archive:", b"docker:", b"containerd:", b"dir:"];
+
 /// What to call the file at `path`.
 pub(crate) fn shown(path: &Path) -> &Path {
     if path == Path::new(STANDARD) { Path::new("standard input") } else { path }
@@ -91,6 +95,12 @@ impl OutFile {
             Ok(_) => fs::canonicalize(path).map_err(Failure::io(WHAT, path))?,
             Err(_) if path.file_name().is_none() => {
                 return Err(Failure::usage(path.display(), "names no file"));
+            }
+            Err(_)
+                if SOURCES.iter().any(|prefix| path.as_os_str().as_encoded_bytes().starts_with(prefix)) =>
+            {
+                let why = "a file is written here, not an image; with ./ in front it gets this name";
+                return Err(Failure::usage(path.display(), why));
             }
             Err(_) => pointed_at(path),
         };
@@ -288,6 +298,7 @@ mod tests {
         let missing = dir.path().join("no/out");
         assert_eq!(OutFile::create(&missing, dir.path()).unwrap_err().kind, Kind::NotFound);
         assert_eq!(OutFile::create(dir.path(), dir.path()).unwrap_err().kind, Kind::Failed);
+        assert_eq!(OutFile::create(Path::new("oci:out"), dir.path()).unwrap_err().kind, Kind::Usage);
         let open = |path: &Path| InFile::open(path, dir.path(), &|_| Ok(100));
         assert_eq!(open(&missing).unwrap_err().kind, Kind::NotFound);
         assert_eq!(open(dir.path()).unwrap_err().kind, Kind::Failed);

@@ -32,8 +32,11 @@ fn usage_is_one_line_and_status_2() {
             "mount a b --route bad",
             "--route <ROUTE>: \"bad\" where one of auto, erofs, fuse-passthrough, fuse, overlay is expected",
         ),
-        ("patch", "<BASE> <DELTA>... <DEST>: missing"),
-        ("patch oci:i:v1 a.cdimg", "<DELTA>... <DEST>: needs more values"),
+        ("patch", "<BASE> [DELTA]... <DEST>: missing"),
+        (
+            "patch oci:i:v1 a.cdimg",
+            "a.cdimg: not a destination; known: dir:PATH, oci:DIR[:TAG], oci-archive:FILE[:TAG]",
+        ),
         ("mount a.cdimg", "<FILE>... <DIR>: needs more values"),
         ("merge a.cdimg --threads 1 out.cdimg", "<DELTA> <DELTA>... <OUT.cdimg>: needs more values"),
         ("mount", "<FILE>... <DIR>: missing"),

@@ -33,6 +33,11 @@ fn a_base_and_deltas_make_the_image_again() {
     assert_eq!(made["manifest"], v3["target"]["manifest"]);
     assert_eq!(made["written_manifest"], back["target"]["manifest"]);
 
+    let (alone, v1) =
+        (json(&folder.ok("patch v1.cdimg oci:alone --json")), json(&folder.ok("stat v1.cdimg --json")));
+    assert_eq!((&alone["config"], &alone["manifest"]), (&v1["target"]["config"], &v1["target"]["manifest"]));
+    folder.ok("verify a.cdimg --base oci:alone");
+
     folder.ok("patch oci:i:v1 a.cdimg dir:root");
     let meta = |name: &str| fs::symlink_metadata(folder.path("root").join(name)).unwrap();
     assert_eq!(fs::read_to_string(folder.path("root/new")).unwrap(), "version 2\n");
@@ -189,7 +194,7 @@ fn help_and_man_pages_tell_the_order() {
     folder.ok("man pages");
     for (command, order) in [
         ("merge", "<DELTA> <DELTA>... <OUT.cdimg>"),
-        ("patch", "<BASE> <DELTA>... <DEST>"),
+        ("patch", "<BASE> [DELTA]... <DEST>"),
         ("mount", "<FILE>... <DIR>"),
     ] {
         let usage = format!("d4c {command} [OPTIONS] {order}");

@@ -1,4 +1,4 @@
-//! `d4c patch BASE DELTA… DEST`: the image that deltas make, as a root file system or an OCI layout.
+//! `d4c patch BASE [DELTA…] DEST`: the image that deltas make, or a base file, as a root file system or an OCI layout.
 //!
 //! Every content is made with its digest, every diff ID is recomputed before the destination gets its name, and the
 //! config is the one that the manifest names.
@@ -24,7 +24,7 @@ use crate::units::{Bytes, counted};
 pub(crate) struct Options {
     /// The image that the first delta starts from: any source
     base: String,
-    /// The deltas, then the destination
+    /// The deltas, if any, then the destination
     #[arg(value_names = ["DELTA", "DEST"], num_args = 1.., required = true)]
     deltas_and_dest: Vec<String>,
     #[command(flatten)]
@@ -58,9 +58,6 @@ impl Dest {
 /// written; nothing is left there then.
 pub(crate) fn run(options: Options, config: &Config) -> Result<(), Failure> {
     let mut deltas = options.deltas_and_dest;
-    if deltas.len() < 2 {
-        return Err(Failure::usage("<DELTA>... <DEST>", "needs more values"));
-    }
     let dest = Dest::parse(&deltas.pop().unwrap_or_default())?;
     if let Dest::Dir(path) = &dest {
         check_free(path)?;
