@@ -55,7 +55,10 @@ pub(crate) fn run(config: &Config) -> Result<(), Failure> {
 }
 
 /// The names that images have in containerd, by their manifests. One that cannot be read there has none.
-fn names(containerd: &Containerd) -> Result<HashMap<String, Vec<String>>, ClientError> {
+///
+/// # Errors
+/// containerd does not answer.
+pub(super) fn names(containerd: &Containerd) -> Result<HashMap<String, Vec<String>>, ClientError> {
     let mut names: HashMap<_, Vec<_>> = HashMap::new();
     for name in containerd.image_names()? {
         if let Ok(manifest) = manifest(containerd, &name) {

@@ -9,10 +9,12 @@ use std::path::{Path, PathBuf};
 
 use d4c_image::delta::chain_id;
 use di3fs_snapshotter::api::control::ImportResponse;
+use di3fs_snapshotter::client::Loaded;
 use dimg::Digest;
 use dimg::content::Bytes;
 use serde_json::{Value, json};
 
+use super::images::names;
 use super::node::Node;
 use super::reach::{Named, Way};
 use super::{base, pick};
@@ -41,6 +43,7 @@ pub(crate) struct Options {
 /// A file that can be loaded.
 struct Given {
     delta: Delta,
+    way: Way,
     /// Its bytes where it is a part of a file: the plugin reads whole ones.
     part: Option<Bytes>,
 }
@@ -52,7 +55,7 @@ impl Given {
             let why = "a dimg has no manifest and config; d4c pack adds them";
             return Err(Failure::usage(delta.path.display(), why));
         }
-        Ok(Self { delta, part })
+        Ok(Self { way: Way::of(&delta)?, delta, part })
     }
 
     fn open(path: &Path, config: &Config) -> Result<Self, Failure> {
@@ -60,6 +63,20 @@ impl Given {
             return Err(Failure::usage("-", "the plugin reads files by their names"));
         }
         Self::new(Delta::open(path, &config.tmpdir)?, None)
+    }
+
+    fn manifest(&self) -> Digest {
+        self.delta.file.dimg().target().manifest
+    }
+
+    /// The name that its image gets, which `wanted` is if there is one.
+    fn name(&self, wanted: Option<&String>) -> String {
+        let own = &self.delta.file.dimg().target().name;
+        match wanted {
+            Some(name) => name.clone(),
+            None if !own.is_empty() => own.clone(),
+            None => format!("d4c.local/image@{}", self.manifest()),
+        }
     }
 
     /// Has the plugin import it.
@@ -71,56 +88,94 @@ impl Given {
     }
 }
 
-/// The files in a tar file.
-fn open_tar(path: &Path, config: &Config) -> Result<Vec<Given>, Failure> {
+/// The files in a tar file, or what is wrong with them.
+fn open_tar(path: &Path, config: &Config) -> Result<Vec<Result<Given, Failure>>, Failure> {
     let bytes = Bytes::new(InFile::open(path, &config.tmpdir, &|_| Ok(u64::MAX))?.map);
     let open = |(name, part): (PathBuf, Bytes)| Given::new(Delta::of_bytes(part.clone(), &name)?, Some(part));
-    pick::members(path, &bytes)?.into_iter().map(open).collect()
+    Ok(pick::members(path, &bytes)?.into_iter().map(open).collect())
+}
+
+/// What the command was given.
+#[derive(Default)]
+struct Gathered {
+    given: Vec<Given>,
+    /// What is wrong with files of folders and tar files.
+    damaged: Vec<Failure>,
+    /// Whether there is a folder or tar file: only what leads on is loaded then.
+    choose: bool,
+}
+
+/// Opens all files.
+///
+/// # Errors
+/// One that was named is damaged, or none of a folder or tar file is whole.
+fn gather(files: &[PathBuf], config: &Config) -> Result<Gathered, Failure> {
+    let mut gathered = Gathered::default();
+    let mut empty = None;
+    for path in files {
+        let (opened, what) = if path.is_dir() {
+            (pick::files(path)?.iter().map(|file| Given::open(file, config)).collect(), "folder")
+        } else if pick::is_tar(path) {
+            (open_tar(path, config)?, "tar file")
+        } else {
+            gathered.given.push(Given::open(path, config)?);
+            continue;
+        };
+        gathered.choose = true;
+        empty.get_or_insert((path, what));
+        for opened in opened {
+            match opened {
+                Err(failure) if failure.kind == Kind::Corrupt => gathered.damaged.push(failure),
+                opened => gathered.given.push(opened?),
+            }
+        }
+    }
+    match empty.filter(|_| gathered.given.is_empty()) {
+        None => Ok(gathered),
+        Some((path, what)) => Err(gathered.damaged.pop().unwrap_or_else(|| {
+            let why = format!("no *.cdimg in this {what}");
+            Failure::new(Kind::NotFound, "load files", path.display(), why)
+        })),
+    }
 }
 
 /// Loads the files.
 ///
 /// # Errors
-/// A file is damaged or its base is not there; the plugin or containerd does not answer, or refuses. Of a folder or tar file, nothing leads anywhere.
+/// A file is damaged or its base is not there; the plugin or containerd does not answer, or refuses. Of a folder or tar file, nothing leads
+/// anywhere; where one in it is damaged, what the others lead to is loaded first.
 pub(crate) fn run(options: &Options, config: &Config) -> Result<(), Failure> {
-    let (mut given, mut choose, mut empty) = (Vec::new(), false, None);
-    for path in &options.files {
-        let what = if path.is_dir() {
-            for file in pick::files(path)? {
-                given.push(Given::open(&file, config)?);
-            }
-            "folder"
-        } else if pick::is_tar(path) {
-            given.extend(open_tar(path, config)?);
-            "tar file"
-        } else {
-            given.push(Given::open(path, config)?);
-            continue;
-        };
-        choose = true;
-        empty.get_or_insert((path, what));
-    }
-    if given.is_empty()
-        && let Some((path, what)) = empty
-    {
-        let why = format!("no *.cdimg in this {what}");
-        return Err(Failure::new(Kind::NotFound, "load files", path.display(), why));
-    }
+    let Gathered { given, mut damaged, choose } = gather(&options.files, config)?;
     let mut node = Node::connect(config, &options.snapshotter)?;
     let progress = Progress::new(config.progress);
     let opener = Opener::new(&ImageOptions::default(), config, &progress)?;
     let (mut results, mut text, mut value) = (Vec::new(), String::new(), json!({}));
     let mut files: Vec<&Given> = given.iter().collect();
     if choose {
-        let picked = picked(&given, &node, &opener)?;
-        let manifests = |list: &[Digest]| list.iter().map(ToString::to_string).collect::<Vec<_>>();
-        for manifest in &picked.there {
-            text.push_str(&format!("{manifest}: is on the node\n"));
+        let picked = match picked(&given, &node, &opener) {
+            Err(failure) => return Err(damaged.pop().unwrap_or(failure)),
+            picked => picked?,
+        };
+        let (mut present, mut out_of_reach) = (Vec::new(), Vec::new());
+        for (number, &file) in picked.there.iter().enumerate() {
+            let (file, is_last) = (&given[file], picked.files.is_empty() && number + 1 == picked.there.len());
+            match name_again(file, options.name.as_ref().filter(|_| is_last), &mut node)? {
+                Some(named) => {
+                    text.push_str(&format!("{}: is on the node, and has this name now\n", named.name));
+                    results.push(said(file, &named, &ImportResponse::default(), None));
+                }
+                None => {
+                    text.push_str(&format!("{}: is on the node\n", file.manifest()));
+                    present.push(file.manifest().to_string());
+                }
+            }
         }
-        for manifest in &picked.barred {
-            text.push_str(&format!("{manifest}: no files lead there from what the node has\n"));
+        for file in picked.barred.iter().map(|&file| &given[file]) {
+            let (manifest, path) = (file.manifest(), file.delta.path.display());
+            text.push_str(&format!("{manifest}: no files lead there from what the node has, not {path}\n"));
+            out_of_reach.push(manifest.to_string());
         }
-        value = json!({"present": manifests(&picked.there), "out_of_reach": manifests(&picked.barred)});
+        value = json!({"present": present, "out_of_reach": out_of_reach});
         files = picked.files.iter().map(|&number| &given[number]).collect();
     }
     for (number, file) in files.iter().enumerate() {
@@ -129,13 +184,29 @@ pub(crate) fn run(options: &Options, config: &Config) -> Result<(), Failure> {
     }
     drop(progress);
     value["images"] = results.into();
-    config.output.report(&value, || text)
+    let last = damaged.pop();
+    damaged.iter().for_each(|failure| text.push_str(&format!("{failure}\n")));
+    config.output.report(&value, || text)?;
+    last.map_or(Ok(()), Err)
+}
+
+/// Has containerd know the image of a file, which is on the node, where it does not: it may have removed it, or have it in another namespace or
+/// by another name than it is to get.
+fn name_again(file: &Given, name: Option<&String>, node: &mut Node<'_>) -> Result<Option<Loaded>, Failure> {
+    let manifest = file.manifest();
+    let names = names(&node.containerd)?.remove(&manifest.to_string()).unwrap_or_default();
+    let is_named = name.map_or(!names.is_empty(), |name| names.contains(name));
+    if is_named || !node.images()?.iter().any(|(kept, _)| *kept == manifest) {
+        return Ok(None);
+    }
+    let made = node.restore(manifest)?;
+    Ok(Some(node.load(&file.name(name), &made)?))
 }
 
 /// What to load of these files.
 ///
 /// # Errors
-/// One is damaged, or none leads anywhere; the plugin or containerd does not answer.
+/// None leads anywhere; the plugin or containerd does not answer.
 fn picked(given: &[Given], node: &Node<'_>, opener: &Opener<'_>) -> Result<pick::Picked, Failure> {
     let there = node.images()?.into_iter();
     let mut present: Vec<Named> =
@@ -144,7 +215,7 @@ fn picked(given: &[Given], node: &Node<'_>, opener: &Opener<'_>) -> Result<pick:
         let chain = (!image.diff_ids.is_empty()).then(|| chain_id(&image.diff_ids));
         present.push(Named::of(&chain.into_iter().collect::<Vec<_>>(), image.manifest));
     }
-    let ways = given.iter().map(|file| Way::of(&file.delta)).collect::<Result<Vec<_>, _>>()?;
+    let ways: Vec<Way> = given.iter().map(|file| file.way.clone()).collect();
     let picked = pick::pick(&ways, &present);
     if !(picked.files.is_empty() && picked.there.is_empty()) {
         return Ok(picked);
@@ -175,21 +246,22 @@ fn load(
     };
     opener.progress.stage(format!("import {}", delta.path.display()), Unit::Bytes, 0);
     let made = file.import(node, config)?;
-    let name = match name {
-        Some(name) => name.clone(),
-        None if !dimg.target().name.is_empty() => dimg.target().name.clone(),
-        None => format!("d4c.local/image@{}", made.manifest_digest),
-    };
+    let name = file.name(name);
     let loaded = node.load(&name, &made)?;
     let (contents, bytes) = (units::counted(made.contents_made, "content"), units::Bytes(made.bytes_made));
     text.push_str(&format!("{}: {contents} made, {bytes}\n", loaded.name));
-    Ok(json!({
-        "file": delta.path.display().to_string(),
+    Ok(said(file, &loaded, &made, unpacked))
+}
+
+/// What `--json` says of an image that was loaded.
+fn said(file: &Given, loaded: &Loaded, made: &ImportResponse, unpacked: Option<String>) -> Value {
+    json!({
+        "file": file.delta.path.display().to_string(),
         "name": loaded.name,
         "manifest": loaded.manifest.to_string(),
         "contents_made": made.contents_made,
         "bytes_made": made.bytes_made,
         "layers_made": made.layers_made,
         "unpacked": unpacked,
-    }))
+    })
 }

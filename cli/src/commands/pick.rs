@@ -85,10 +85,10 @@ pub(super) fn members(path: &Path, bytes: &Bytes) -> Result<Vec<(PathBuf, Bytes)
 pub(super) struct Picked {
     /// Those to be loaded, one after the other, by their numbers.
     pub(super) files: Vec<usize>,
-    /// Images that the files lead to and that are on the node.
-    pub(super) there: Vec<Digest>,
-    /// Images that the files lead to, but not from what is on the node.
-    pub(super) barred: Vec<Digest>,
+    /// Files whose images are on the node.
+    pub(super) there: Vec<usize>,
+    /// Files to whose images none leads from what is on the node.
+    pub(super) barred: Vec<usize>,
 }
 
 /// Picks from files that do these things. Where they go in circles, no image is the last: then nothing is picked.
@@ -96,20 +96,33 @@ pub(super) fn pick(ways: &[Way], present: &[Named]) -> Picked {
     let mut present = present.to_vec();
     let mut picked = Picked::default();
     let mut seen = Vec::new();
-    for end in ways.iter().map(|way| way.target) {
-        let goes_on = |way: &Way| way.source.is_some_and(|source| source.chain == end.chain);
-        if seen.contains(&end.chain) || ways.iter().any(goes_on) {
+    for (number, way) in ways.iter().enumerate() {
+        let end = way.target;
+        // A file that changes nothing but the config starts from the same layers.
+        let goes_on =
+            |way: &Way| way.source.is_some_and(|source| source.chain == end.chain) && !way.is_within();
+        if seen.contains(&end) || ways.iter().any(goes_on) {
             continue;
         }
-        seen.push(end.chain);
-        match Reach::find(end, &present, ways.to_vec()).steps() {
-            None => picked.barred.push(end.manifest),
-            Some([]) => picked.there.push(end.manifest),
-            Some(steps) => {
-                picked.files.extend(steps);
-                present.extend(steps.iter().map(|&step| ways[step].target));
+        seen.push(end);
+        let mut steps = match Reach::find(end, &present, ways.to_vec()).steps() {
+            None => {
+                picked.barred.push(number);
+                continue;
             }
+            Some(steps) => steps.to_vec(),
+        };
+        present.extend(steps.iter().map(|&step| ways[step].target));
+        // What has its layers may be another image.
+        let starts = |source: Named| present.iter().any(|image| image.chain == source.chain);
+        if !present.contains(&end) && way.source.is_none_or(starts) {
+            steps.push(number);
+            present.push(end);
         }
+        if steps.is_empty() {
+            picked.there.push(number);
+        }
+        picked.files.extend(steps);
     }
     picked
 }
@@ -149,12 +162,19 @@ mod tests {
             let present: Vec<Named> = present.iter().map(|&number| image(number)).collect();
             pick(&ways, &present)
         };
-        let manifest = |number| image(number).manifest;
         // 2 is needed for 4 only; 9 is out of reach.
-        assert_eq!(picked(&[1]), Picked { files: vec![2, 0, 4], there: vec![], barred: vec![manifest(9)] });
-        assert_eq!(picked(&[]), Picked { files: vec![3, 2, 0, 4], there: vec![], barred: vec![manifest(9)] });
-        let all = Picked { files: vec![5], there: vec![manifest(3), manifest(4)], barred: vec![] };
+        assert_eq!(picked(&[1]), Picked { files: vec![2, 0, 4], there: vec![], barred: vec![5] });
+        assert_eq!(picked(&[]), Picked { files: vec![3, 2, 0, 4], there: vec![], barred: vec![5] });
+        let all = Picked { files: vec![5], there: vec![1, 4], barred: vec![] };
         assert_eq!(picked(&[3, 4, 8]), all);
+        // Of 2 nothing but the config changes, twice.
+        let same = |manifest| Named { manifest: Digest([manifest; 32]), ..image(2) };
+        let within = |source, target| Way { source: Some(source), target, ..way(0, 0, 1) };
+        let ways = [way(1, 2, 10), within(image(2), same(1)), within(same(1), same(2))];
+        let picked = |present: &[Named]| pick(&ways, present);
+        assert_eq!(picked(&[image(1)]), Picked { files: vec![0, 1, 2], ..Picked::default() });
+        assert_eq!(picked(&[image(2)]), Picked { files: vec![1, 2], there: vec![0], barred: vec![] });
+        assert_eq!(picked(&[same(1)]), Picked { files: vec![2], there: vec![0, 1], barred: vec![] });
         // A way back makes a circle, in which none is the last.
         let circle = [way(1, 2, 1), way(2, 1, 1)];
         assert_eq!(pick(&circle, &[image(1)]), Picked::default());

@@ -174,6 +174,11 @@ impl Reach {
 }
 
 impl Way {
+    /// Whether it leads to an image with the same layers.
+    pub(super) fn is_within(&self) -> bool {
+        self.source.is_some_and(|source| source.chain == self.target.chain)
+    }
+
     /// What loading the file would do.
     ///
     /// # Errors

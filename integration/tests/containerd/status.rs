@@ -83,6 +83,23 @@ fn a_folder_is_loaded_as_far_as_it_leads() -> Result<()> {
     ensure!(seen == "v3\n", "{seen}");
     let again = load()?;
     ensure!(again["images"] == json!([]) && again["present"] == json!([third]), "{again}");
+    // In another namespace, and by another name.
+    let named = containerd.d4c(["--namespace", "other", "load", &stick, "--json"])?.success()?;
+    let named: Value = serde_json::from_str(&named.stdout)?;
+    let (image, none) = (&named["images"][0], named["present"] == json!([]));
+    let listed = containerd.ctr(["--namespace", "other", "images", "ls", "-q"])?.success()?.stdout;
+    ensure!(none && image["manifest"] == third && image["name"] == listed.trim(), "{listed}: {named}");
+    containerd.d4c(["load", &stick, "--name", "example.com/tiny:other"])?.success()?;
+    let seen = containerd.run("di3fs", "example.com/tiny:other", &["cat", "/etc/release"])?;
+    ensure!(seen == "v3\n", "{seen}");
+    containerd.ctr(["--namespace", "other", "images", "rm", "--sync", listed.trim()])?.success()?;
+    // One that is damaged is told after what the others lead to.
+    containerd.ctr(["images", "rm", "--sync", "example.com/tiny:v3"])?.success()?;
+    std::fs::write(std::path::Path::new(&stick).join("a.cdimg"), "d4c!")?;
+    let said = containerd.d4c(["load", &stick, "--name", "example.com/tiny:v3"])?;
+    ensure!(said.code == 4 && said.stderr.contains("a.cdimg"), "{}: {}", said.code, said.stderr);
+    let seen = containerd.run("di3fs", "example.com/tiny:v3", &["cat", "/etc/release"])?;
+    ensure!(seen == "v3\n", "{seen}");
     containerd.stop()?;
     plugin.terminate()?;
     sandbox.close()
