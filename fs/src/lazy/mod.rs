@@ -95,6 +95,7 @@ impl std::fmt::Debug for Contents {
 }
 
 /// How a content is made.
+#[derive(Clone, Copy)]
 enum Way<'a> {
     Recipe(usize, &'a Recipe),
     Source,
@@ -217,19 +218,21 @@ impl Contents {
     fn try_make(&self, content: &Content) -> Result<(), StoreError> {
         let _first = self.store.reading();
         crate::crew::long_work();
-        // The way down: from the content to a base that is there or needs none.
-        let mut chain = vec![*content];
+        // The way down: from the content to a base that is there or needs none. The same content may be at both ends of it, made again by
+        // the later step.
+        let mut chain = Vec::new();
         let (mut below, mut at) = (self.steps.len(), *content);
-        while let Way::Recipe(step, recipe) = self.way(&at, below) {
-            let Some(base) = recipe.base else { break };
-            if self.store.has(&base)? {
+        loop {
+            let way = self.way(&at, below);
+            chain.push((at, way));
+            let Way::Recipe(step, Recipe { base: Some(base), .. }) = way else { break };
+            if self.store.has(base)? {
                 break;
             }
-            (below, at) = (step, base);
-            chain.push(base);
+            (below, at) = (step, *base);
         }
-        for content in chain.iter().rev() {
-            self.make_one(content)?;
+        for (content, way) in chain.iter().rev() {
+            self.make_one(content, *way)?;
         }
         self.opened_lock().push(content.digest);
         self.make_ahead(content);
@@ -267,18 +270,15 @@ impl Contents {
         found.next().map_or(Way::Source, |(number, recipe)| Way::Recipe(number, recipe))
     }
 
-    fn make_one(&self, content: &Content) -> Result<(), StoreError> {
-        self.with_job(content, |job| self.store.make_unflushed(&[job], NonZeroUsize::MIN))
-    }
-
-    fn with_job<T>(&self, content: &Content, run: impl FnOnce(&dyn Job) -> T) -> T {
-        match self.way(content, self.steps.len()) {
+    fn make_one(&self, content: &Content, way: Way<'_>) -> Result<(), StoreError> {
+        let make = |job: &dyn Job| self.store.make_unflushed(&[job], NonZeroUsize::MIN);
+        match way {
             Way::Recipe(step, recipe) => {
                 // Somebody waits for it.
-                let make = Make::new(&self.store, self.steps[step].file.dimg(), recipe, &self.sources);
-                run(&make.on(self.threads))
+                let job = Make::new(&self.store, self.steps[step].file.dimg(), recipe, &self.sources);
+                make(&job.on(self.threads))
             }
-            Way::Source => run(&Copy::new(*content, &self.sources)),
+            Way::Source => make(&Copy::new(*content, &self.sources)),
         }
     }
 

@@ -115,6 +115,26 @@ fn bases_come_from_the_image_before_the_chain() {
 }
 
 #[test]
+fn what_comes_back_is_made_of_the_image_before_the_chain() {
+    let (dir, memory) = (tempfile::tempdir().unwrap(), Arc::new(Memory::default()));
+    let steps = || chain(dir.path(), &memory, &[&["a"], &["b"], &["a", "c"]]).split_off(1);
+    for step in steps() {
+        assert!(
+            step.recipes.values().any(|recipe| recipe.base.is_some()),
+            "a and b were to be patches of each other"
+        );
+    }
+    for wanted in ["a", "b", "c"] {
+        let (root, source): (_, Arc<dyn ContentSource>) =
+            (tempfile::tempdir().unwrap(), Arc::<Memory>::clone(&memory));
+        let contents = Contents::new(volatile(root.path()), steps(), vec![source]);
+        assert_eq!(read(&contents, wanted), text(wanted));
+        contents.ensure_all(&["a", "b", "c"].map(content), NonZeroUsize::MIN).unwrap();
+        assert_eq!(read(&contents, "a"), text("a"));
+    }
+}
+
+#[test]
 fn who_opens_one_after_the_other_has_the_next_ones_made() {
     let (dir, memory) = (tempfile::tempdir().unwrap(), Memory::default());
     let names =
