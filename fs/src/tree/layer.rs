@@ -3,10 +3,9 @@
 use dimg::index::{Entry, Kind, LayerIndex};
 use dimg::limits::MAX_ENTRIES;
 
-use super::path::{Place, clean, find_last, resolve};
+use super::path::{Place, WHITEOUT, clean, find_last, resolve};
 use super::{Attributes, Body, Directory, Node, NodeId, Tree, TreeError, Why};
 
-const WHITEOUT: &[u8] = b".wh.";
 const WHITEOUT_META: &[u8] = b".wh..wh.";
 const OPAQUE: &[u8] = b".wh..wh..opq";
 

@@ -13,6 +13,9 @@ const PATH_MAX: usize = 4095;
 /// Links that may be followed on the way to one file.
 const MAX_LINKS_FOLLOWED: usize = 255;
 
+/// What the name of a whiteout has before the one that it hides, which may be as long as any.
+pub(super) const WHITEOUT: &[u8] = b".wh.";
+
 /// The components of a member's name, cleaned; none for the root.
 pub(super) fn clean(name: &[u8]) -> Result<Vec<&[u8]>, Why> {
     let mut parts = Vec::new();
@@ -22,7 +25,8 @@ pub(super) fn clean(name: &[u8]) -> Result<Vec<&[u8]>, Why> {
             b".." => {
                 parts.pop();
             }
-            part if part.len() > NAME_MAX || part.contains(&0) => return Err(Why::BadName),
+            part if part.contains(&0) => return Err(Why::BadName),
+            part if part.strip_prefix(WHITEOUT).unwrap_or(part).len() > NAME_MAX => return Err(Why::BadName),
             part => parts.push(part),
         }
     }

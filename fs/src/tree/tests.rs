@@ -212,6 +212,17 @@ fn replacing_one_name_leaves_the_others() {
 }
 
 #[test]
+fn names_of_any_length_that_there_is_are_hidden() {
+    let name = "n".repeat(255);
+    let lower = Members::default().empty(&format!("d/{name}")).empty("d/a");
+    let upper = Members::default().empty(&format!("d/.wh.{name}"));
+    assert_eq!(merged(&[lower.index(), upper.index()]), "d 755 d\nf 644 d/a 0\n");
+    assert_eq!(refused(Members::default().empty(&format!(".wh.{name}n"))), Why::BadName);
+    assert_eq!(refused(Members::default().empty(&format!(".wh.{name}/f"))), Why::BadName);
+    assert_eq!(refused(Members::default().link("a", &format!(".wh.{name}"))), Why::NoLinkTarget);
+}
+
+#[test]
 fn what_can_be_no_file_is_refused() {
     assert_eq!(refused(Members::default().empty("f").empty("f/g")), Why::NotADirectory);
     assert_eq!(
