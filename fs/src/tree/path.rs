@@ -41,12 +41,13 @@ pub(super) type Place = Vec<(Box<[u8]>, Option<NodeId>)>;
 pub(super) fn resolve(tree: &Tree, parts: &[&[u8]]) -> Result<Place, Why> {
     let mut place = Place::new();
     let mut ahead: Vec<Box<[u8]>> = parts.iter().rev().map(|part| (*part).into()).collect();
-    let mut followed = 0;
+    // By way of links a member may be deeper than its name says.
+    let (mut followed, mut bytes) = (0, 0);
     while let Some(part) = ahead.pop() {
         match &*part {
             b"" | b"." => continue,
             b".." => {
-                place.pop();
+                bytes -= place.pop().map_or(0, |(name, _)| name.len() + 1);
                 continue;
             }
             _ => {}
@@ -54,7 +55,8 @@ pub(super) fn resolve(tree: &Tree, parts: &[&[u8]]) -> Result<Place, Why> {
         let here = place.last().map_or(Some(Tree::ROOT), |(_, node)| *node);
         let found = here.and_then(|here| tree.lookup(here, &part));
         let Some(Body::Symlink(target)) = found.map(|found| &tree.node(found).body) else {
-            if part.len() > NAME_MAX || place.len() > PATH_MAX / 2 {
+            bytes += part.len() + 1;
+            if part.len() > NAME_MAX || bytes > PATH_MAX {
                 return Err(Why::BadName);
             }
             place.push((part, found));
@@ -66,6 +68,7 @@ pub(super) fn resolve(tree: &Tree, parts: &[&[u8]]) -> Result<Place, Why> {
         }
         if target.starts_with(b"/") {
             place.clear();
+            bytes = 0;
         }
         ahead.extend(target.split(|byte| *byte == b'/').rev().map(Box::from));
         if ahead.len() > PATH_MAX * 16 {

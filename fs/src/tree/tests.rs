@@ -222,6 +222,24 @@ fn names_of_any_length_that_there_is_are_hidden() {
     assert_eq!(refused(Members::default().link("a", &format!(".wh.{name}"))), Why::NoLinkTarget);
 }
 
+/// What is deeper than any path may be would take memory by its depth for each file.
+#[test]
+fn links_lead_no_deeper_than_a_path() {
+    let deep = |dirs: usize| "d/".repeat(dirs);
+    let links = || {
+        Members::default()
+            .symlink("l", &deep(1000))
+            .symlink("back", &format!("l/{}{}", "../".repeat(500), deep(500)))
+            .symlink("top", "l/again")
+            .symlink(&format!("{}again", deep(1000)), "/l")
+    };
+    for link in ["l", "back", "top"] {
+        let layer = |dirs| links().empty(&format!("{link}/{}f", deep(dirs)));
+        assert!(Layer::new(&layer(1000).index()).is_ok(), "{link}");
+        assert_eq!(refused(layer(1100)), Why::BadName, "{link}");
+    }
+}
+
 #[test]
 fn what_can_be_no_file_is_refused() {
     assert_eq!(refused(Members::default().empty("f").empty("f/g")), Why::NotADirectory);
