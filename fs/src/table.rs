@@ -3,6 +3,7 @@
 //! Row 0 is the root, a directory's row comes before those of its entries, names of one file share a row. Only what can
 //! be reached has a row.
 
+use std::borrow::Cow;
 use std::ffi::OsStr;
 use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
@@ -109,6 +110,18 @@ pub(crate) fn xattrs(node: &Node) -> impl Iterator<Item = (&[u8], &[u8])> {
     let user = matches!(node.body, Body::Directory(_) | Body::Regular(_));
     let all = node.attributes.xattrs.iter().map(|(name, value)| (&**name, &**value));
     all.filter(move |(name, _)| user || !name.starts_with(b"user."))
+}
+
+/// Where overlayfs keeps its own attributes, and where those by such names go of a file that it is to show.
+const OVERLAY: &[u8] = b"trusted.overlay.";
+const ESCAPED: &[u8] = b"trusted.overlay.overlay.";
+
+/// The name that an attribute has in a layer of an overlay mount, which shows it by its own.
+pub(crate) fn escaped(name: &[u8]) -> Cow<'_, [u8]> {
+    match name.strip_prefix(OVERLAY) {
+        Some(rest) => Cow::Owned([ESCAPED, rest].concat()),
+        None => Cow::Borrowed(name),
+    }
 }
 
 /// The type bits of a node's mode.

@@ -67,7 +67,8 @@ pub(crate) fn run(options: Options, config: &Config) -> Result<(), Failure> {
     // Locked until the end: what is not may be swept.
     let LazyImage { image, manifest, config: config_digest, state, lock: _lock } =
         LazyImage::open(base, deltas, options.store.as_deref(), abandoned::NAME, (opener.memory, config))?;
-    let mut serve = ServeOptions { route: options.route.wanted(), ..ServeOptions::default() };
+    let alone = options.changes.is_none();
+    let mut serve = ServeOptions { route: options.route.wanted(), alone, ..ServeOptions::default() };
     if let Some(threads) = options.image.threads {
         serve.threads = threads;
     }

@@ -18,11 +18,8 @@ use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid};
 
 use super::CheckoutError;
+use crate::table::escaped;
 use crate::tree::Attributes;
-
-/// Where overlayfs keeps its own attributes, and where those of an image by such names go.
-const OVERLAY: &[u8] = b"trusted.overlay.";
-const ESCAPED: &[u8] = b"trusted.overlay.overlay.";
 
 /// How attributes are applied in one checkout.
 #[derive(Debug)]
@@ -77,10 +74,7 @@ impl Applier {
         value: &[u8],
         path: &[u8],
     ) -> Result<(), CheckoutError> {
-        let kept = match name.strip_prefix(OVERLAY) {
-            Some(rest) if self.overlay => Cow::Owned([ESCAPED, rest].concat()),
-            _ => Cow::Borrowed(name),
-        };
+        let kept = if self.overlay { escaped(name) } else { Cow::Borrowed(name) };
         let Err(error) = raw_set_xattr(target, &kept, value) else { return Ok(()) };
         // Linux has user attributes on files and directories only: no unpacked image has others.
         let never = matches!(target, Target::Named { .. })

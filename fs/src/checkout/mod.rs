@@ -23,6 +23,7 @@ use dimg::content::ContentSource;
 use crate::tree::{Layer, Tree};
 
 pub use error::CheckoutError;
+use write::Use;
 
 /// How a tree is written.
 #[derive(Debug, Clone)]
@@ -62,7 +63,21 @@ pub fn checkout_root(
     dest: &Path,
     options: &Options,
 ) -> Result<Written, CheckoutError> {
-    write::write(tree, source, dest, options, false)
+    write::write(tree, source, dest, options, Use::Root)
+}
+
+/// As [`checkout_root`], to be the only lower layer of an overlay mount, which shows it then as it is: attributes of the image that
+/// overlayfs would take for its own are escaped.
+///
+/// # Errors
+/// As for [`checkout_root`].
+pub(crate) fn checkout_lower(
+    tree: &Tree,
+    source: &dyn ContentSource,
+    dest: &Path,
+    options: &Options,
+) -> Result<Written, CheckoutError> {
+    write::write(tree, source, dest, options, Use::Lower)
 }
 
 /// Writes `layer`, which lies on `lower`, as one directory for the `lowerdir` of an overlay mount at `dest`, which must not
@@ -83,7 +98,7 @@ pub fn checkout_layer(
     options: &Options,
 ) -> Result<(Tree, Written), CheckoutError> {
     let tree = layer.on(lower)?;
-    let written = write::write(&tree, source, dest, options, true)?;
+    let written = write::write(&tree, source, dest, options, Use::Layer)?;
     Ok((tree, written))
 }
 

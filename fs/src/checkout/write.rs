@@ -88,14 +88,26 @@ impl Plan {
     }
 }
 
-/// Writes `tree` to `dest`; as a layer of an overlay mount when `overlay` is set.
+/// What a tree is written for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Use {
+    /// To be seen as it is.
+    Root,
+    /// To be seen through an overlay mount, alone.
+    Lower,
+    /// To be one layer of an overlay mount.
+    Layer,
+}
+
+/// Writes `tree` to `dest`.
 pub(super) fn write(
     tree: &Tree,
     source: &dyn ContentSource,
     dest: &Path,
     options: &Options,
-    overlay: bool,
+    use_: Use,
 ) -> Result<Written, CheckoutError> {
+    let overlay = use_ != Use::Root;
     let plan = Plan::new(tree);
     let dest = Dest::new(dest)?;
     let root = dest.dir();
@@ -117,9 +129,9 @@ pub(super) fn write(
         }
         applier.apply(Target::Open(&directory), &node.attributes, path)?;
     }
-    let described = match (&tree.node(Tree::ROOT).attributes, overlay) {
-        (attributes, false) => attributes.clone(),
-        (&Attributes { mtime, mtime_nsec, .. }, true) => {
+    let described = match (&tree.node(Tree::ROOT).attributes, use_) {
+        (attributes, Use::Root | Use::Lower) => attributes.clone(),
+        (&Attributes { mtime, mtime_nsec, .. }, Use::Layer) => {
             Attributes { mtime, mtime_nsec, ..Attributes::of_missing_directory() }
         }
     };

@@ -4,6 +4,7 @@
 //! pages for ever; opens are answered once with ENOSYS, after which the kernel does not ask, but on a mount with
 //! passthrough, where each is answered with a file.
 
+use std::borrow::Cow;
 use std::ffi::CStr;
 use std::fs::File;
 use std::io;
@@ -23,7 +24,7 @@ use super::session::{Passthrough, Serve};
 use super::{FOR_EVER, errno};
 use crate::lazy::Contents;
 use crate::store::StoreError;
-use crate::table::{Row, Table, device, mode, type_bits, xattrs};
+use crate::table::{Row, Table, device, escaped, mode, type_bits, xattrs};
 use crate::tree::{Body, Node};
 
 /// An image's tree as requests of the FUSE protocol see it, whatever carries them.
@@ -34,11 +35,23 @@ pub struct TreeFs {
     files: Files,
     /// Set on a mount with passthrough.
     backings: OnceLock<Backings>,
+    /// It is seen through an overlay mount.
+    below_overlay: bool,
 }
 
 impl TreeFs {
-    pub(crate) fn new(table: Arc<Table>, contents: Arc<Contents>) -> Self {
-        Self { table, contents, files: Files::default(), backings: OnceLock::new() }
+    /// With `below_overlay` an overlay mount shows it as it is: attributes that overlayfs would take for its own are escaped.
+    pub(crate) fn new(table: Arc<Table>, contents: Arc<Contents>, below_overlay: bool) -> Self {
+        Self { table, contents, files: Files::default(), backings: OnceLock::new(), below_overlay }
+    }
+
+    /// The extended attributes of a file, by the names that they have here.
+    fn xattrs<'a>(&self, node: &'a Node) -> impl Iterator<Item = (Cow<'a, [u8]>, &'a [u8])> {
+        let below_overlay = self.below_overlay;
+        xattrs(node).map(move |(name, value)| match below_overlay {
+            true => (escaped(name), value),
+            false => (Cow::Borrowed(name), value),
+        })
     }
 
     fn find(&self, inode: u64) -> io::Result<(u32, &Row, &Node)> {
@@ -286,14 +299,15 @@ impl FileSystem for TreeFs {
 
     fn getxattr(&self, _: &Context, inode: u64, name: &CStr, size: u32) -> io::Result<GetxattrReply> {
         let (_, _, node) = self.find(inode)?;
-        let found = xattrs(node).find(|(other, _)| *other == name.to_bytes());
+        let found = self.xattrs(node).find(|(other, _)| **other == *name.to_bytes());
         let (_, value) = found.ok_or_else(|| errno(libc::ENODATA))?;
         reply(size, value.to_vec(), GetxattrReply::Count, GetxattrReply::Value)
     }
 
     fn listxattr(&self, _: &Context, inode: u64, size: u32) -> io::Result<ListxattrReply> {
         let (_, _, node) = self.find(inode)?;
-        let names: Vec<u8> = xattrs(node).flat_map(|(name, _)| name.iter().copied().chain([0])).collect();
+        let names: Vec<u8> =
+            self.xattrs(node).flat_map(|(name, _)| name.into_owned().into_iter().chain([0])).collect();
         reply(size, names, ListxattrReply::Count, ListxattrReply::Names)
     }
 

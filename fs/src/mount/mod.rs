@@ -26,7 +26,7 @@ use std::sync::Arc;
 
 use nix::mount::{MntFlags, MsFlags};
 
-use crate::checkout::{self, checkout_root};
+use crate::checkout::{self, checkout_lower, checkout_root};
 use crate::fuse::{ObjectFs, Session};
 use crate::lazy::Contents;
 use crate::store::{self, ObjectStore};
@@ -56,7 +56,7 @@ pub struct Image {
 impl Image {
     /// The file system that the route `fuse` serves, to be served by other means: to a virtual machine.
     pub fn file_system(&self) -> TreeFs {
-        TreeFs::new(Arc::new(Table::new(Arc::clone(&self.tree))), Arc::clone(&self.contents))
+        TreeFs::new(Arc::new(Table::new(Arc::clone(&self.tree))), Arc::clone(&self.contents), false)
     }
 }
 
@@ -73,13 +73,15 @@ pub struct Options {
     pub name: Option<String>,
     /// All contents are objects already: on the `erofs` route nothing is in user space then.
     pub complete: bool,
+    /// It will be mounted by itself, without an overlay mount above it: [`Served::mount`] without changes.
+    pub alone: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
         let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
         let threads = NonZeroUsize::new((2 * cores).clamp(4, 16)).unwrap_or(NonZeroUsize::MIN);
-        Self { route: None, threads, name: None, complete: false }
+        Self { route: None, threads, name: None, complete: false, alone: false }
     }
 }
 
@@ -223,7 +225,7 @@ impl Served {
     ) -> Result<Self, MountError> {
         let root = state.join("tree");
         make_dir(&root)?;
-        let fs = Arc::new(TreeFs::new(Arc::clone(table), Arc::clone(&image.contents)));
+        let fs = Arc::new(TreeFs::new(Arc::clone(table), Arc::clone(&image.contents), !options.alone));
         let session = Session::start(fs, &root, passthrough, options.threads)
             .map_err(MountError::io("mount fuse", &root))?;
         if passthrough {
@@ -248,8 +250,8 @@ impl Served {
         let root = state.join("root");
         image.contents.ensure_all(&image.tree.contents(), options.threads)?;
         if !root.exists() {
-            let options = checkout::Options::default();
-            checkout_root(&image.tree, &*image.contents, &root, &options)?;
+            let checkout = if options.alone { checkout_root } else { checkout_lower };
+            checkout(&image.tree, &*image.contents, &root, &checkout::Options::default())?;
         }
         let lower = Lower { layers: vec![root], ..Lower::default() };
         Ok(Self { route: Route::Overlay, lower, mounts: Vec::new(), session: None })

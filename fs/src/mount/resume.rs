@@ -68,7 +68,7 @@ impl Served {
             }
             _ => {
                 let table = Arc::new(Table::new(Arc::clone(&image.tree)));
-                let fs = Arc::new(TreeFs::new(table, contents));
+                let fs = Arc::new(TreeFs::new(table, contents, true));
                 Session::resume(fs, &session_at, device, options.threads)
             }
         };

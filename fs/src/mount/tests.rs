@@ -26,7 +26,7 @@ impl Fixture {
         Self::with(&[])
     }
 
-    /// The same with a file that cannot be made.
+    /// The same with files that cannot be made.
     fn new() -> Self {
         Self::with(&["broken"])
     }
@@ -74,6 +74,19 @@ impl Fixture {
                     entry.mtime_nsec = 123_456_789;
                 },
             )
+            .with_xattrs(
+                Kind::Directory,
+                b"overlay",
+                &[("trusted.overlay.opaque", b"x"), ("trusted.overlay.redirect", b"/many")],
+                |_| {},
+            )
+            .with_xattrs(Kind::Regular, b"overlay/whiteout", &[("trusted.overlay.whiteout", b"y")], |_| {})
+            .with_xattrs(
+                Kind::Regular,
+                b"overlay/metacopy",
+                &[("trusted.overlay.metacopy", b""), ("trusted.overlay.overlay.redirect", b"/plain")],
+                |entry| entry.content = Some(memory.put(b"of its own")),
+            )
             .with_xattrs(Kind::Directory, b"acl", &[("system.posix_acl_default", ACL)], |_| {})
             .with_xattrs(Kind::Symlink, b"marked", &[("trusted.mark", b"m")], |entry| {
                 entry.link = (*b"nowhere").into();
@@ -104,7 +117,7 @@ impl Fixture {
     fn mount(&self, image: &Image, route: Route) -> Mounted {
         let root = self.dir.path().join(format!("mount-{route}"));
         fs::create_dir_all(&root).unwrap();
-        let options = Options { route: Some(route), ..Options::default() };
+        let options = Options { route: Some(route), alone: true, ..Options::default() };
         let state = self.dir.path().join(format!("state-{route}"));
         Served::start(image, &state, &options).unwrap().mount(&root, None).unwrap()
     }
@@ -132,6 +145,19 @@ fn root_all_routes_show_the_tree_that_a_checkout_writes() {
         let other: Vec<_> = found.iter().filter(|line| !expected.contains(line)).collect();
         assert!(other.is_empty(), "{route}: {other:?}");
         assert_eq!(found, expected, "{route}");
+        assert!(mounted.unmount().unwrap(), "{route}");
+    }
+    // And so does an overlay mount, in whose layers some attributes have a meaning.
+    for route in Route::ALL {
+        let options = Options { route: Some(route), ..Options::default() };
+        let [state, root, changes] =
+            ["state", "root", "changes"].map(|name| fixture.dir.path().join(format!("below-{name}-{route}")));
+        fs::create_dir(&root).unwrap();
+        let served =
+            Served::start(&fixture.image(&format!("store-below-{route}")), &state, &options).unwrap();
+        let mounted = served.mount(&root, Some(&Changes::below(&changes).unwrap())).unwrap();
+        // The root is that of the changes.
+        assert_eq!(scan(mounted.path())[1..], expected[1..], "{route}");
         assert!(mounted.unmount().unwrap(), "{route}");
     }
 }
