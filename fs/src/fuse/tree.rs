@@ -27,6 +27,9 @@ use crate::store::StoreError;
 use crate::table::{Row, Table, device, escaped, mode, type_bits, xattrs};
 use crate::tree::{Body, Node};
 
+/// The longest name that any file has.
+const NAME_MAX: usize = 255;
+
 /// An image's tree as requests of the FUSE protocol see it, whatever carries them.
 #[derive(Debug)]
 pub struct TreeFs {
@@ -188,6 +191,9 @@ impl FileSystem for TreeFs {
         if node.as_directory().is_none() {
             return Err(errno(libc::ENOTDIR));
         }
+        if name.to_bytes().len() > NAME_MAX {
+            return Err(errno(libc::ENAMETOOLONG));
+        }
         let entries = self.table.entries(row);
         match entries.binary_search_by(|(other, _)| (**other).cmp(name.to_bytes())) {
             Ok(at) => self.entry(u64::from(entries[at].1) + 1),
@@ -293,7 +299,7 @@ impl FileSystem for TreeFs {
         // The store's disk: what is made goes there. Nothing of it can be had through this mount.
         let mut stat = d4c_sys::statvfs(self.contents.store().root())?;
         (stat.f_bfree, stat.f_bavail, stat.f_ffree, stat.f_favail) = (0, 0, 0, 0);
-        (stat.f_files, stat.f_namemax) = (self.table.len() as u64, 255);
+        (stat.f_files, stat.f_namemax) = (self.table.len() as u64, NAME_MAX as u64);
         Ok(stat)
     }
 

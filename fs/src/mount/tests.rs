@@ -270,6 +270,8 @@ fn root_what_cannot_be_made_is_an_error_and_the_others_are_read() {
         assert!(image.contents.failed() >= 2, "{route}");
         assert_eq!(fs::read(mounted.path().join("plain")).unwrap(), b"v2");
         assert_eq!(fs::read(mounted.path().join("large")).unwrap(), b"large ".repeat(500_000));
+        let error = fs::metadata(mounted.path().join("x".repeat(256))).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(36), "{route}");
         let error = fs::write(mounted.path().join("plain"), "x").unwrap_err();
         assert_eq!(error.raw_os_error(), Some(30), "{route}");
         assert!(mounted.unmount().unwrap());
