@@ -29,7 +29,7 @@ impl ContentSource for Memory {
     }
 }
 
-/// A source that counts how often it is asked, and lacks what begins with "broken".
+/// A source that counts how often it is asked, lacks what begins with "broken", and panics for what begins with "panics".
 #[derive(Default)]
 pub(crate) struct Counting {
     pub(crate) memory: Memory,
@@ -39,7 +39,9 @@ pub(crate) struct Counting {
 impl ContentSource for Counting {
     fn open(&self, content: &Content) -> io::Result<Option<Bytes>> {
         self.asked.fetch_add(1, Ordering::Relaxed);
-        Ok(self.memory.open(content)?.filter(|bytes| !bytes.starts_with(b"broken")))
+        let found = self.memory.open(content)?.filter(|bytes| !bytes.starts_with(b"broken"));
+        assert!(found.as_ref().is_none_or(|bytes| !bytes.starts_with(b"panics")), "as wanted");
+        Ok(found)
     }
 }
 

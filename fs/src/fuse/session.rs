@@ -4,6 +4,7 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::num::NonZeroUsize;
 use std::os::fd::AsRawFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -296,6 +297,18 @@ impl<F: Serve> Duty for Requests<F> {
     }
 
     fn answer(&self, own: &mut Buffers) {
+        // Whoever asked would wait for ever, and nobody would take this thread's place.
+        if catch_unwind(AssertUnwindSafe(|| self.answer_one(own))).is_err()
+            && let Some(unique) = long(&own.request, 8)
+            && let Err(error) = reply(&self.device, unique, libc::EIO, &[])
+        {
+            tracing::debug!(%error, "fuse: a request was not answered");
+        }
+    }
+}
+
+impl<F: Serve> Requests<F> {
+    fn answer_one(&self, own: &mut Buffers) {
         let request = &mut own.request[..own.bytes];
         if self.passthrough && word(request, 4) == Some(OPEN) {
             if let Err(error) = answer_open(&*self.fs, &self.device, request) {
@@ -326,8 +339,7 @@ fn answer_open<F: Serve>(fs: &F, device: &File, request: &[u8]) -> io::Result<()
         Some(passthrough) => passthrough.open(inode),
         None => Err(Errno::ENOSYS.into()),
     };
-    let mut reply = Vec::with_capacity(32);
-    let (error, body) = match opened {
+    match opened {
         Ok(id) => {
             let flags = match id {
                 Some(_) => FOPEN_PASSTHROUGH | FOPEN_NOFLUSH,
@@ -336,13 +348,18 @@ fn answer_open<F: Serve>(fs: &F, device: &File, request: &[u8]) -> io::Result<()
             let mut body = vec![0; 8];
             body.extend(flags.to_le_bytes());
             body.extend(id.unwrap_or(0).to_le_bytes());
-            (0, body)
+            reply(device, unique, 0, &body)
         }
-        Err(error) => (-error.raw_os_error().unwrap_or(libc::EIO), Vec::new()),
-    };
+        Err(error) => reply(device, unique, error.raw_os_error().unwrap_or(libc::EIO), &[]),
+    }
+}
+
+/// Answers the request `unique` with an error, or, where that is 0, with `body`.
+fn reply(device: &File, unique: u64, error: i32, body: &[u8]) -> io::Result<()> {
     let bytes = u32::try_from(16 + body.len()).unwrap_or(16);
+    let mut reply = Vec::with_capacity(32);
     reply.extend(bytes.to_le_bytes());
-    reply.extend(error.to_le_bytes());
+    reply.extend((-error).to_le_bytes());
     reply.extend(unique.to_le_bytes());
     reply.extend(body);
     nix::unistd::write(device, &reply)?;

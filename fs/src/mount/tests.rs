@@ -28,7 +28,7 @@ impl Fixture {
 
     /// The same with files that cannot be made.
     fn new() -> Self {
-        Self::with(&["broken"])
+        Self::with(&["broken", "panics"])
     }
 
     fn with(broken: &[&str]) -> Self {
@@ -268,6 +268,11 @@ fn root_what_cannot_be_made_is_an_error_and_the_others_are_read() {
             assert_eq!(error.raw_os_error(), Some(5), "{route}");
         }
         assert!(image.contents.failed() >= 2, "{route}");
+        // More often than there are threads.
+        for _ in 0..20 {
+            let error = fs::read(mounted.path().join("panics")).unwrap_err();
+            assert_eq!(error.raw_os_error(), Some(5), "{route}");
+        }
         assert_eq!(fs::read(mounted.path().join("plain")).unwrap(), b"v2");
         assert_eq!(fs::read(mounted.path().join("large")).unwrap(), b"large ".repeat(500_000));
         let error = fs::metadata(mounted.path().join("x".repeat(256))).unwrap_err();
