@@ -66,7 +66,7 @@ impl Plan {
             }
             first.insert(id, path.into());
             if let Body::Regular(Some(content)) = body {
-                plan.bytes += content.size;
+                plan.bytes = plan.bytes.saturating_add(content.size);
             }
             let (directory, name) = split(path);
             let batch = match open.get(directory) {

@@ -8,7 +8,20 @@ use super::layout::{Place, Store};
 /// Bytes of an inode in the extended form.
 pub(super) const INODE_BYTES: u64 = 64;
 /// Each chunk of a file has 2^31 bytes: blocks of 2^12, times 2^19.
-pub(super) const CHUNK_BITS: u32 = 31;
+const CHUNK_BITS: u32 = 31;
+/// Those of a larger file than this have as many bytes as they can: else a few files of which a size is all that there is, would fill the disk.
+const LARGE_BYTES: u64 = 1 << 40;
+const LARGE_CHUNK_BITS: u32 = 12 + 31;
+
+/// The logarithm of a chunk's bytes, in a file of so many.
+pub(super) fn chunk_bits(bytes: u64) -> u32 {
+    if bytes > LARGE_BYTES { LARGE_CHUNK_BITS } else { CHUNK_BITS }
+}
+
+/// How many chunks a file of so many bytes has.
+pub(super) fn chunks(bytes: u64) -> u64 {
+    bytes.div_ceil(1 << chunk_bits(bytes))
+}
 
 /// Prefixes of attribute names that the format has a number for, and the number. An empty rest means the whole name.
 const PREFIXES: [(&[u8], u8); 6] = [
@@ -38,7 +51,7 @@ pub(super) fn encode(row: &Row, node: &Node, place: &Place, bytes: &mut Vec<u8>)
         Store::Chunks => 4,
     };
     let data: u32 = match place.store {
-        Store::Chunks => CHUNK_BITS - 12,
+        Store::Chunks => chunk_bits(place.size) - 12,
         _ if place.blocks > 0 => place.first_block,
         _ => device(&node.body),
     };

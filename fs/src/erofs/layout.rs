@@ -5,7 +5,7 @@ use std::cmp::Ordering;
 use crate::table::{Row, Table, xattrs};
 use crate::tree::{Body, Node};
 
-use super::inode::{CHUNK_BITS, INODE_BYTES, is_known, xattrs_bytes};
+use super::inode::{INODE_BYTES, chunks, is_known, xattrs_bytes};
 use super::{BLOCK, BLOCK_BYTES, ErofsError, superblock};
 
 /// Bytes of a directory's entry before its name.
@@ -14,8 +14,8 @@ const DIRENT_BYTES: u64 = 12;
 const NAME_BYTES: usize = 255;
 /// An inode's attributes are counted in words, by 16 bits.
 const XATTR_BYTES: usize = 4 * 0xffff;
-/// The longest list of chunks: 4 PiB of a file.
-const CHUNKS: u64 = 1 << 21;
+/// The largest file.
+const FILE_BYTES: u64 = 1 << 52;
 /// The address of a hole.
 const HOLE: [u8; 4] = [0xff; 4];
 
@@ -64,7 +64,7 @@ impl Layout {
                 _ => (0, 0),
             };
             let chunks = match &node.body {
-                Body::Regular(_) => size.div_ceil(1 << CHUNK_BITS),
+                Body::Regular(_) => chunks(size),
                 _ => 0,
             };
             // What is beside the inode must end in the block of the inode.
@@ -105,7 +105,7 @@ impl Layout {
     pub(super) fn tail(&self, table: &Table, row: &Row, node: &Node, place: &Place) -> Option<Vec<u8>> {
         match (place.store, &node.body) {
             (Store::Chunks, _) => {
-                let chunks = usize::try_from(place.size.div_ceil(1 << CHUNK_BITS)).unwrap_or(0);
+                let chunks = usize::try_from(chunks(place.size)).unwrap_or(0);
                 Some(HOLE.repeat(chunks))
             }
             (Store::Inline, Body::Directory(_)) => {
@@ -217,7 +217,7 @@ fn check(table: &Table, row: &Row, node: &Node) -> Result<(), ErofsError> {
     if xattrs(node).any(long) || xattrs_bytes(node) > XATTR_BYTES {
         return Err(limit(table, row, "too large extended attributes"));
     }
-    if matches!(&node.body, Body::Regular(Some(content)) if content.size.div_ceil(1 << CHUNK_BITS) > CHUNKS) {
+    if matches!(&node.body, Body::Regular(Some(content)) if content.size > FILE_BYTES) {
         return Err(limit(table, row, "too large a file"));
     }
     Ok(())

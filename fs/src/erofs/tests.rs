@@ -1,9 +1,10 @@
 use std::sync::Arc;
 
-use dimg::index::Kind;
+use dimg::Digest;
+use dimg::index::{Content, Kind};
 
 use super::*;
-use crate::testing::{Members, Memory};
+use crate::testing::{Members, Memory, need_root};
 use crate::tree::Tree;
 
 fn image(members: Members) -> Result<Vec<u8>, ErofsError> {
@@ -79,9 +80,43 @@ fn the_version_goes_with_the_bytes() {
         .with_xattrs(Kind::Regular, b"f", &[("user.one", b"1"), ("trusted.overlay.x", b"2")], |entry| {
             (entry.mtime, entry.mtime_nsec, entry.uid) = (-7, 5, 70_000);
         });
-    let digest = dimg::Digest::of(&image(members).unwrap()).to_string();
+    let digest = Digest::of(&image(members).unwrap()).to_string();
     let known = "sha256:e488862636c814f473d08cb0545bd484d4495d46bd42d7684aad419030ea4fcb";
     assert_eq!((VERSION, &*digest), (2, known));
+}
+
+fn of_size(members: Members, name: &str, size: u64) -> Members {
+    let content = Content { digest: Digest::of(name.as_bytes()), size };
+    members.add(Kind::Regular, name.as_bytes(), |entry| entry.content = Some(content))
+}
+
+#[test]
+fn sizes_alone_take_no_room() {
+    let sizes = [1, 1 << 31, (1 << 40) - 1, 1 << 40, (1 << 40) + 1, 1 << 52];
+    let members =
+        sizes.iter().fold(Members::default(), |members, size| of_size(members, &size.to_string(), *size));
+    let members =
+        (0..1000).fold(members, |members, number| of_size(members, &format!("large-{number}"), 1 << 52));
+    assert!(image(members).unwrap().len() < 4 << 20);
+    let error = image(of_size(Members::default(), "f", (1 << 52) + 1)).unwrap_err().to_string();
+    assert_eq!(error, "write erofs image: f: too large a file");
+}
+
+#[test]
+fn root_the_kernel_knows_any_size() {
+    need_root();
+    let sizes = [0, 1, (1 << 31) + 1, 1 << 40, (1 << 40) + 1, (1 << 43) + 1, 1 << 52];
+    let members =
+        sizes.iter().fold(Members::default(), |members, size| of_size(members, &size.to_string(), *size));
+    let dir = tempfile::tempdir_in("/var/tmp").unwrap();
+    let (file, root) = (dir.path().join("image"), dir.path().join("root"));
+    std::fs::write(&file, image(members).unwrap()).unwrap();
+    std::fs::create_dir(&root).unwrap();
+    let flags = nix::mount::MsFlags::MS_RDONLY;
+    nix::mount::mount(Some(&file), &root, Some("erofs"), flags, None::<&str>).unwrap();
+    let seen = sizes.map(|size| std::fs::metadata(root.join(size.to_string())).map(|meta| meta.len()).ok());
+    nix::mount::umount(&root).unwrap();
+    assert_eq!(seen, sizes.map(Some));
 }
 
 #[test]
