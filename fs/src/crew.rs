@@ -71,10 +71,10 @@ pub(crate) fn long_work() {
 }
 
 impl Crew {
-    /// Starts `least` threads.
+    /// Starts `least` threads, or as many as the system has.
     ///
     /// # Errors
-    /// The system has no more.
+    /// It has none.
     pub(crate) fn start(duty: impl Duty, least: NonZeroUsize) -> io::Result<Arc<Self>> {
         let work = move |crew: &Crew| {
             let mut own = duty.begin();
@@ -88,8 +88,15 @@ impl Crew {
         };
         let crew = Arc::new(Self { work: Box::new(work), least: least.get(), threads: Mutex::default() });
         let mut threads = crew.lock();
-        for _ in 0..crew.least {
-            crew.start_one(&mut threads)?;
+        for started in 0..crew.least {
+            match crew.start_one(&mut threads) {
+                Err(error) if started == 0 => return Err(error),
+                Err(error) => {
+                    tracing::warn!(%error, started, wanted = crew.least, "fewer threads than wanted answer requests");
+                    break;
+                }
+                Ok(()) => {}
+            }
         }
         drop(threads);
         Ok(crew)
