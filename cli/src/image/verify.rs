@@ -31,15 +31,17 @@ impl Image {
         tar::write(&layer.index, &mut open, out).map_err(Failure::tar_write(layer.diff_id))
     }
 
-    /// Checks that the tar of `layer` has the digest `found`.
+    /// Checks that the tar of `layer` has the digest `found`, and as many bytes as a manifest is going to say.
     ///
     /// # Errors
     /// It has not.
-    pub(super) fn check_layer(&self, layer: &SideLayer, found: Digest) -> Result<(), Failure> {
-        if found == layer.diff_id {
-            return Ok(());
-        }
-        let why = format!("the diff ID of a layer is {found}, expected {}", layer.diff_id);
+    pub(super) fn check_layer(&self, layer: &SideLayer, found: Digest, bytes: u64) -> Result<(), Failure> {
+        let (expected, said) = (layer.diff_id, layer.tar_bytes);
+        let why = match (found == expected, bytes == said) {
+            (true, true) => return Ok(()),
+            (false, _) => format!("the diff ID of a layer is {found}, expected {expected}"),
+            (true, false) => format!("layer {expected} has {bytes} bytes, not the {said} that are told"),
+        };
         Err(Failure::new(Kind::Corrupt, "verify image", &self.name, why))
     }
 
@@ -59,7 +61,7 @@ impl Image {
                 let mut hasher = dimg::Hasher::new();
                 let checked = image
                     .write_layer(layer, &mut hasher)
-                    .and_then(|_| image.check_layer(layer, hasher.finish()));
+                    .and_then(|bytes| image.check_layer(layer, hasher.finish(), bytes));
                 if let Err(failure) = checked {
                     failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(failure);
                     return;
@@ -74,5 +76,42 @@ impl Image {
         let count = ids.len();
         self.verified.extend(ids);
         Ok(count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+    use std::sync::Arc;
+
+    use dimg::index::{LayerIndex, Tail};
+
+    use super::*;
+
+    #[test]
+    fn a_layer_has_the_digest_and_the_bytes_that_are_told() {
+        let tail = Tail { zero_bytes: 1024, rest: Box::default() };
+        let index = Arc::new(LayerIndex { tail, ..LayerIndex::default() });
+        let image = Image {
+            name: "i".to_owned(),
+            manifest_digest: Digest([0; 32]),
+            config_digest: Digest([0; 32]),
+            documents: None,
+            layers: Vec::new(),
+            contents: Vec::new(),
+            verified: HashSet::new(),
+        };
+        let written = |diff_id, tar_bytes| {
+            let layer = SideLayer { diff_id, tar_bytes, index: Arc::clone(&index) };
+            let mut hasher = dimg::Hasher::new();
+            let bytes = image.write_layer(&layer, &mut hasher)?;
+            image.check_layer(&layer, hasher.finish(), bytes)
+        };
+        let diff_id = Digest::of(&[0; 1024]);
+        written(diff_id, 1024).unwrap();
+        let failure = written(diff_id, 1023).unwrap_err();
+        assert_eq!(failure.kind, Kind::Corrupt);
+        assert!(failure.to_string().ends_with("has 1024 bytes, not the 1023 that are told"), "{failure}");
+        assert!(written(Digest([1; 32]), 1024).unwrap_err().to_string().contains("expected sha256:0101"));
     }
 }

@@ -103,8 +103,8 @@ pub(crate) fn write_layout(image: &Image, place: &Place, opener: &Opener<'_>) ->
     for layer in &image.layers {
         let mut fill = |out: &mut dyn Write| {
             let mut tee = HashingWriter::new(out);
-            image.write_layer(layer, &mut tee)?;
-            image.check_layer(layer, tee.finish())
+            let bytes = image.write_layer(layer, &mut tee)?;
+            image.check_layer(layer, tee.finish(), bytes)
         };
         sink.blob(layer.diff_id, layer.tar_bytes, &mut fill)?;
         opener.progress.add(1);
