@@ -136,6 +136,12 @@ impl Budget {
         self.spend(bytes.len(), reader)?;
         Ok(bytes.into())
     }
+
+    /// As [`Budget::copy`], of one of a list: an empty one takes memory, too.
+    fn copy_item(&mut self, bytes: &[u8], reader: &Reader<'_>) -> Result<Box<[u8]>, WireError> {
+        self.spend(size_of::<Box<[u8]>>(), reader)?;
+        self.copy(bytes, reader)
+    }
 }
 
 /// Bytes that an entry's fields of variable length take in memory.

@@ -178,7 +178,7 @@ impl<'a> ValueReader<'a> {
             let number = get_from_table(codes, &mut self.pax, MAX_TABLE, || {
                 table.bytes(MAX_PAX_VALUE_BYTES, "pax value")
             })?;
-            values.push(self.budget.copy(self.pax[number], codes)?);
+            values.push(self.budget.copy_item(self.pax[number], codes)?);
         }
         Ok(values.into())
     }
@@ -321,7 +321,7 @@ fn get_shape(reader: &mut Reader<'_>, budget: &mut Budget) -> Result<Shape, Wire
     let mut pax_keys = Vec::with_capacity(keys.min(reader.remaining()));
     for _ in 0..keys {
         let key = reader.bytes(MAX_NAME_BYTES, "pax key of a shape")?;
-        pax_keys.push(budget.copy(key, reader)?);
+        pax_keys.push(budget.copy_item(key, reader)?);
     }
     let style = reader.bytes(MAX_STYLE_BYTES, "style of a shape")?;
     Ok(Shape {
@@ -331,4 +331,28 @@ fn get_shape(reader: &mut Reader<'_>, budget: &mut Budget) -> Result<Shape, Wire
         pax_keys,
         style: budget.copy(style, reader)?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::SPECS;
+    use super::*;
+
+    #[test]
+    fn empty_keys_and_values_take_memory() {
+        let shape = |bytes: usize| get_shape(&mut Reader::new(&[0, 2, 0, 0, 0], "test"), &mut Budget(bytes));
+        assert_eq!(shape(32).unwrap().pax_keys.len(), 2);
+        assert!(shape(31).unwrap_err().why.contains("exceed"));
+        let mut columns = Columns::new(&SPECS);
+        columns.get_mut(Col::PaxCounts as usize).push(2);
+        columns.get_mut(Col::PaxValues as usize).extend([0, 1]);
+        columns.get_mut(Col::PaxTable as usize).push(0);
+        let pax = |bytes: usize| {
+            let mut reader = ValueReader::new(&columns);
+            reader.budget = Budget(bytes);
+            reader.pax()
+        };
+        assert_eq!(pax(32).unwrap().len(), 2);
+        assert!(pax(31).unwrap_err().why.contains("exceed"));
+    }
 }
