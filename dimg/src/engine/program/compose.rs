@@ -36,6 +36,10 @@ pub(crate) fn layout_memory(ops: u64, nonzero_run_bytes: u64) -> u64 {
     2 * ops.saturating_mul(op).saturating_add(nonzero_run_bytes.saturating_mul(run))
 }
 
+/// Steps of composing, at most, for each operation and each run of both programs: a second one that copies the same part over and over takes far
+/// more, and what it makes stays short where that part joins up.
+const MAX_STEPS: u64 = 64;
+
 /// A program laid out for access at any place.
 #[derive(Debug)]
 struct Layout<'p> {
@@ -104,6 +108,11 @@ impl<'p> Layout<'p> {
         Ok(layout)
     }
 
+    /// Operations and runs.
+    fn parts(&self) -> u64 {
+        (self.ops.len() + self.runs.len()) as u64
+    }
+
     /// The pieces of the differences from `start` on: `None` for a zero run.
     fn differences(&self, start: u64, count: u64, mut each: impl FnMut(u64, Option<&'p [u8]>)) {
         let (mut at, end) = (start, start + count);
@@ -145,14 +154,15 @@ pub fn compose(first: &Program, second: &Program) -> Result<Program, EngineError
     })
 }
 
-/// As [`compose`], but gives up when the program gets longer than `limit` bytes: one that copies the same patched part many times
-/// can be far longer than both together.
+/// As [`compose`], but gives up when the program gets longer than `limit` bytes, or takes as many steps beside those of its own length: one that
+/// copies the same patched part many times can be far longer, or take far longer, than both together.
 ///
 /// # Errors
 /// As for [`compose`].
 pub fn compose_within(first: &Program, second: &Program, limit: u64) -> Result<Option<Program>, EngineError> {
     let (first, second) = (Layout::of(first)?, Layout::of(second)?);
     let mut builder = Builder::new();
+    let mut steps = limit.saturating_add(MAX_STEPS.saturating_mul(first.parts() + second.parts()));
     for (number, op) in (0u64..).zip(&second.ops) {
         if op.old.checked_add(op.add).is_none_or(|end| end > first.made) {
             return Err(EngineError::program(
@@ -163,12 +173,12 @@ pub fn compose_within(first: &Program, second: &Program, limit: u64) -> Result<O
         let mut at = op.old;
         second.differences(op.difference, op.add, |count, bytes| {
             if builder.raw_bytes() <= limit {
-                through(&first, at, count, bytes, limit, &mut builder);
+                through(&first, at, count, bytes, (limit, &mut steps), &mut builder);
             }
             at += count;
         });
         builder.insert(slice(second.inserted, op.inserted, op.insert));
-        if builder.raw_bytes() > limit {
+        if builder.raw_bytes() > limit || steps == 0 {
             return Ok(None);
         }
     }
@@ -176,26 +186,29 @@ pub fn compose_within(first: &Program, second: &Program, limit: u64) -> Result<O
 }
 
 /// Adds to `builder` what makes `count` bytes from `at` on of what `first` makes, with `added` on top. It may stop early when the
-/// program is over its `limit`.
+/// program is over its `limit`, or no `steps` are left.
 fn through(
     first: &Layout<'_>,
     mut at: u64,
     count: u64,
     added: Option<&[u8]>,
-    limit: u64,
+    (limit, steps): (u64, &mut u64),
     builder: &mut Builder,
 ) {
     let (start, end) = (at, at + count);
     let mut next = first.ops.partition_point(|op| op.made + op.add + op.insert <= at);
     // The part of what is added that belongs to these bytes.
     let part = |from: u64, count: u64| added.map(|added| slice(added, from - start, count));
-    while at < end && builder.raw_bytes() <= limit {
+    while at < end && builder.raw_bytes() <= limit && *steps > 0 {
+        *steps -= 1;
         let Some(op) = first.ops.get(next) else { return };
         let middle = op.made + op.add;
         if at < middle {
             let stop = end.min(middle);
             let (mut place, mut from) = (op.old + (at - op.made), at);
             first.differences(op.difference + (at - op.made), stop - at, |count, differences| {
+                let bytes = differences.map_or(0, <[u8]>::len) as u64;
+                *steps = steps.saturating_sub(1 + bytes);
                 match (differences, part(from, count)) {
                     (None, None) => builder.copy(place, count),
                     (Some(one), None) | (None, Some(one)) => builder.copy_add(place, one),
@@ -277,6 +290,36 @@ mod tests {
             let right = compose(&ab, &compose(&bc, &cd).unwrap()).unwrap();
             prop_assert!(run(&left, &a) == d);
             prop_assert_eq!(left, right, "composition is associative");
+        }
+    }
+
+    #[test]
+    fn gives_up_where_a_part_is_copied_over_and_over() {
+        let count = 20_000;
+        let mut first = Program { ops: count, out_bytes: count, ..Program::default() };
+        for (kind, length) in
+            [(StreamKind::AddLengths, 1), (StreamKind::InsertLengths, 0), (StreamKind::Seeks, 0)]
+        {
+            first.streams[kind.index()] = vec![length; 20_000];
+        }
+        varint::put(&mut first.streams[StreamKind::ZeroRuns.index()], count);
+        let copies = |times: u64| {
+            let mut copies = Builder::new();
+            (0..times).for_each(|_| copies.copy(0, count));
+            copies.finish()
+        };
+        let mut zeros = Program { ops: 1, out_bytes: count, ..Program::default() };
+        varint::put(&mut zeros.streams[StreamKind::AddLengths.index()], count);
+        zeros.streams[StreamKind::InsertLengths.index()].push(0);
+        zeros.streams[StreamKind::Seeks.index()].push(0);
+        zeros.streams[StreamKind::ZeroRuns.index()].push(0);
+        varint::put(&mut zeros.streams[StreamKind::NonzeroRuns.index()], count);
+        zeros.streams[StreamKind::Nonzero.index()] = vec![0; 20_000];
+        // What they copy joins up: what is made of operations times operations, or times bytes, would be short.
+        for first in [first, zeros] {
+            let limit = 4 * (first.raw_bytes() + copies(count).raw_bytes());
+            assert_eq!(compose_within(&first, &copies(count), limit).unwrap(), None);
+            assert_eq!(compose_within(&first, &copies(3), limit).unwrap(), Some(copies(3)));
         }
     }
 
