@@ -41,7 +41,9 @@ impl Inflater {
         out: &mut dyn Write,
     ) -> Result<Inflated, Failure> {
         self.state.reset(false);
-        let result = run(&mut self.state, &mut self.buffer, input, limit, out);
+        // Of what is not to give anything, what it gives is not asked for: it could be a whole buffer for each of many.
+        let room = if limit == 0 { 1 } else { self.buffer.len() };
+        let result = run(&mut self.state, &mut self.buffer[..room], input, limit, out);
         *spent = spent.saturating_add(self.state.total_out());
         if result.is_err() {
             *spent = spent.saturating_add(self.state.total_in());
