@@ -19,7 +19,8 @@
 //!   then the same in every nesting.
 //! - Small programs are decoded and put together anew in the order of their contents; those of one content that something stands between share a
 //!   frame. A large program alone is copied, or encoded by itself.
-//! - A group of stored contents is copied as long as all of it is kept; else what is left of it, in the order that it had there, is a group again.
+//! - A group of stored contents is copied as long as all of it is kept and nothing is made from it; else what is left of it, in the order that it
+//!   had there, is a group again, and what is made from one of them stands beside it.
 //!   All other frames are copied, and parameters and relocations that nothing needs any more stay in theirs.
 //! - A content that an image on the way had and the next one did not is made as the last file says.
 //!

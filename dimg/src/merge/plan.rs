@@ -34,11 +34,12 @@ pub(super) struct Plan {
     pub copied: Vec<(usize, u32)>,
 }
 
-/// Stored contents of a group: in its file, and those that are kept.
+/// Stored contents of a group: in its file, and those that are kept; whether something is made from one of them.
 #[derive(Debug, Clone, Copy, Default)]
 struct Use {
     all: u64,
     kept: u64,
+    run: bool,
 }
 
 struct Planner<'a> {
@@ -215,6 +216,12 @@ impl Planner<'_> {
     fn count_kept(&mut self, steps: &[Vec<Step>]) {
         let mut seen = HashSet::new();
         for step in steps.iter().flatten() {
+            if let Step::Run(links) = step
+                && let Some(link) = links.first().filter(|link| is_grouped(link))
+                && let Some(used) = self.uses[link.file].get_mut(link.row.frame as usize)
+            {
+                used.run = true;
+            }
             if let Step::Kept { link, .. } = step
                 && is_grouped(link)
                 && seen.insert((link.file, link.row.frame, link.row.slot, link.row.out_bytes))
@@ -225,12 +232,14 @@ impl Planner<'_> {
         }
     }
 
-    /// Takes what is kept of groups that have lost a content out of them. Any one: what was lost before is not known.
+    /// Takes what is kept of groups that have lost a content, or get one that is made from one of theirs, out of them. Any one: what was lost, or
+    /// made, before is not known.
     fn rewrite(&self, steps: &mut [Vec<Step>]) {
         for step in steps.iter_mut().flatten() {
             if let Step::Kept { link, .. } = *step
                 && is_grouped(&link)
-                && self.uses[link.file].get(link.row.frame as usize).is_some_and(|used| used.kept < used.all)
+                && let Some(used) = self.uses[link.file].get(link.row.frame as usize)
+                && (used.run || used.kept < used.all)
             {
                 *step = Step::Stored(link);
             }

@@ -151,6 +151,24 @@ fn nesting_changes_no_byte_of_a_base() {
     apply(&flat, None, &images[3]);
 }
 
+#[test]
+fn nesting_changes_no_byte_of_what_stays_and_is_patched() {
+    let image = |number: u8| {
+        let n = usize::from(number);
+        let content =
+            |upto: usize| (1..upto).fold(noise(9, 5000), |content, step| touched(&content, step, 900));
+        Made::new(
+            number,
+            &[("etc/a", content(n)), ("etc/kept", content(n.min(2))), ("etc/same", noise(3, 3000))],
+        )
+    };
+    let images: Vec<_> = (1..5).map(image).collect();
+    let mut files = vec![bytes(None, &images[0], &options(2, Codec::Auto))];
+    files.extend(images.windows(2).map(|pair| bytes(Some(&pair[0]), &pair[1], &options(2, Codec::Auto))));
+    let flat = assert_nesting_changes_nothing(&files, "kept and patched");
+    apply(&flat, None, &images[3]);
+}
+
 /// Programs too large for groups.
 #[test]
 fn nesting_changes_no_byte_of_large_contents() {
