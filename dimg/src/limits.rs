@@ -22,6 +22,8 @@ pub const MAX_SPARSE_EXTENTS: usize = 1 << 20;
 pub const MAX_SHAPES: usize = 1 << 20;
 /// Bytes of one shape's style.
 pub const MAX_STYLE_BYTES: usize = 1 << 20;
+/// Zero bytes after a tar's last member: few bytes of a file say how many, and all of them are written or hashed.
+pub const MAX_TAIL_ZERO_BYTES: u64 = 1 << 30;
 /// Bytes kept after a tar's end marker, or in place of it.
 pub const MAX_TAIL_BYTES: usize = 16 << 20;
 /// Bytes of one section other than the data section, uncompressed.

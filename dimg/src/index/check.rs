@@ -5,6 +5,7 @@ use super::{Entry, IndexError, Kind, LayerIndex, Shape};
 use crate::limits::{
     MAX_ENTRIES, MAX_INDEX_BYTES, MAX_LAYERS, MAX_NAME_BYTES, MAX_PAX_RECORDS, MAX_PAX_VALUE_BYTES,
     MAX_RAW_HEADER_BYTES, MAX_SHAPES, MAX_SPARSE_EXTENTS, MAX_STYLE_BYTES, MAX_TAIL_BYTES,
+    MAX_TAIL_ZERO_BYTES,
 };
 use std::sync::Arc;
 
@@ -63,6 +64,8 @@ pub(crate) fn check_layers(layers: &[Arc<LayerIndex>]) -> Result<(), IndexError>
     limit("bytes of the names and values of an image", bytes, MAX_INDEX_BYTES)?;
     limit("shapes of an image", layers.iter().map(|layer| layer.shapes.len()).sum(), MAX_SHAPES)?;
     for (number, layer) in layers.iter().enumerate() {
+        let of_zeros = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+        limit("zero bytes of a layer's end", of_zeros(layer.tail.zero_bytes), of_zeros(MAX_TAIL_ZERO_BYTES))?;
         limit("bytes after a layer's end", layer.tail.rest.len(), MAX_TAIL_BYTES)?;
         for shape in &layer.shapes {
             limit("pax records of an entry", shape.pax_keys.len(), MAX_PAX_RECORDS)?;

@@ -9,7 +9,7 @@ use std::thread;
 use d4c_sys::spawn_scoped;
 use dimg::Digest;
 use dimg::index::{LayerIndex, Tail};
-use dimg::limits::{MAX_ENTRIES, MAX_TAIL_BYTES};
+use dimg::limits::{MAX_ENTRIES, MAX_TAIL_BYTES, MAX_TAIL_ZERO_BYTES};
 
 use super::block::BLOCK;
 use super::contents::{ContentBytes, ContentPlace};
@@ -151,6 +151,9 @@ fn tail(tar: &[u8], at: usize) -> Result<Tail, TarError> {
     }
     let whole = tar[at..].chunks_exact(BLOCK).take_while(|block| **block == [0; BLOCK]).count() * BLOCK;
     let zeros = whole + tar[at + whole..].iter().take_while(|&&byte| byte == 0).count();
+    if zeros as u64 > MAX_TAIL_ZERO_BYTES {
+        return Err(TarError::limit(at, "zeros after the last member", MAX_TAIL_ZERO_BYTES));
+    }
     let rest = &tar[at + zeros..];
     if rest.len() > MAX_TAIL_BYTES {
         return Err(TarError::limit(at + zeros, "data after the end marker", MAX_TAIL_BYTES as u64));

@@ -4,7 +4,7 @@ use super::values::{Col, SPECS, ValueReader};
 use super::{Change, Edit, Edited, FIELDS, LayerEdit, PlaceCoder, Run};
 use crate::index::Tail;
 use crate::index::columns::Columns;
-use crate::limits::{MAX_ENTRIES, MAX_TAIL_BYTES};
+use crate::limits::{MAX_ENTRIES, MAX_TAIL_BYTES, MAX_TAIL_ZERO_BYTES};
 use crate::wire::{Reader, WireError};
 
 /// What the section META says of a layer of the target.
@@ -132,6 +132,7 @@ impl State {
 }
 
 fn tail(reader: &mut Reader<'_>) -> Result<Tail, WireError> {
-    let zero_bytes = reader.u64("zero bytes of a tail")?;
+    let limit = usize::try_from(MAX_TAIL_ZERO_BYTES).unwrap_or(usize::MAX);
+    let zero_bytes = reader.count(limit, "zero bytes of a tail")? as u64;
     Ok(Tail { zero_bytes, rest: reader.bytes(MAX_TAIL_BYTES, "bytes of a tail")?.into() })
 }

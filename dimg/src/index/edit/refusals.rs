@@ -5,7 +5,9 @@ use super::*;
 use crate::index::check::check_layers;
 use crate::index::columns::Columns;
 use crate::index::{Content, Kind};
-use crate::limits::{MAX_ENTRIES, MAX_NAME_BYTES, MAX_PAX_VALUE_BYTES, MAX_SHAPES, MAX_TAIL_BYTES};
+use crate::limits::{
+    MAX_ENTRIES, MAX_NAME_BYTES, MAX_PAX_VALUE_BYTES, MAX_SHAPES, MAX_TAIL_BYTES, MAX_TAIL_ZERO_BYTES,
+};
 use crate::wire::{Reader, put_i64, put_u64};
 
 type Data = Vec<(Col, Vec<u8>)>;
@@ -205,6 +207,10 @@ fn each_check_of_runs_and_changes_refuses() {
     let tail = (MAX_TAIL_BYTES + 1) as u64;
     let checks: &[(Data, &str)] = &[
         (
+            with(one_new(), &[(Col::Tails, [varint(MAX_TAIL_ZERO_BYTES + 1), vec![0]].concat())]),
+            "zero bytes of a tail at offset 0 of column tails: 1073741825 exceeds the limit of 1073741824",
+        ),
+        (
             with(one_new(), &[(Col::Tails, [&[0][..], &varint(tail)].concat())]),
             "bytes of a tail at offset 1 of column tails: 16777217 exceeds the limit of 16777216",
         ),
@@ -361,9 +367,10 @@ fn each_check_of_the_writer_refuses() {
         };
         assert_eq!(entry(&spoil), format!("check index: entry 0 of layer 0: {why}"));
     }
-    let limits: [(Spoil, &str); 6] = [
+    let limits: [(Spoil, &str); 7] = [
         (|layer| layer.entries[0].path = vec![b'a'; MAX_NAME_BYTES + 1].into(), "bytes of a name"),
         (|layer| layer.entries[0].uname = vec![b'a'; MAX_NAME_BYTES + 1].into(), "bytes of a name"),
+        (|layer| layer.tail.zero_bytes = MAX_TAIL_ZERO_BYTES + 1, "zero bytes of a layer's end"),
         (|layer| layer.tail.rest = vec![1; MAX_TAIL_BYTES + 1].into(), "bytes after a layer's end"),
         (|layer| layer.shapes[0].style = vec![1; (1 << 20) + 1].into(), "bytes of a style"),
         (

@@ -2,6 +2,7 @@
 
 use crate::Digest;
 use crate::index::{Content, Entry, Extent, Kind, LayerIndex, Shape, Tail};
+use crate::limits::MAX_TAIL_ZERO_BYTES;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use std::sync::Arc;
@@ -129,7 +130,10 @@ pub(crate) fn layer_of(entries: Vec<(Shape, Entry)>, tail: Tail) -> Arc<LayerInd
 
 fn tail() -> impl Strategy<Value = Tail> {
     let rest = prop_oneof![3 => Just(Vec::new()), 1 => vec(any::<u8>(), 0..4)];
-    (small_or_any(), rest).prop_map(|(zero_bytes, rest)| Tail { zero_bytes, rest: rest.into() })
+    (small_or_any(), rest).prop_map(|(zero_bytes, rest)| Tail {
+        zero_bytes: zero_bytes.min(MAX_TAIL_ZERO_BYTES),
+        rest: rest.into(),
+    })
 }
 
 /// The layers of an image.
