@@ -24,7 +24,7 @@ use di3fs_snapshotter::import::{Finisher, Importer, What};
 use di3fs_snapshotter::mounts::OverlayOptions;
 use di3fs_snapshotter::serving::{LowerProvider, Serving};
 use di3fs_snapshotter::snapshot::{LABEL_SNAPSHOT_REF, Labels};
-use di3fs_snapshotter::snapshotter::Snapshotter;
+use di3fs_snapshotter::snapshotter::{LayerProvider, Snapshotter};
 use di3fs_snapshotter::store::Store;
 
 /// Base, then two deltas: the tree is the one that umoci unpacks, every diff ID comes back, the config keeps its digest.
@@ -240,6 +240,43 @@ fn a_sound_file_mends_what_another_one_left() -> Result<()> {
     let image = importer.import(&file, What::Image)?;
     ensure!(importer.import(&damaged, What::Image).is_err(), "the damaged one was taken");
     ensure!(importer.finish(image.image.digest, NonZeroUsize::MIN)?, "it spoiled the sound one");
+    sandbox.close()
+}
+
+/// Layers of an image that was rejected are given to nobody new, containerd unpacks its own; those of another image that has them too are.
+#[test]
+fn layers_of_a_rejected_image_are_not_offered() -> Result<()> {
+    let sandbox = Sandbox::new()?;
+    let store = Arc::new(Store::open(&sandbox.path("root"))?);
+    let importer = Arc::new(Importer::open_lazy(store.clone())?);
+    let layers: Arc<dyn LayerProvider> = importer.clone();
+    let snapshotter =
+        Snapshotter::new(store.clone(), layers, Arc::new(()), Arc::new(()), OverlayOptions::default());
+    let files = deltas("tiny")?;
+    let image = importer.import(Path::new(&files[0]), What::Image)?;
+    let layer = image.chain_ids[0].to_string();
+    let is_offered = |namespace: &str, parent: &str| -> Result<bool> {
+        let labels = Labels::from([(LABEL_SNAPSHOT_REF.to_owned(), layer.clone())]);
+        match snapshotter.prepare(&format!("{namespace}/1/{layer}"), parent, labels) {
+            Err(Error::AlreadyExists { .. }) => Ok(true),
+            Ok(_) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    };
+    ensure!(is_offered("one", "")?, "not offered");
+    let record = |digest: dimg::Digest| sandbox.path("root").join("images").join(digest.hex());
+    fs::write(record(image.image.digest).join("rejected"), "its layers are others")?;
+    ensure!(!is_offered("two", "")?, "offered, as it was committed before");
+    snapshotter.prepare("base", "", Labels::new())?;
+    snapshotter.commit("three/1/base", "base", "", Labels::new())?;
+    ensure!(!is_offered("three", "three/1/base")?, "offered");
+
+    let other = sandbox.path("other.cdimg");
+    d4c(["convert", &Series::named("tiny")?.source(TAGS[1]), &other.to_string_lossy()])?.success()?;
+    let other = importer.import(&other, What::Image)?;
+    ensure!(other.chain_ids[0].to_string() == layer, "they share no layer");
+    ensure!(is_offered("four", "")?, "not offered, though a sound image has it");
+    ensure!(importer.served_image(&layer)?.is_some(), "not served");
     sandbox.close()
 }
 

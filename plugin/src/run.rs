@@ -69,7 +69,7 @@ async fn serve_all(config: &Config) -> Result<()> {
     };
     let finisher = Finisher::start(importer.clone(), config.finish_after(), move || finished.sweep())?;
     let puller = match config.pull.clone() {
-        Some(settings) => Some(Puller::open(importer.clone(), store.clone(), settings)?),
+        Some(settings) => Some(Puller::open(importer.clone(), settings)?),
         None => None,
     };
     let hooks = Arc::new(Told {
@@ -82,7 +82,7 @@ async fn serve_all(config: &Config) -> Result<()> {
     let lower: Arc<dyn LowerProvider> = serving.clone();
     let layers: Arc<dyn LayerProvider> = match &puller {
         Some(puller) => Arc::new(puller.clone()),
-        None => store.clone(),
+        None => importer.clone(),
     };
     let snapshotter = Arc::new(Snapshotter::new(store, layers, lower, hooks, overlay));
     let mut terminate = signal(SignalKind::terminate()).map_err(Error::io("catch signal", "SIGTERM"))?;

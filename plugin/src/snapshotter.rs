@@ -166,12 +166,7 @@ impl Snapshotter {
 
     /// Commits the layer of `chain_id` on `parent`, if it is ready or was committed before; returns its name.
     fn adopt(&self, parent: &str, chain_id: &str, labels: &Labels) -> Result<Option<String>> {
-        let name = layer_name(parent, chain_id);
-        match self.store.stat(&name) {
-            Ok(_) => return Ok(Some(name)),
-            Err(Error::NotFound { .. }) => {}
-            Err(e) => return Err(e),
-        }
+        // Also where it was committed before: what it is made of may have been found wrong since.
         let layer = match self.layers.lookup(&Parent { name: parent }, chain_id, labels) {
             Ok(Some(layer)) => layer,
             Ok(None) => return Ok(None),
@@ -180,6 +175,7 @@ impl Snapshotter {
                 return Ok(None);
             }
         };
+        let name = layer_name(parent, chain_id);
         match self.store.adopt(&name, parent, layer.number, labels.clone()) {
             Ok(true) | Err(Error::AlreadyExists { .. }) => Ok(Some(name)),
             Ok(false) => Ok(None),

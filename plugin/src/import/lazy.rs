@@ -29,6 +29,8 @@ use super::record::Order;
 use super::{ImageRecord, ImportError, Imported, Importer, chain_ids, contents};
 use crate::config::DiffIds;
 use crate::error::{Error, Result};
+use crate::snapshot::Labels;
+use crate::snapshotter::{LayerProvider, Parent, ReadyLayer};
 
 /// Contents made between two looks at whether they are still wanted.
 const BATCH: usize = 128;
@@ -79,6 +81,29 @@ pub struct ServedImage {
     pub image: di3fs::mount::Image,
     /// Whether all contents are there.
     pub complete: bool,
+}
+
+/// How far an image is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Progress {
+    /// Contents may be missing, and its layers were not checked.
+    Pending,
+    /// All contents are there, and its layers are what they are said to be.
+    Complete,
+    /// They are not.
+    Rejected,
+}
+
+/// The trees that imports have registered, but for those of images that were rejected.
+impl LayerProvider for Importer {
+    fn lookup(&self, parent: &Parent<'_>, chain_id: &str, labels: &Labels) -> Result<Option<ReadyLayer>> {
+        let Some(ready) = self.store.lookup(parent, chain_id, labels)? else { return Ok(None) };
+        if self.store.lazy_chain(ready.number)?.is_none() {
+            return Ok(Some(ready));
+        }
+        let Some((digest, _)) = self.image_of(chain_id)? else { return Ok(None) };
+        self.sound(digest).map(|()| Some(ready))
+    }
 }
 
 impl Importer {
@@ -194,7 +219,25 @@ impl Importer {
     /// # Errors
     /// It was rejected, or a record cannot be read.
     pub fn served_image(&self, chain_id: &str) -> Result<Option<ServedImage>> {
-        let Some((digest, top)) = self.image_of(chain_id)? else { return Ok(None) };
+        match self.image_of(chain_id)? {
+            Some((digest, top)) => {
+                self.sound(digest)?;
+                self.as_served(digest, top).map(Some)
+            }
+            None => Ok(None),
+        }
+    }
+
+    /// The same for whom it is served already: also of a rejected image.
+    ///
+    /// # Errors
+    /// A record cannot be read.
+    pub fn still_served_image(&self, chain_id: &str) -> Result<Option<ServedImage>> {
+        self.image_of(chain_id)?.map(|(digest, top)| self.as_served(digest, top)).transpose()
+    }
+
+    /// Up to the layer number `top`.
+    fn as_served(&self, digest: Digest, top: usize) -> Result<ServedImage> {
         let merge = |layers: &[Arc<LayerIndex>]| Tree::merge(layers.get(..=top).unwrap_or(layers));
         let pending = self.pending_and(digest, merge)?;
         let complete = pending.is_none();
@@ -211,7 +254,7 @@ impl Importer {
         let tree =
             tree.map_err(|error| Error::Corrupt { what: format!("lay out image {digest}: {error}") })?;
         let image = di3fs::mount::Image { tree: Arc::new(tree), contents };
-        Ok(Some(ServedImage { image, complete }))
+        Ok(ServedImage { image, complete })
     }
 
     /// Whether all contents of the image that ends with the layer of `chain_id` are there.
@@ -219,36 +262,44 @@ impl Importer {
     /// # Errors
     /// As for [`Importer::served_image`].
     pub fn is_complete(&self, chain_id: &str) -> Result<bool> {
-        Ok(self.completeness(chain_id)? == Some(true))
+        Ok(self.progress(chain_id)? == Some(Progress::Complete))
     }
 
-    /// [`ServedImage::complete`] of what [`Importer::served_image`] gives, without reading it.
+    /// How far the image that ends with the layer of `chain_id` is; none when it has gone.
     ///
     /// # Errors
-    /// As for [`Importer::served_image`].
-    pub fn completeness(&self, chain_id: &str) -> Result<Option<bool>> {
-        Ok(self.image_of(chain_id)?.map(|(digest, _)| !self.records.is_pending(digest)))
+    /// A record cannot be read.
+    pub fn progress(&self, chain_id: &str) -> Result<Option<Progress>> {
+        let progress = |(digest, _)| match self.records.rejected(digest) {
+            Some(_) => Progress::Rejected,
+            None if self.records.is_pending(digest) => Progress::Pending,
+            None => Progress::Complete,
+        };
+        Ok(self.image_of(chain_id)?.map(progress))
     }
 
-    /// An image that has the layer of `chain_id`, a complete one if there is one, and the layer's number.
+    fn sound(&self, digest: Digest) -> Result<()> {
+        let rejected = |why| Err(Error::Corrupt { what: format!("image {digest}: {why}") });
+        self.records.rejected(digest).map_or(Ok(()), rejected)
+    }
+
+    /// An image that has the layer of `chain_id`, a complete one if there is one, a rejected one if there is no other, and the layer's number.
     fn image_of(&self, chain_id: &str) -> Result<Option<(Digest, usize)>> {
         let Some(tree) = self.store.tree(chain_id)? else { return Ok(None) };
-        let mut found = None;
+        let (mut found, mut rejected) = (None, None);
         for digest in tree.holders.iter().filter_map(|holder| holder.parse::<Digest>().ok()) {
             let position = self.chain(digest)?.iter().position(|id| id.to_string() == chain_id);
             let Some(top) = position else { continue };
-            let complete = !self.records.is_pending(digest);
+            if self.records.rejected(digest).is_some() {
+                rejected = Some((digest, top));
+                continue;
+            }
             found = Some((digest, top));
-            if complete && self.records.rejected(digest).is_none() {
+            if !self.records.is_pending(digest) {
                 break;
             }
         }
-        if let Some((digest, _)) = found
-            && let Some(why) = self.records.rejected(digest)
-        {
-            return Err(Error::Corrupt { what: format!("image {digest}: {why}") });
-        }
-        Ok(found)
+        Ok(found.or(rejected))
     }
 
     /// What a pending image is made from; none for one that is complete.

@@ -44,7 +44,7 @@ pub use finisher::Finisher;
 use finisher::Work;
 use holds::Holds;
 use lazy::Known;
-pub use lazy::ServedImage;
+pub use lazy::{Progress, ServedImage};
 use record::Records;
 pub use record::{ImageRecord, chain_ids};
 pub use room::{Evicted, Mounts, Prefetched, RoomLeft};

@@ -26,7 +26,6 @@ use crate::error::{Error, Result};
 use crate::import::Importer;
 use crate::snapshot::{LABEL_IMAGE_REF, LABEL_LAYER_DIGEST, LABEL_MANIFEST_DIGEST, Labels};
 use crate::snapshotter::{LayerProvider, Parent, ReadyLayer};
-use crate::store::Store;
 use fetch::Fetch;
 
 /// Images that are fetched at once; for others containerd pulls.
@@ -38,7 +37,6 @@ const REMEMBERED: Duration = Duration::from_secs(600);
 
 /// Looks for images whose layers are asked for.
 pub struct Puller {
-    store: Arc<Store>,
     importer: Arc<Importer>,
     settings: PullSettings,
     /// What is being fetched, and beside it unpacked layers of bases.
@@ -100,12 +98,12 @@ impl Asked {
 
 impl LayerProvider for Arc<Puller> {
     fn lookup(&self, parent: &Parent<'_>, chain_id: &str, labels: &Labels) -> Result<Option<ReadyLayer>> {
-        let ready = self.store.lookup(parent, chain_id, labels)?;
+        let ready = self.importer.lookup(parent, chain_id, labels)?;
         if ready.is_some() {
             return Ok(ready);
         }
         let Some(asked) = Asked::of(chain_id, labels) else { return Ok(None) };
-        if self.wait_for(asked) { self.store.lookup(parent, chain_id, labels) } else { Ok(None) }
+        if self.wait_for(asked) { self.importer.lookup(parent, chain_id, labels) } else { Ok(None) }
     }
 }
 
@@ -114,8 +112,8 @@ impl Puller {
     ///
     /// # Errors
     /// The directory for what is being fetched cannot be made or cleared.
-    pub fn open(importer: Arc<Importer>, store: Arc<Store>, settings: PullSettings) -> Result<Arc<Self>> {
-        let dir = store.root().join("pull");
+    pub fn open(importer: Arc<Importer>, settings: PullSettings) -> Result<Arc<Self>> {
+        let dir = importer.store().root().join("pull");
         match std::fs::create_dir(&dir) {
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => clear(&dir)?,
             made => made.map_err(Error::io("make directory", &dir))?,
@@ -123,7 +121,6 @@ impl Puller {
         let partials = Partials::new(dir, settings.partial_bytes);
         partials.sweep();
         Ok(Arc::new(Self {
-            store,
             importer,
             settings,
             partials,

@@ -1,12 +1,13 @@
 use std::net::TcpListener;
 
 use super::*;
+use crate::store::Store;
 
 const DEADLINE: Duration = Duration::from_millis(400);
 
 fn puller(dir: &Path) -> Arc<Puller> {
     let store = Arc::new(Store::open(&dir.join("root")).unwrap());
-    let importer = Arc::new(Importer::open(Arc::clone(&store)).unwrap());
+    let importer = Arc::new(Importer::open(store).unwrap());
     let settings = PullSettings {
         deadline: DEADLINE,
         content: dir.join("content"),
@@ -17,7 +18,7 @@ fn puller(dir: &Path) -> Arc<Puller> {
         serve: None,
         partial_bytes: 10_000,
     };
-    Puller::open(importer, store, settings).unwrap()
+    Puller::open(importer, settings).unwrap()
 }
 
 fn labels(registry: &str) -> Labels {

@@ -25,7 +25,7 @@ use dimg::Digest;
 
 use crate::error::{Error, Result};
 use crate::holder::Holder;
-use crate::import::{Importer, Mounts};
+use crate::import::{Importer, Mounts, Progress};
 
 /// Images of metadata that are kept without being used; one takes some 100 bytes for each entry.
 const MOST_KEPT_BYTES: u64 = 256 << 20;
@@ -92,10 +92,12 @@ impl Serving {
                 self.forget(&name);
                 continue;
             };
-            let needed =
-                |complete: bool| !complete || route != Route::Erofs || is_used(used.as_ref(), &chain_id);
-            let resumed = self.importer.served_image(&chain_id).and_then(|found| {
-                let Some(found) = found.filter(|found| needed(found.complete)) else { return Ok(None) };
+            let resumed = self.importer.progress(&chain_id).and_then(|progress| {
+                let is_used = is_used(used.as_ref(), &chain_id);
+                if !progress.is_some_and(|progress| is_wanted(progress, route, is_used)) {
+                    return Ok(None);
+                }
+                let Some(found) = self.importer.still_served_image(&chain_id)? else { return Ok(None) };
                 let options = Options { route: Some(route), ..Options::default() };
                 let resumed = Served::resume(&found.image, &self.state(&chain_id), &options, device);
                 resumed.map(Some).map_err(failed(&chain_id))
@@ -149,12 +151,12 @@ impl Serving {
         let used = self.used();
         let chains: Vec<String> = served.keys().cloned().collect();
         for chain_id in chains {
-            let wanted = match self.importer.completeness(&chain_id) {
+            let wanted = match self.importer.progress(&chain_id) {
                 Ok(None) => false,
-                Ok(Some(complete)) => {
-                    let session = served.get(&chain_id).is_some_and(|one| one.device().is_some());
-                    let erofs = served.get(&chain_id).is_some_and(|one| one.route() == Route::Erofs);
-                    !(complete && erofs && session) || is_used(used.as_ref(), &chain_id)
+                Ok(Some(progress)) => {
+                    let session = served.get(&chain_id).filter(|one| one.device().is_some());
+                    let is_used = is_used(used.as_ref(), &chain_id);
+                    session.is_none_or(|one| is_wanted(progress, one.route(), is_used))
                 }
                 Err(error) => {
                     tracing::warn!(chain_id, %error, "cannot tell whether a layer is needed");
@@ -340,6 +342,15 @@ fn failed(chain_id: &str) -> impl Fn(di3fs::mount::MountError) -> Error {
 /// What cannot be told is taken for used.
 fn is_used(used: Option<&HashSet<String>>, chain_id: &str) -> bool {
     used.is_none_or(|used| used.contains(chain_id))
+}
+
+/// Whether a session serves an image that is so far.
+fn is_wanted(progress: Progress, route: Route, is_used: bool) -> bool {
+    match progress {
+        Progress::Pending => true,
+        Progress::Complete => route != Route::Erofs || is_used,
+        Progress::Rejected => is_used,
+    }
 }
 
 /// What the holder knows a session by.
