@@ -529,22 +529,6 @@ impl Importer {
             tracing::warn!(%digest, %error, "the order of first opens is not kept");
         }
     }
-
-    /// Whether snapshots lie on a lazy layer of this image that no other image has.
-    pub(super) fn is_needed_below(&self, digest: Digest) -> Result<bool> {
-        let record = self.records.get(digest)?;
-        let chain = record.map_or(Ok(Vec::new()), |image| Ok::<_, Error>(chain_ids(&image.diff_ids()?)))?;
-        for chain_id in chain {
-            if let Some(tree) = self.store.tree(&chain_id.to_string())?
-                && tree.refs > 0
-                && tree.holders.len() == 1
-                && self.store.lazy_chain(tree.number)?.is_some()
-            {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
 }
 
 /// The order in which the parent's contents were opened, for the contents of `image`: what is made from one of them takes its

@@ -509,8 +509,13 @@ impl Importer {
         let mut forgotten = 0;
         for digest in self.records.list()? {
             let wanted = self.holds.has(digest) || !(all || self.records.is_used(digest));
-            if !wanted && self.refs(&self.chain(digest)?)? == 0 && !self.is_needed_below(digest)? {
-                self.store.release_trees(&digest.to_string())?;
+            let chain = self.chain(digest)?;
+            if wanted || self.refs(&chain)? > 0 {
+                continue;
+            }
+            let top = chain.last().map(Digest::to_string).unwrap_or_default();
+            // A layer may be taken until this moment, and not after it.
+            if self.store.release_trees(&digest.to_string(), &top)?.is_some() {
                 self.records.remove(digest)?;
                 forgotten += 1;
                 // What served it ends then, too.

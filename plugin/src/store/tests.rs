@@ -140,7 +140,7 @@ fn ready_trees_are_shared_and_kept_while_wanted() {
     assert_eq!(store.hold_tree("sha256:d", "image-3").unwrap(), None);
     assert_eq!(store.trees().unwrap()[0].holders.len(), 3);
     for (holder, freed) in [("image-1", 0), ("image-2", 0), ("image-3", 0)] {
-        assert_eq!(store.release_trees(holder).unwrap(), freed);
+        assert_eq!(store.release_trees(holder, "").unwrap(), Some(freed));
     }
     store.remove("one").unwrap();
     store.cleanup().unwrap();
@@ -161,9 +161,32 @@ fn a_held_tree_outlives_its_snapshots() {
     store.remove("n").unwrap();
     store.cleanup().unwrap();
     assert!(dir.fs.exists());
-    assert_eq!(store.release_trees("image").unwrap(), 1);
+    assert_eq!(store.release_trees("image", "sha256:c").unwrap(), Some(1));
     store.cleanup().unwrap();
     assert!(!dir.fs.exists());
+}
+
+/// Whatever was looked at before: what snapshots need is kept, all of it.
+#[test]
+fn trees_that_snapshots_need_are_not_released() {
+    let tmp = tempfile::tempdir().unwrap();
+    let store = open(&tmp);
+    for chain_id in ["sha256:low", "sha256:top"] {
+        assert!(store.register_lazy(chain_id, "one").unwrap());
+    }
+    assert!(!store.register_lazy("sha256:low", "two").unwrap());
+    let number = |chain_id| store.tree(chain_id).unwrap().unwrap().number;
+    assert!(store.adopt("low", "", number("sha256:low"), Labels::new()).unwrap());
+    // Another one has the lower layer.
+    assert!(store.adopt("top", "low", number("sha256:top"), Labels::new()).unwrap());
+    assert_eq!(store.release_trees("one", "sha256:top").unwrap(), None);
+    store.remove("top").unwrap();
+    assert_eq!(store.release_trees("one", "sha256:top").unwrap(), Some(1));
+    assert_eq!(store.release_trees("two", "sha256:other").unwrap(), None);
+    assert_eq!(store.tree("sha256:low").unwrap().unwrap().holders.len(), 1);
+    store.remove("low").unwrap();
+    assert_eq!(store.release_trees("two", "sha256:other").unwrap(), Some(1));
+    assert_eq!(store.trees().unwrap(), vec![]);
 }
 
 #[test]

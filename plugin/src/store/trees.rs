@@ -175,11 +175,12 @@ impl Store {
         })
     }
 
-    /// Takes a holder off all trees and deletes those that nothing wants any more. Returns how many.
+    /// Takes a holder off all trees and deletes those that nothing wants any more. Returns how many; none, and nothing is changed, where
+    /// snapshots lie on its tree of the chain ID `top`, or on a lazy one that nobody else holds.
     ///
     /// # Errors
     /// If the metadata cannot be written.
-    pub fn release_trees(&self, holder: &str) -> Result<usize> {
+    pub fn release_trees(&self, holder: &str, top: &str) -> Result<Option<usize>> {
         let freed = self.write("release trees", |tx| {
             let mut held = Vec::new();
             {
@@ -188,6 +189,10 @@ impl Store {
                     let (number, raw) = entry.map_err(Error::metadata("list trees"))?;
                     let mut tree: TreeRecord = decode("tree", number.value(), raw.value())?;
                     if tree.holders.remove(holder) {
+                        let alone = tree.lazy && tree.holders.is_empty();
+                        if tree.refs > 0 && (alone || tree.chain_id.as_deref() == Some(top)) {
+                            return Ok(None);
+                        }
                         held.push((number.value(), tree));
                     }
                 }
@@ -196,12 +201,12 @@ impl Store {
             for (number, tree) in held {
                 freed.extend(put_or_remove(tx, number, &tree)?);
             }
-            Ok(freed)
+            Ok(Some(freed))
         })?;
-        for number in &freed {
+        for number in freed.iter().flatten() {
             self.reaper.delete(self.dir(*number));
         }
-        Ok(freed.len())
+        Ok(freed.map(|freed| freed.len()))
     }
 
     /// The ready tree of a chain ID.
