@@ -23,8 +23,8 @@ struct State {
     room: bool,
     /// Indexes and trees were in memory, and the allocator has what they took.
     trim: bool,
-    /// Images were forgotten.
-    sweep: bool,
+    /// When what forgotten images left is to be removed.
+    sweep_at: Option<Instant>,
     /// When memory is given back, unless something happens before.
     rest_at: Option<Instant>,
     stopped: bool,
@@ -58,7 +58,7 @@ impl Work {
         let (mut state, now) = (self.lock(), Instant::now());
         state.after = after;
         (state.complete_at, state.rest_at) = (Some(now + after), Some(now + REST_AFTER));
-        (state.small_at, state.room, state.sweep) = (Some(now + SMALL_AFTER), true, true);
+        (state.small_at, state.room, state.sweep_at) = (Some(now + SMALL_AFTER), true, Some(now));
     }
 
     /// Asks for all pending images to be completed.
@@ -92,8 +92,17 @@ impl Work {
 
     /// Asks for what forgotten images left to be removed.
     pub(super) fn ask_sweep(&self) {
-        self.lock().sweep = true;
+        self.ask_sweep_after(Duration::ZERO);
         self.small(false, false);
+    }
+
+    /// The same, so much later.
+    pub(super) fn ask_sweep_after(&self, wait: Duration) {
+        let mut state = self.lock();
+        let due = Instant::now() + wait;
+        state.sweep_at = Some(state.sweep_at.map_or(due, |at| at.min(due)));
+        drop(state);
+        self.changed.notify_all();
     }
 
     fn small(&self, room: bool, trim: bool) {
@@ -133,10 +142,13 @@ impl Work {
             }
             let now = Instant::now();
             let is_due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
-            if is_due(state.small_at) {
+            // What is asked for now waits for the rest of it.
+            let small_at = state.small_at.or(state.sweep_at);
+            if is_due(small_at) {
                 state.small_at = None;
-                let asked = Asked::Small { room: state.room, trim: state.trim, sweep: state.sweep };
-                (state.room, state.trim, state.sweep) = (false, false, false);
+                let sweep = state.sweep_at.take_if(|at| *at <= now).is_some();
+                let asked = Asked::Small { room: state.room, trim: state.trim, sweep };
+                (state.room, state.trim) = (false, false);
                 return Some(asked);
             }
             if is_due(state.complete_at) {
@@ -147,7 +159,7 @@ impl Work {
                 state.rest_at = None;
                 return Some(Asked::Rest);
             }
-            let next = [state.small_at, state.complete_at, state.rest_at].into_iter().flatten().min();
+            let next = [small_at, state.complete_at, state.rest_at].into_iter().flatten().min();
             state = match next {
                 Some(next) => {
                     let waited = self.changed.wait_timeout(state, next.saturating_duration_since(now));
@@ -239,6 +251,10 @@ mod tests {
         work.tell_read();
         assert_eq!(work.wait(), Some(Asked::Small { room: true, trim: true, sweep: true }));
         assert!(started.elapsed() >= SMALL_AFTER && !work.wants_room());
+        let (later, asked) = (Duration::from_millis(50), Instant::now());
+        work.ask_sweep_after(later);
+        assert_eq!(work.wait(), Some(Asked::Small { room: false, trim: false, sweep: true }));
+        assert!(asked.elapsed() >= later && asked.elapsed() < SMALL_AFTER);
         work.stop();
         assert_eq!(work.wait(), None);
     }

@@ -25,9 +25,9 @@ use std::collections::{HashMap, HashSet};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use d4c_sys::Map;
 use di3fs::checkout::{self, checkout_layer};
@@ -55,6 +55,10 @@ use crate::config::{DiffIds, Space};
 use crate::error::{Error, Result};
 use crate::store::Store;
 
+/// A sweep that failed is tried again so much later, after each further one twice as much, but at least so often.
+const SWEEP_AGAIN: Duration = Duration::from_secs(2);
+const SWEEP_AGAIN_AT_LEAST: Duration = Duration::from_secs(300);
+
 /// Imports images into one root directory.
 #[derive(Debug)]
 pub struct Importer {
@@ -77,6 +81,7 @@ pub struct Importer {
     hurry: AtomicUsize,
     /// Objects that no image needs may be there: of images that were forgotten while others were made, or by a process that was killed.
     left: AtomicBool,
+    trouble: Mutex<Trouble>,
     work: Work,
     space: Space,
     last_full: Mutex<Full>,
@@ -157,6 +162,7 @@ impl Importer {
             finishing: Mutex::default(),
             hurry: AtomicUsize::new(0),
             left: AtomicBool::new(true),
+            trouble: Mutex::default(),
             work: Work::default(),
             space: Space::default(),
             last_full: Mutex::default(),
@@ -540,10 +546,12 @@ impl Importer {
             }
             Ok(needed)
         });
-        if !matches!(removed, Ok(Some(_))) {
-            self.left.store(true, Ordering::Relaxed);
-            self.work.ask_sweep();
+        match &removed {
+            Ok(Some(_)) => *self.trouble() = Trouble::default(),
+            Ok(None) => self.work.ask_sweep(),
+            Err(_) => self.work.ask_sweep_after(self.trouble().next_pause()),
         }
+        self.left.fetch_or(!matches!(removed, Ok(Some(_))), Ordering::Relaxed);
         removed.map_err(|SweepError(error)| error)
     }
 
@@ -559,7 +567,8 @@ impl Importer {
         match self.sweep() {
             Ok((0, _)) => {}
             Ok((images, _)) => tracing::info!(images, "forgot images that containerd has no more"),
-            Err(e) => tracing::warn!(error = %e, "cannot forget images"),
+            Err(error) if self.trouble().is_new(&error) => tracing::warn!(%error, "cannot forget images"),
+            Err(_) => {}
         }
     }
 
@@ -568,9 +577,16 @@ impl Importer {
         self.left.store(true, Ordering::Relaxed);
         match self.turn.try_lock().map(|_turn| self.remove_unneeded()) {
             Ok(Ok(_)) => {}
-            Ok(Err(error)) => tracing::warn!(%error, "cannot remove what a failed import left"),
+            Ok(Err(error)) if self.trouble().is_new(&error) => {
+                tracing::warn!(%error, "cannot remove what a failed import left");
+            }
+            Ok(Err(_)) => {}
             Err(_) => self.work.ask_sweep(),
         }
+    }
+
+    fn trouble(&self) -> MutexGuard<'_, Trouble> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Notes what the next process should know.
@@ -592,6 +608,27 @@ impl Importer {
     }
 }
 
+/// What stood against sweeps since the last one that went well.
+#[derive(Debug, Default)]
+struct Trouble {
+    /// Until the next one.
+    pause: Option<Duration>,
+    /// What the log has been told.
+    told: HashSet<String>,
+}
+
+impl Trouble {
+    fn next_pause(&mut self) -> Duration {
+        let pause = self.pause.map_or(SWEEP_AGAIN, |pause| (2 * pause).min(SWEEP_AGAIN_AT_LEAST));
+        self.pause = Some(pause);
+        pause
+    }
+
+    fn is_new(&mut self, error: &Error) -> bool {
+        self.told.insert(error.to_string())
+    }
+}
+
 struct SweepError(Error);
 
 impl From<Error> for SweepError {
@@ -603,5 +640,31 @@ impl From<Error> for SweepError {
 impl From<di3fs::store::StoreError> for SweepError {
     fn from(error: di3fs::store::StoreError) -> Self {
         Self(Error::store("remove objects")(error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn a_sweep_that_fails_is_tried_again_less_and_less_often() {
+        let root = tempfile::tempdir().unwrap();
+        let importer = Importer::open(Arc::new(Store::open(root.path()).unwrap())).unwrap();
+        let record = root.path().join("images").join(Digest::of(b"m").hex());
+        fs::create_dir(&record).unwrap();
+        fs::write(record.join("layers"), "not layers").unwrap();
+        importer.sweep_objects();
+        importer.sweep_objects();
+        assert_eq!(importer.trouble().told.len(), 1);
+        assert_eq!(importer.trouble().pause, Some(2 * SWEEP_AGAIN));
+        (0..10).for_each(|_| importer.sweep_objects());
+        assert_eq!(importer.trouble().pause, Some(SWEEP_AGAIN_AT_LEAST));
+        assert!(importer.left.load(Ordering::Relaxed));
+        fs::remove_dir_all(record).unwrap();
+        importer.sweep_objects();
+        assert!(importer.trouble().pause.is_none() && !importer.left.load(Ordering::Relaxed));
     }
 }
