@@ -25,6 +25,9 @@ use crate::serving::{LowerProvider, Serving};
 use crate::snapshotter::{Hooks, LayerProvider, Snapshotter};
 use crate::store::Store;
 
+/// More files than this are not kept open: each image that is served takes some.
+const MOST_FILES: u64 = 1 << 20;
+
 /// Runs the plugin. Call it on the main thread, before any other is started. Returns after SIGTERM or SIGINT.
 ///
 /// # Errors
@@ -36,6 +39,9 @@ pub fn run(flags: Flags) -> Result<()> {
     d4c_sys::rest_small();
     let config = Config::load(flags)?;
     log_to_stderr(&config.log_level)?;
+    if let Err(error) = d4c_sys::raise_file_limit(MOST_FILES) {
+        tracing::warn!(%error, "limit of open files not raised");
+    }
     let kept = capabilities::drop_all_but_needed()?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), capabilities = kept.join(","), "starting");
     let runtime = tokio::runtime::Builder::new_multi_thread()

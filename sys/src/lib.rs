@@ -1,7 +1,7 @@
 //! Safe wrappers of system calls: the only crate of d4c with unsafe code.
 //!
 //! One file per duty: [`Map`] (read-only file mappings), copying between files, holes in them, trees removed, times and nodes, extended
-//! attributes, the control calls of `/dev/fuse`, descriptors sent to other processes, a thread's priority, threads that may be refused, [`prefetch`], huge pages, mounts
+//! attributes, the control calls of `/dev/fuse`, descriptors sent to other processes, a thread's priority, the limit of open files, threads that may be refused, [`prefetch`], huge pages, mounts
 //! with other owners, LZMA2 behind a base. Every function returns the bare [`std::io::Error`] of the call, errno kept; the caller knows
 //! the path's role and adds it.
 
@@ -11,6 +11,7 @@ mod exhausted;
 mod fuse;
 mod huge;
 mod idmap;
+mod limit;
 mod lzma;
 mod map;
 mod memory;
@@ -29,6 +30,7 @@ pub use exhausted::{Telling, exhausted, when_exhausted};
 pub use fuse::{fuse_backing_close, fuse_backing_open};
 pub use huge::prefer_huge_pages;
 pub use idmap::{mount_mapped, user_namespace};
+pub use limit::raise_file_limit;
 pub use lzma::{Lzma2, lzma2_after};
 pub use map::Map;
 pub use memory::{map_from, rest_small, trim_memory};

@@ -7,7 +7,6 @@ use std::str::FromStr;
 use caps::{CapSet, Capability, CapsHashSet};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::VirtioError;
 
@@ -86,11 +85,7 @@ fn enter(dir: &Path, how: Confinement) -> io::Result<()> {
 
 /// Lets the process open as many files as it may: a shared directory needs one for each that its guest knows.
 pub fn raise_file_limit() {
-    let raise = || -> nix::Result<()> {
-        let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
-        setrlimit(Resource::RLIMIT_NOFILE, hard.min(MOST_FILES).max(soft), hard)
-    };
-    if let Err(error) = raise() {
+    if let Err(error) = d4c_sys::raise_file_limit(MOST_FILES) {
         tracing::warn!(%error, "limit of open files not raised");
     }
 }
