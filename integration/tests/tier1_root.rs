@@ -15,6 +15,7 @@ use d4c_integration::images::{Series, TAGS, script};
 use d4c_integration::memory::measure;
 use d4c_integration::program::{Output, built, d4c};
 use d4c_integration::sandbox::wait_for;
+use d4c_integration::snapshotter::Snapshotter as Daemon;
 use d4c_integration::tree::{Tree, sha256};
 use di3fs::mount::Route;
 use di3fs::store::Removed;
@@ -26,6 +27,7 @@ use di3fs_snapshotter::serving::{LowerProvider, Serving};
 use di3fs_snapshotter::snapshot::{LABEL_SNAPSHOT_REF, Labels};
 use di3fs_snapshotter::snapshotter::{LayerProvider, Snapshotter};
 use di3fs_snapshotter::store::Store;
+use nix::sys::signal::{Signal, kill};
 
 /// Base, then two deltas: the tree is the one that umoci unpacks, every diff ID comes back, the config keeps its digest.
 fn patched_equals_unpacked(name: &str) -> Result<()> {
@@ -184,13 +186,7 @@ fn an_image_that_comes_again_at_once_is_served_anew() -> Result<()> {
     let file = PathBuf::from(&deltas("tiny")?[0]);
     let store = Arc::new(Store::open(&sandbox.path("root"))?);
     let importer = Arc::new(Importer::open_lazy(store.clone())?);
-    // The sandbox ends it should the test fail.
-    let holder = sandbox.path("holder");
-    let program = built("di3fs-snapshotter");
-    let mark =
-        format!("#!/bin/sh\nD4C_SANDBOX={} exec {} \"$@\"\n", sandbox.root().display(), program.display());
-    fs::write(&holder, mark)?;
-    fs::set_permissions(&holder, fs::Permissions::from_mode(0o755))?;
+    let holder = holder_of(&sandbox)?;
     let serving = Serving::open(importer.clone(), Holder::new(holder, store.root()), Route::Erofs)?;
     // Another file each time: the first stays open within the kernel's overlay.
     for (is_whole, name, expected) in [(true, "app/release", "version 1"), (false, "etc/release", "v1")] {
@@ -207,6 +203,58 @@ fn an_image_that_comes_again_at_once_is_served_anew() -> Result<()> {
     }
     serving.close();
     sandbox.close()
+}
+
+/// What a holder has and does not give at the start is gone on with once it does.
+#[test]
+fn a_session_that_cannot_be_taken_over_yet_is_later() -> Result<()> {
+    let sandbox = Sandbox::new()?;
+    let root = Daemon::root(&sandbox);
+    let store = Arc::new(Store::open(&root)?);
+    let importer = Arc::new(Importer::open_lazy(store.clone())?);
+    let program = holder_of(&sandbox)?;
+    let serve =
+        || Serving::open(importer.clone(), Holder::new(program.clone(), &root), Route::Erofs).map(Arc::new);
+    let serving = serve()?;
+    let image = importer.import(&PathBuf::from(&deltas("tiny")?[0]), What::Image)?;
+    let served: Arc<dyn LowerProvider> = serving.clone();
+    let snapshotter =
+        Snapshotter::new(store.clone(), store.clone(), served, Arc::new(()), OverlayOptions::default());
+    let mut parent = String::new();
+    for id in image.chain_ids.iter().map(ToString::to_string) {
+        let tree = store.tree(&id)?.context("no tree")?;
+        ensure!(store.adopt(&id, &parent, tree.number, Labels::new())?, "not there");
+        parent = id;
+    }
+    snapshotter.view("view", &parent, Labels::new())?;
+    let seen = serving.lower(&parent)?.as_directories().layers[0].join("app/release");
+    drop(snapshotter);
+    serving.close();
+    drop(serving);
+
+    let holder = Daemon::holder(&sandbox).context("no holder")?;
+    kill(holder, Signal::SIGSTOP)?;
+    let serving = serve();
+    kill(holder, Signal::SIGCONT)?;
+    let serving = serving?;
+    ensure!(serving.count() == 0, "taken over from one that does not answer");
+    serving.sweep();
+    ensure!(serving.count() == 1, "given up");
+    ensure!(fs::read_to_string(seen)?.trim() == "version 1", "read something else");
+    store.remove("view")?;
+    serving.close();
+    sandbox.close()
+}
+
+/// A program that is a holder, which the sandbox ends should the test fail.
+fn holder_of(sandbox: &Sandbox) -> Result<PathBuf> {
+    let holder = sandbox.path("holder");
+    let program = built("di3fs-snapshotter");
+    let mark =
+        format!("#!/bin/sh\nD4C_SANDBOX={} exec {} \"$@\"\n", sandbox.root().display(), program.display());
+    fs::write(&holder, mark)?;
+    fs::set_permissions(&holder, fs::Permissions::from_mode(0o755))?;
+    Ok(holder)
 }
 
 /// An image whose file is damaged, or which was rejected for what that says, comes by a sound file after all; by a damaged one it does not.

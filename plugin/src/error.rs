@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use di3fs::store::StoreError;
+use nix::errno::Errno;
 use protobuf::EnumOrUnknown;
 use tonic::Code;
 
@@ -115,6 +116,17 @@ impl Error {
         }
     }
 
+    /// Whether it may go by itself: the process or the system has too much open or no memory, the disk is full.
+    pub(crate) fn is_passing(&self) -> bool {
+        match self {
+            Self::Io { source, .. } => is_passing(source),
+            Self::Metadata { source, .. } => {
+                matches!(source.as_ref(), redb::Error::Io(source) if is_passing(source))
+            }
+            _ => false,
+        }
+    }
+
     /// The code that both wires carry; gRPC's numbers, which ttrpc shares.
     #[must_use]
     pub fn code(&self) -> Code {
@@ -142,6 +154,24 @@ fn io_code(e: &io::Error) -> Code {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Code::ResourceExhausted,
         _ => Code::Internal,
     }
+}
+
+/// [`Error::is_passing`] of a system call.
+pub(crate) fn is_passing(e: &io::Error) -> bool {
+    let errno = e.raw_os_error().map(Errno::from_raw);
+    matches!(
+        errno,
+        Some(
+            Errno::EMFILE
+                | Errno::ENFILE
+                | Errno::ENOMEM
+                | Errno::ENOBUFS
+                | Errno::EINTR
+                | Errno::EAGAIN
+                | Errno::ENOSPC
+                | Errno::EDQUOT
+        )
+    )
 }
 
 impl From<Error> for tonic::Status {
@@ -230,6 +260,15 @@ mod tests {
             (Error::Config { what: what() }, Code::InvalidArgument, "config: stat snapshot k"),
             (Error::Internal { what: what() }, Code::Internal, "stat snapshot k: internal error"),
         ]
+    }
+
+    #[test]
+    fn what_passes_is_told_from_what_does_not() {
+        let io = |errno| Error::io("read file", "/r")(io::Error::from(errno));
+        assert!(io(Errno::EMFILE).is_passing() && io(Errno::EINTR).is_passing());
+        assert!(Error::metadata("read")(redb::Error::Io(Errno::ENOMEM.into())).is_passing());
+        assert!(!io(Errno::EIO).is_passing() && !io(Errno::ENOENT).is_passing());
+        assert!(!Error::Unavailable { what: "serve".into() }.is_passing());
     }
 
     #[test]

@@ -105,7 +105,7 @@ impl Session {
     /// passthrough. What it had taken and not answered is answered now.
     ///
     /// # Errors
-    /// The device serves no mount any more, or the kernel cannot ask again.
+    /// The device serves no mount any more, or the kernel cannot ask again. The mount stays, to be gone on with later.
     pub(crate) fn resume<F: Serve>(
         fs: Arc<F>,
         mountpoint: &Path,
@@ -113,7 +113,7 @@ impl Session {
         threads: NonZeroUsize,
     ) -> io::Result<Self> {
         let mut session = Self::of(Arc::new(device), mountpoint);
-        session.resends = true;
+        (session.resends, session.mounted) = (true, false);
         let mut notification = Vec::with_capacity(16);
         notification.extend(16_u32.to_le_bytes());
         notification.extend(NOTIFY_RESEND.to_le_bytes());
@@ -121,6 +121,7 @@ impl Session {
         nix::unistd::write(&*session.device, &notification)?;
         let server = Arc::new(Server::new(Arc::clone(&fs)));
         session.answer(&fs, &server, false, threads)?;
+        session.mounted = true;
         Ok(session)
     }
 

@@ -33,7 +33,7 @@ impl Served {
     /// `image`.
     ///
     /// # Errors
-    /// What was mounted below the state is not there any more, or the kernel refuses.
+    /// What was mounted below the state is not there any more, or the kernel refuses. All stays as it was.
     pub fn resume(
         image: &Image,
         state: &Path,
@@ -59,6 +59,7 @@ impl Served {
                 return Err(MountError::io("find mount", path)(io::ErrorKind::NotFound.into()));
             }
         }
+        let is_merged = is_mounted(&merged).map_err(MountError::io("find mount", &merged))?;
         let device = File::from(device);
         let contents = Arc::clone(&image.contents);
         let session = match route {
@@ -74,7 +75,7 @@ impl Served {
         };
         let session = session.map_err(MountError::io("go on with fuse", &session_at))?;
         let mut served = Self { route, lower, mounts, session: Some(session) };
-        if is_mounted(&merged).map_err(MountError::io("find mount", &merged))? {
+        if is_merged {
             served.lower.merged = Some(merged.clone());
             served.mounts.insert(0, merged);
         }

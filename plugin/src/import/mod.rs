@@ -59,6 +59,9 @@ use crate::store::Store;
 const SWEEP_AGAIN: Duration = Duration::from_secs(2);
 const SWEEP_AGAIN_AT_LEAST: Duration = Duration::from_secs(300);
 
+/// What could not be taken over is tried again so much later.
+const LOOK_AGAIN: Duration = Duration::from_secs(10);
+
 /// Imports images into one root directory.
 #[derive(Debug)]
 pub struct Importer {
@@ -587,6 +590,11 @@ impl Importer {
 
     fn trouble(&self) -> MutexGuard<'_, Trouble> {
         self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has sweeps done again soon: for what could not be done yet.
+    pub fn look_again(&self) {
+        self.work.ask_sweep_after(LOOK_AGAIN);
     }
 
     /// Notes what the next process should know.

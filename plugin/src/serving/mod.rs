@@ -14,12 +14,13 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-use di3fs::mount::{Lower, METADATA, Options, Route, Served};
+use di3fs::mount::{Lower, METADATA, MountError, Options, Route, Served};
 
 use dimg::Digest;
 
@@ -54,6 +55,8 @@ pub struct Serving {
     importer: Arc<Importer>,
     holder: Holder,
     served: Mutex<BTreeMap<String, Served>>,
+    /// Chain IDs of what the holder has and could not be gone on with yet; none when it could not be asked. Whoever waits for it goes on waiting.
+    left: Mutex<Option<HashSet<String>>>,
 }
 
 impl Serving {
@@ -64,8 +67,9 @@ impl Serving {
     pub fn open(importer: Arc<Importer>, holder: Holder, route: Route) -> Result<Self> {
         let dir = importer.store().root().join("served");
         fs::create_dir_all(&dir).map_err(Error::io("make directory", &dir))?;
-        let serving = Self { dir, route, importer, holder, served: Mutex::default() };
-        serving.take_over();
+        let (served, left) = (Mutex::default(), Mutex::default());
+        let serving = Self { dir, route, importer, holder, served, left };
+        serving.take_over(&mut serving.lock());
         serving.tidy()?;
         Ok(serving)
     }
@@ -80,40 +84,72 @@ impl Serving {
         self.lock().len()
     }
 
-    fn take_over(&self) {
-        let held = self.holder.held().unwrap_or_else(|error| {
-            tracing::error!(%error, "the holder gives nothing back");
-            Vec::new()
-        });
-        let used = self.used();
-        let mut served = self.lock();
+    /// Goes on with what the holder has and is not served yet; what cannot be now is tried again later.
+    fn take_over(&self, served: &mut BTreeMap<String, Served>) {
+        let held = match self.holder.held() {
+            Ok(held) => held,
+            Err(error) => {
+                tracing::error!(%error, "the holder gives nothing back yet");
+                self.importer.look_again();
+                *self.left() = None;
+                return;
+            }
+        };
+        let (used, mut left) = (self.used(), HashSet::new());
         for (name, device) in held {
             let Some((route, chain_id)) = parse_name(&name) else {
                 self.forget(&name);
                 continue;
             };
-            let resumed = self.importer.progress(&chain_id).and_then(|progress| {
-                let is_used = is_used(used.as_ref(), &chain_id);
-                if !progress.is_some_and(|progress| is_wanted(progress, route, is_used)) {
-                    return Ok(None);
-                }
-                let Some(found) = self.importer.still_served_image(&chain_id)? else { return Ok(None) };
-                let options = Options { route: Some(route), ..Options::default() };
-                let resumed = Served::resume(&found.image, &self.state(&chain_id), &options, device);
-                resumed.map(Some).map_err(failed(&chain_id))
-            });
-            match resumed {
+            if served.get(&chain_id).is_some_and(|one| one.route() == route && one.device().is_some()) {
+                continue;
+            }
+            match self.resume(route, &chain_id, device, is_used(used.as_ref(), &chain_id)) {
                 Ok(Some(resumed)) => {
                     tracing::info!(chain_id, %route, "goes on serving");
                     served.insert(chain_id, resumed);
                 }
                 Ok(None) => self.forget(&name),
+                Err(error) if error.is_passing() => {
+                    tracing::warn!(chain_id, %error, "cannot go on serving yet");
+                    left.insert(chain_id);
+                }
                 Err(error) => {
                     tracing::error!(chain_id, %error, "cannot go on serving");
                     self.forget(&name);
                 }
             }
         }
+        if !left.is_empty() {
+            self.importer.look_again();
+        }
+        *self.left() = Some(left);
+    }
+
+    /// Goes on with one session; none when nobody needs it.
+    fn resume(&self, route: Route, chain_id: &str, device: OwnedFd, is_used: bool) -> Result<Option<Served>> {
+        let progress = self.importer.progress(chain_id)?;
+        if !progress.is_some_and(|progress| is_wanted(progress, route, is_used)) {
+            return Ok(None);
+        }
+        let Some(found) = self.importer.still_served_image(chain_id)? else { return Ok(None) };
+        let options = Options { route: Some(route), ..Options::default() };
+        let resumed = Served::resume(&found.image, &self.state(chain_id), &options, device);
+        resumed.map(Some).map_err(|error| match error {
+            MountError::Io { action, path, source } => Error::Io { action, path, source },
+            error => failed(chain_id)(error),
+        })
+    }
+
+    /// Tries again what could not be gone on with before.
+    fn take_over_left(&self, served: &mut BTreeMap<String, Served>) {
+        if self.left().as_ref().is_none_or(|left| !left.is_empty()) {
+            self.take_over(served);
+        }
+    }
+
+    fn left(&self) -> MutexGuard<'_, Option<HashSet<String>>> {
+        self.left.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Removes directories that nothing is served in, and images of metadata when they are many.
@@ -147,6 +183,7 @@ impl Serving {
     /// Ends what no layer or no content needs any more.
     pub fn sweep(&self) {
         let mut served = self.lock();
+        self.take_over_left(&mut served);
         // Whoever comes later waits for us, and is given something new.
         let used = self.used();
         let chains: Vec<String> = served.keys().cloned().collect();
@@ -245,6 +282,7 @@ impl Drop for Serving {
 impl LowerProvider for Serving {
     fn lower(&self, chain_id: &str) -> Result<Lower> {
         let mut served = self.lock();
+        self.take_over_left(&mut served);
         if let Some(one) = served.get(chain_id) {
             // Without a session nothing can be made: the image whose contents were all there has gone, and come again without them.
             if one.device().is_some() || self.importer.is_complete(chain_id)? {
@@ -264,6 +302,11 @@ impl LowerProvider for Serving {
         let known = again.is_some();
         let mut one = match again {
             Some(one) => one,
+            // The holder has one session of a name: another one would be the end of the first.
+            None if self.left().as_ref().is_none_or(|left| left.contains(chain_id)) => {
+                let what = format!("serve layer {chain_id}: cannot go on yet with what was served before");
+                return Err(Error::Unavailable { what });
+            }
             None => self.start(chain_id, &state)?,
         };
         one.merge(&state).map_err(failed(chain_id))?;
@@ -334,7 +377,7 @@ fn clean(state: &Path) {
     }
 }
 
-fn failed(chain_id: &str) -> impl Fn(di3fs::mount::MountError) -> Error {
+fn failed(chain_id: &str) -> impl Fn(MountError) -> Error {
     let chain_id = chain_id.to_owned();
     move |error| Error::Unavailable { what: format!("serve layer {chain_id}: {error}") }
 }
