@@ -13,7 +13,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::{PATIENCE, receive, send};
+use crate::error::is_passing;
 use crate::notify;
+
+/// A holder that could not be started, or asked, is tried again so much later.
+const TRY_AGAIN: Duration = Duration::from_secs(2);
 
 /// The flag by which the program becomes a holder.
 pub(crate) const FLAG: &str = "--hold";
@@ -127,23 +131,36 @@ impl Inner {
 
     /// As long as there is something to be kept, gives it to another holder when one has ended.
     fn watch(&self) {
+        let mut failed = false;
         loop {
-            let ended = self.wait_for_end();
+            let ended = if failed { Ok(()) } else { self.wait_for_end() };
             let mut state = self.lock();
             if state.kept.is_empty() {
                 state.watched = false;
                 return;
             }
-            let given =
-                ended.and_then(|()| state.kept.iter().try_for_each(|(name, fd)| self.give(name, fd.as_fd())));
-            match given {
+            if let Err(error) = ended {
+                if is_passing(&error) {
+                    drop(state);
+                    thread::sleep(TRY_AGAIN);
+                    continue;
+                }
+                tracing::error!(%error, "holder not watched: when it ends, what is served ends with this process");
+                state.watched = false;
+                return;
+            }
+            match state.kept.iter().try_for_each(|(name, fd)| self.give(name, fd.as_fd())) {
                 Ok(()) => {
                     tracing::warn!(sessions = state.kept.len(), "the holder has ended, another one goes on");
+                    failed = false;
                 }
                 Err(error) => {
-                    tracing::error!(%error, "no holder: what is served ends with this process");
-                    state.watched = false;
-                    return;
+                    if !failed {
+                        tracing::error!(%error, "no holder yet: until there is, what is served ends with this process");
+                    }
+                    failed = true;
+                    drop(state);
+                    thread::sleep(TRY_AGAIN);
                 }
             }
         }

@@ -7,12 +7,17 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
+use std::thread;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::{PATIENCE, receive, send};
 use crate::error::{Error, Result};
+
+/// After a failure.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// Holds what it is given at `socket` until that is nothing. At once when another process listens there.
 ///
@@ -47,9 +52,18 @@ fn serve(listener: &UnixListener) -> io::Result<()> {
             Ok(0) => return Ok(()),
             Ok(_) => {}
             Err(Errno::EINTR) => continue,
-            Err(errno) => return Err(errno.into()),
+            Err(errno) => {
+                pause_or_end(errno.into(), &held)?;
+                continue;
+            }
         }
-        let (stream, _) = listener.accept()?;
+        let stream = match listener.accept() {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                pause_or_end(error, &held)?;
+                continue;
+            }
+        };
         // Whoever talks nonsense, or breaks off, is left.
         let talked = talk(&stream, &mut held);
         if matches!(talked, Ok(true)) {
@@ -59,6 +73,15 @@ fn serve(listener: &UnixListener) -> io::Result<()> {
             return Ok(());
         }
     }
+}
+
+/// After a failure, which may pass: with this process everything would go that is held.
+fn pause_or_end(error: io::Error, held: &BTreeMap<String, OwnedFd>) -> io::Result<()> {
+    if held.is_empty() {
+        return Err(error);
+    }
+    thread::sleep(PAUSE);
+    Ok(())
 }
 
 /// Whether the other side stays, to see our end.

@@ -59,3 +59,39 @@ fn a_holder_that_ends_at_once_tells_why() {
     }
     assert!(began.elapsed() < PATIENCE, "it was waited for");
 }
+
+/// One that cannot be started when the first has ended is tried again, and given all.
+#[test]
+fn a_holder_is_started_until_there_is_one() {
+    let root = tempfile::tempdir().unwrap();
+    let socket = root.path().join("holder.sock");
+    let run = || {
+        let at = socket.clone();
+        let thread = std::thread::spawn(move || hold(&at));
+        let until = Instant::now() + Duration::from_secs(5);
+        while !socket.exists() && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        thread
+    };
+    let (holder, other) = (Holder::new("/bin/false".into(), root.path()), root.path().to_owned());
+    let other = Holder::new("/bin/false".into(), &other);
+    let first = run();
+    let file = tempfile::tempfile().unwrap();
+    holder.keep("a", file.as_fd()).unwrap();
+    holder.keep("b", file.as_fd()).unwrap();
+    for name in ["a", "b"] {
+        other.forget(name).unwrap();
+    }
+    first.join().unwrap().unwrap();
+    // Longer than it takes to find out that there is none.
+    std::thread::sleep(Duration::from_millis(500));
+    let second = run();
+    // One that is asked and has nothing ends: it is not asked before it was given all.
+    std::thread::sleep(Duration::from_secs(3));
+    assert_eq!(holder.held().unwrap().len(), 2);
+    for name in ["a", "b"] {
+        holder.forget(name).unwrap();
+    }
+    second.join().unwrap().unwrap();
+}
