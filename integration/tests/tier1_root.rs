@@ -1,6 +1,7 @@
 //! Tier 1: the file commands on real images, as root (owners, devices, privileged attributes).
 
 use std::fs;
+use std::io;
 use std::num::NonZeroUsize;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -24,7 +25,7 @@ use di3fs_snapshotter::holder::Holder;
 use di3fs_snapshotter::import::{Finisher, Importer, What};
 use di3fs_snapshotter::mounts::OverlayOptions;
 use di3fs_snapshotter::serving::{LowerProvider, Serving};
-use di3fs_snapshotter::snapshot::{LABEL_SNAPSHOT_REF, Labels};
+use di3fs_snapshotter::snapshot::{Kind, LABEL_SNAPSHOT_REF, Labels};
 use di3fs_snapshotter::snapshotter::{LayerProvider, Snapshotter};
 use di3fs_snapshotter::store::Store;
 use nix::sys::signal::{Signal, kill};
@@ -325,6 +326,45 @@ fn layers_of_a_rejected_image_are_not_offered() -> Result<()> {
     ensure!(other.chain_ids[0].to_string() == layer, "they share no layer");
     ensure!(is_offered("four", "")?, "not offered, though a sound image has it");
     ensure!(importer.served_image(&layer)?.is_some(), "not served");
+    sandbox.close()
+}
+
+/// What is given up on a full disk gives its space back.
+#[test]
+fn a_full_disk_has_room_again_when_something_goes() -> Result<()> {
+    let sandbox = Sandbox::new()?;
+    let disk = sandbox.ext4("disk", 16 << 20)?;
+    let store = Store::open(&disk.join("root"))?;
+    let fill = |path: &Path| -> Result<()> {
+        let mut file = fs::File::create(path)?;
+        for bytes in [1 << 20, 4096, 512] {
+            while io::Write::write_all(&mut file, &vec![1; bytes]).is_ok() && file.sync_all().is_ok() {}
+        }
+        Ok(())
+    };
+    let free = || -> Result<u64> {
+        let free = nix::sys::statvfs::statvfs(&disk)?;
+        Ok(free.blocks_available() * free.block_size())
+    };
+    for round in 0..5 {
+        let key = format!("key {round}");
+        let made = store.create(Kind::Active, &key, "", Labels::new())?;
+        fs::write(store.fs_path(made.number).join("file"), vec![1; 1 << 20])?;
+        let dir = store.new_tree_dir()?;
+        fill(&dir.fs.join("file"))?;
+        ensure!(free()? < 1 << 20, "not full");
+        let discarded = store.discard_tree_dir(dir.number);
+        store.cleanup()?;
+        ensure!(free()? > 8 << 20, "round {round}: a directory stays: {discarded:?}");
+        fill(&disk.join("filler"))?;
+        let removed = store.remove(&key);
+        ensure!(removed.is_ok(), "round {round}: a snapshot stays: {removed:?}");
+        store.cleanup()?;
+        ensure!(free()? >= 1 << 20, "round {round}: its space stays");
+        fs::remove_file(disk.join("filler"))?;
+    }
+    drop(store);
+    sandbox.command("umount").arg(&disk).status()?;
     sandbox.close()
 }
 

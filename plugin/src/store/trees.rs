@@ -151,14 +151,18 @@ impl Store {
     /// # Errors
     /// `FailedPrecondition` if it is not.
     pub fn discard_tree_dir(&self, number: u64) -> Result<()> {
-        self.write("discard tree", |tx| match get(tx, number)? {
-            Some(tree) if tree.state == TreeState::Building => remove(tx, number),
-            _ => Err(Error::FailedPrecondition {
-                what: format!("discard tree {number}: it is not being filled"),
-            }),
+        let state = self.read("discard tree", |tx| {
+            let trees = tx.open_table(TREES).map_err(Error::metadata("open table"))?;
+            let raw = trees.get(number).map_err(Error::metadata("read tree"))?;
+            raw.map(|raw| decode("tree", number, raw.value()).map(|tree: TreeRecord| tree.state)).transpose()
         })?;
+        if state != Some(TreeState::Building) {
+            let what = format!("discard tree {number}: it is not being filled");
+            return Err(Error::FailedPrecondition { what });
+        }
+        // Before its record, which on a full disk may have to wait for the next start.
         self.reaper.delete(self.dir(number));
-        Ok(())
+        self.write("discard tree", |tx| remove(tx, number))
     }
 
     /// Keeps the ready tree of `chain_id` for one more holder and returns its number, if there is one.
