@@ -21,6 +21,7 @@ use d4c_integration::tree::{Tree, sha256};
 use di3fs::mount::Route;
 use di3fs::store::Removed;
 use di3fs_snapshotter::Error;
+use di3fs_snapshotter::config::DiffIds;
 use di3fs_snapshotter::holder::Holder;
 use di3fs_snapshotter::import::{Finisher, Importer, What};
 use di3fs_snapshotter::mounts::OverlayOptions;
@@ -365,6 +366,32 @@ fn a_full_disk_has_room_again_when_something_goes() -> Result<()> {
     }
     drop(store);
     sandbox.command("umount").arg(&disk).status()?;
+    sandbox.close()
+}
+
+/// An import that fails leaves its image for whoever tries again; where nobody does, a sweep forgets it.
+#[test]
+fn what_a_failed_import_left_is_forgotten_where_nobody_comes_back() -> Result<()> {
+    let sandbox = Sandbox::new()?;
+    let file = PathBuf::from(&deltas("tiny")?[0]);
+    // Room for the file and its record, not for its contents.
+    let disk = sandbox.tmpfs("disk", 2 * fs::metadata(&file)?.len() + (3 << 20))?;
+    let importer = Importer::open_lazy(Arc::new(Store::open(&disk.join("root"))?))?;
+    let importer = importer.with_diff_ids(DiffIds::Eager);
+    let filler = fs::File::create(disk.join("filler"))?;
+    let free = nix::sys::statvfs::statvfs(&disk)?;
+    let spare = fs::metadata(&file)?.len() + (256 << 10);
+    nix::fcntl::posix_fallocate(
+        &filler,
+        0,
+        i64::try_from(free.blocks_available() * free.block_size() - spare)?,
+    )?;
+    ensure!(importer.import(&file, What::Image).is_err(), "there was room");
+    ensure!(importer.sweep()?.0 == 0 && importer.images()?.len() == 1, "not left for another try");
+    importer.prune()?;
+    ensure!(importer.import_unattended(&file, What::Image, true).is_err(), "there was room");
+    ensure!(importer.sweep()?.0 == 1 && importer.images()?.is_empty(), "left");
+    drop(importer);
     sandbox.close()
 }
 

@@ -261,6 +261,24 @@ impl Importer {
         Ok(imported)
     }
 
+    /// As [`Importer::import`], for whom nobody comes back: what it leaves where it fails is forgotten by a later sweep, unless the image was known
+    /// before. So is the image itself, once nothing holds it and containerd has not taken it, if it is not to be kept.
+    ///
+    /// # Errors
+    /// As for [`Importer::import`], or the image cannot be marked.
+    pub fn import_unattended(&self, path: &Path, what: What, keep: bool) -> Result<Imported, ImportError> {
+        let map = Map::path(path).map_err(|error| ImportError::read(path, error))?;
+        let file = Cdimg::open(Bytes::new(map)).map_err(|source| ImportError::file(path, source))?;
+        let digest = file.dimg().target().manifest;
+        let known = self.records.get(digest)?.is_some();
+        let imported = self.import(path, what);
+        let is_left = !known && (!keep || imported.is_err());
+        if is_left && self.records.get(digest)?.is_some() {
+            self.records.set_used(digest)?;
+        }
+        imported
+    }
+
     /// Gives the layers of an image that was imported as a base their trees, as if it had been imported whole. Nothing is
     /// made again where they have them.
     ///

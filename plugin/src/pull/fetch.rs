@@ -61,6 +61,15 @@ impl Failed {
             _ => false,
         }
     }
+
+    /// Whether a file was there that could not be imported, so that something may be left of it.
+    pub(super) fn is_of_import(&self) -> bool {
+        match self {
+            Self::Import(_) => true,
+            Self::Served { registry, server } => registry.is_of_import() || server.is_of_import(),
+            _ => false,
+        }
+    }
 }
 
 /// What an image came by.
@@ -350,15 +359,10 @@ impl<'a> Fetch<'a> {
         NamedTempFile::new_in(self.dir).map_err(Error::io("make temporary file", self.dir))
     }
 
-    /// Imports a file. Unless it is to be kept, it is forgotten once it is not held any more and containerd has not taken it.
+    /// Imports a file, and holds its image.
     fn import(&mut self, path: &Path, what: What, keep: bool) -> Result<Option<Digest>, Failed> {
-        let known = self.importer.chains()?;
-        let done = self.importer.import(path, what)?;
-        let manifest = done.image.digest;
-        self.held.push(manifest);
-        if !keep && !known.iter().any(|(digest, _)| *digest == manifest) {
-            self.importer.set_forgettable(manifest)?;
-        }
+        let done = self.importer.import_unattended(path, what, keep)?;
+        self.held.push(done.image.digest);
         Ok(done.chain_ids.last().copied())
     }
 

@@ -277,6 +277,9 @@ impl Puller {
                     tracing::info!(image, %manifest, reason = %why, "containerd pulls the layers");
                 } else {
                     // The disk may be full, and containerd unpacks there now.
+                    if why.is_of_import() {
+                        self.importer.sweep_unused();
+                    }
                     self.importer.sweep_objects();
                     tracing::warn!(image, %manifest, reason = %why, ms, "containerd pulls the layers");
                 }
