@@ -5,8 +5,8 @@
 mod common;
 
 use std::fs::{self, File};
-use std::io::Read;
-use std::net::TcpListener;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
@@ -118,7 +118,11 @@ fn failures(set: &[(&str, &Path)]) -> [String; 2] {
 #[test]
 #[ignore = "run by other tests in an environment of their own"]
 fn inner() {
-    println!("\nfailure: {}", failure("docker://127.0.0.1:1/app"));
+    let registry = std::env::var("D4C_TEST_REGISTRY");
+    let mut options = Options::default();
+    options.registry.insecure = registry.is_ok();
+    let source = format!("docker://{}/app", registry.as_deref().unwrap_or("127.0.0.1:1"));
+    println!("\nfailure: {}", failure_with(&source, &options));
     let reference = "127.0.0.1:1/app".parse().unwrap();
     let wanted = Wanted {
         server: "http://localhost:1",
@@ -144,6 +148,44 @@ fn a_proxy_is_not_asked_for_what_is_on_this_machine() {
         assert!(failure.contains("refused"), "{failure}");
     }
     assert!(proxy.accept().is_err(), "the proxy was asked");
+}
+
+/// Nor for a token of the registry that is behind it.
+#[test]
+fn a_proxy_is_not_asked_for_a_token_of_this_machine() {
+    let tokens = TcpListener::bind("127.0.0.1:0").unwrap();
+    let realm = format!("http://{}/token", tokens.local_addr().unwrap());
+    // In the place of the registry.
+    let proxy = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", proxy.local_addr().unwrap());
+    let answer = |listener: TcpListener, head: String| {
+        std::thread::spawn(move || {
+            let mut asked = Vec::new();
+            for client in listener.incoming() {
+                let Ok(mut client) = client else { break };
+                let mut buffer = [0; 4096];
+                let read = client.read(&mut buffer).unwrap_or(0);
+                if read == 0 {
+                    break;
+                }
+                asked.push(String::from_utf8_lossy(&buffer[..read]).lines().next().unwrap().to_owned());
+                let _ = write!(client, "HTTP/1.1 {head}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+            }
+            asked
+        })
+    };
+    let challenge = format!("401 Unauthorized\r\nWWW-Authenticate: Bearer realm=\"{realm}\"");
+    let ends = [&tokens, &proxy].map(|listener| listener.local_addr().unwrap());
+    let threads = [answer(tokens, "403 Forbidden".into()), answer(proxy, challenge)];
+    let set = [("http_proxy", Path::new(&url)), ("D4C_TEST_REGISTRY", Path::new("r.invalid"))];
+    let failure = with_environment(&set);
+    for end in ends {
+        drop(TcpStream::connect(end).unwrap());
+    }
+    let [tokens, proxied] = threads.map(|thread| thread.join().unwrap());
+    assert!(failure.contains("wants a login"), "{failure}");
+    assert!(tokens.iter().any(|line| line.starts_with("GET /token?")), "{tokens:?}");
+    assert!(proxied.iter().all(|line| line.contains("http://r.invalid")), "{proxied:?}");
 }
 
 #[test]

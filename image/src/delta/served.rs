@@ -15,7 +15,7 @@ use reqwest::{RequestBuilder, Response, StatusCode, Url};
 
 use super::{Present, artifact, opened};
 use crate::error::SourceError;
-use crate::registry::{Behalf, OnBytes, Partial, Partials, RegistryOptions, is_loopback};
+use crate::registry::{Behalf, OnBytes, Partial, Partials, RegistryOptions, is_loopback, proxied};
 
 /// Images that one request names at most.
 pub const MAX_HAVE: usize = 64;
@@ -123,9 +123,7 @@ fn fetch(
     }
     // Another part of the process may have chosen one already, which serves as well.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let client = reqwest::Client::builder();
-    // A proxy is another machine.
-    let client = if is_here { client.no_proxy() } else { client };
+    let client = proxied(reqwest::Client::builder());
     let client = client
         .connect_timeout(CONNECT_TIMEOUT)
         .read_timeout(wanted.patience)

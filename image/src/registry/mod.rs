@@ -49,6 +49,7 @@ use memory::Memory;
 pub use partial::Partial;
 pub use partials::{Kept, PARTIAL_BYTES, Partials};
 pub use referrers::{Referrer, is_of_artifact};
+pub(crate) use request::proxied;
 use request::{Attempts, Endpoint, EndpointParts, Meter, client};
 
 /// How registries are reached.
@@ -168,7 +169,7 @@ impl Repository {
                 host.identity = None;
                 host.headers.clear();
             }
-            let client = client(&host, registry, options.insecure)?;
+            let client = client(&host, options.insecure)?;
             let base = match &host.url {
                 Some(url) => this.base(url, host.override_path)?,
                 None => {

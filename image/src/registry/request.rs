@@ -6,14 +6,13 @@ use std::time::Duration;
 
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
 use reqwest::redirect::Policy;
-use reqwest::{Client, RequestBuilder, Response, StatusCode, Url};
+use reqwest::{Client, ClientBuilder, NoProxy, Proxy, RequestBuilder, Response, StatusCode, Url};
 use tokio::sync::Mutex;
 
 use super::auth::{Login, Scope};
 use super::credentials::Credential;
 use super::failed::Failed;
 use super::hosts::Host;
-use super::is_loopback;
 use super::tls;
 use crate::error::SourceError;
 
@@ -26,6 +25,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 const READ_TIMEOUT: Duration = Duration::from_secs(60);
 const USER_AGENT: &str = concat!("d4c/", env!("CARGO_PKG_VERSION"));
 const MAX_REDIRECTS: usize = 10;
+/// This machine, as `NO_PROXY` has it.
+const LOOPBACK: &str = "localhost,127.0.0.0/8,::1";
 
 /// What was sent and received, in bytes of bodies.
 #[derive(Debug, Default)]
@@ -198,11 +199,11 @@ pub(super) async fn read_limited(
     Ok(bytes)
 }
 
-/// The HTTP client for `host` of `registry`.
+/// The HTTP client for `host`.
 ///
 /// # Errors
 /// A certificate or header of it cannot be used.
-pub(super) fn client(host: &Host, registry: &str, insecure: bool) -> Result<Client, SourceError> {
+pub(super) fn client(host: &Host, insecure: bool) -> Result<Client, SourceError> {
     const WHAT: &str = "start registry client";
     let mut headers = HeaderMap::new();
     for (name, value) in &host.headers {
@@ -232,14 +233,27 @@ pub(super) fn client(host: &Host, registry: &str, insecure: bool) -> Result<Clie
     } else {
         builder.tls_danger_accept_invalid_certs(anyone)
     };
-    let url = host.url.as_deref().and_then(|url| Url::parse(url).ok());
-    let name = url.as_ref().map_or(Some(registry), Url::host_str).unwrap_or(registry);
-    let builder = if is_loopback(name) { builder.no_proxy() } else { builder };
-    builder.build().map_err(|error| SourceError::Remote {
+    proxied(builder).build().map_err(|error| SourceError::Remote {
         what: WHAT,
         on: host.url.clone().unwrap_or_else(|| "registry".into()),
         why: super::failed::one_line(&super::failed::cause(&error)),
     })
+}
+
+/// Has the client ask the proxies of the environment, but for what is on this machine: a proxy is another one. That holds for token servers and
+/// redirects, too.
+pub(crate) fn proxied(builder: ClientBuilder) -> ClientBuilder {
+    let first = |names: &[&str]| names.iter().find_map(|name| std::env::var(name).ok()).unwrap_or_default();
+    let not = NoProxy::from_string(&format!("{LOOPBACK},{}", first(&["NO_PROXY", "no_proxy"])));
+    let all = first(&["ALL_PROXY", "all_proxy"]);
+    let or_all = |found: String| if found.is_empty() { all.clone() } else { found };
+    let http = or_all(first(&["HTTP_PROXY", "http_proxy"]));
+    let https = or_all(first(&["HTTPS_PROXY", "https_proxy"]));
+    // Of a CGI script `HTTP_PROXY` is a header of whoever asks.
+    let is_cgi = std::env::var_os("REQUEST_METHOD").is_some();
+    // What cannot be understood is as good as not set, as everywhere.
+    let proxies = [Proxy::http(http), Proxy::https(https)].into_iter().flatten().filter(|_| !is_cgi);
+    proxies.fold(builder.no_proxy(), |builder, proxy| builder.proxy(proxy.no_proxy(not.clone())))
 }
 
 /// The attempts at one request: where, how often, with which pauses.
