@@ -329,6 +329,20 @@ fn a_mirror_has_scopes_of_its_own() {
 }
 
 #[test]
+fn errors_name_the_hosts_that_were_asked() {
+    let dir = tempfile::tempdir().unwrap();
+    let hosts = dir.path().join("_default");
+    fs::create_dir(&hosts).unwrap();
+    let text = "server = \"http://127.0.0.1:1\"\n[host.\"http://localhost:2\"]\n";
+    fs::write(hosts.join("hosts.toml"), text).unwrap();
+    let mut options = anonymous();
+    options.registry.hosts_dirs = vec![dir.path().to_owned()];
+    let error = failure_with("docker://r.invalid/app", &options).to_string();
+    assert!(error.starts_with("fetch manifest: docker://r.invalid/app"), "{error}");
+    assert!(error.contains("refused (os error 111) (127.0.0.1:1; localhost:2: "), "{error}");
+}
+
+#[test]
 fn a_client_shows_its_certificate_also_where_the_server_may_be_anyone() {
     let dir = tempfile::tempdir().unwrap();
     let file = |name: &str| dir.path().join(name).display().to_string();

@@ -121,6 +121,31 @@ impl Failed {
         }
     }
 
+    /// What it says, where another error is told.
+    pub(super) fn briefly(&self) -> String {
+        match self {
+            Self::Transport { why, .. } | Self::Refused(why) => why.clone(),
+            Self::Status { code, message, .. } => format!("status {code} {message}").trim_end().to_owned(),
+            Self::Denied { user: Some(user), .. } => format!("refuses user {user:?}"),
+            Self::Denied { user: None, .. } => "wants a login".to_owned(),
+            Self::Wrong(error) | Self::Local(error) => error.to_string(),
+        }
+    }
+
+    /// The same with more behind it.
+    pub(super) fn with_note(mut self, note: &str) -> Self {
+        match &mut self {
+            Self::Transport { why: text, .. }
+            | Self::Refused(text)
+            | Self::Status { message: text, .. }
+            | Self::Denied { detail: text, .. } => {
+                *text = format!("{text} {note}").trim_start().to_owned();
+            }
+            Self::Wrong(_) | Self::Local(_) => {}
+        }
+        self
+    }
+
     /// The error that the user sees: of doing `what` with `on`.
     pub(super) fn told(self, what: &'static str, on: &str) -> SourceError {
         let on = on.to_owned();

@@ -10,6 +10,7 @@ use reqwest::{Client, ClientBuilder, NoProxy, Proxy, RequestBuilder, Response, S
 use tokio::sync::Mutex;
 
 use super::auth::{Login, Scope};
+use super::authority;
 use super::credentials::Credential;
 use super::failed::Failed;
 use super::hosts::Host;
@@ -261,6 +262,8 @@ pub(super) struct Attempts<'a> {
     endpoints: Vec<&'a Endpoint>,
     at: usize,
     done: usize,
+    /// Why the hosts before this one were of no use.
+    passed: Vec<String>,
 }
 
 impl<'a> Attempts<'a> {
@@ -269,7 +272,7 @@ impl<'a> Attempts<'a> {
         if endpoints.is_empty() {
             return Err(Failed::Refused("no host of hosts.toml may do this".into()));
         }
-        Ok(Self { endpoints, at: 0, done: 0 })
+        Ok(Self { endpoints, at: 0, done: 0, passed: Vec::new() })
     }
 
     /// The host to ask now.
@@ -298,21 +301,31 @@ impl<'a> Attempts<'a> {
     /// # Errors
     /// `error`, where there is no other attempt.
     pub(super) async fn after(&mut self, error: Failed) -> Result<(), Failed> {
+        let host = authority(&self.endpoint().base);
         if !matches!(error, Failed::Local(_)) && self.next_host() {
+            self.passed.push(format!("{host}: {}", error.briefly()));
             return Ok(());
         }
         let allowed = error.attempts_left().min(PAUSES_MS.len());
         let Some(pause) = PAUSES_MS[..allowed].get(self.done).copied().map(Duration::from_millis) else {
-            return Err(error);
+            return Err(self.noted(error));
         };
         self.done += 1;
         let pause = match error.retry_after() {
-            Some(asked) if asked > MAX_PAUSE => return Err(error),
+            Some(asked) if asked > MAX_PAUSE => return Err(self.noted(error)),
             Some(asked) => asked.max(pause),
             None => pause,
         };
         tokio::time::sleep(pause + jitter(pause)).await;
         Ok(())
+    }
+
+    /// With the host that it is of, where that is not the registry itself, and with what those before it failed with.
+    fn noted(&self, error: Failed) -> Failed {
+        let Endpoint { base, namespace, .. } = self.endpoint();
+        let mut hosts: Vec<String> = namespace.iter().map(|_| authority(base)).collect();
+        hosts.extend_from_slice(&self.passed);
+        if hosts.is_empty() { error } else { error.with_note(&format!("({})", hosts.join("; "))) }
     }
 }
 
