@@ -1,9 +1,10 @@
 //! Where a registry is reached: mirrors, certificates and headers as containerd and docker have them.
 //!
 //! Below each of the given directories (`/etc/containerd/certs.d`, `/etc/docker/certs.d`) a registry has a directory of its own:
-//! `host_port_`, `host:port`, else `_default`. In it is a `hosts.toml` in the words of containerd's `docs/hosts.md`; without one, the files
-//! are docker's: `*.crt` are authorities to trust, `*.cert` with `*.key` of the same name what the client shows.
-//! The first directory that has one of them counts.
+//! `host_port_`, `host:port`, else `_default`. The first of these that is there counts, as containerd has it
+//! (`core/remotes/docker/config/hosts.go`), an empty one too: then the registry itself is asked. In it is a `hosts.toml` in the words of
+//! containerd's `docs/hosts.md`; without one, or where that is empty, the files are docker's: `*.crt` are authorities to trust, `*.cert` with
+//! `*.key` of the same name what the client shows.
 
 use std::fmt;
 use std::fs;
@@ -126,8 +127,11 @@ pub(super) fn find(dirs: &[PathBuf], registry: &str) -> Result<Vec<Host>, Source
     for dir in dirs {
         for name in names(registry) {
             let dir = dir.join(name);
-            if let Some(hosts) = in_dir(&dir)? {
-                return Ok(hosts);
+            match fs::metadata(&dir) {
+                Ok(meta) if meta.is_dir() => return in_dir(&dir),
+                Ok(_) => {}
+                Err(error) if is_missing(&error) => {}
+                Err(error) => return Err(SourceError::io(WHAT, &dir)(error)),
             }
         }
     }
@@ -144,38 +148,35 @@ fn names(registry: &str) -> Vec<String> {
     names
 }
 
-fn in_dir(dir: &Path) -> Result<Option<Vec<Host>>, SourceError> {
+fn in_dir(dir: &Path) -> Result<Vec<Host>, SourceError> {
     let path = dir.join("hosts.toml");
     match fs::metadata(&path) {
         Ok(meta) if meta.len() > MAX_BYTES => {
             let on = path.display().to_string();
             return Err(SourceError::Limit { what: WHAT, on, limit_bytes: MAX_BYTES });
         }
-        Ok(_) => {
+        Ok(meta) if meta.len() > 0 => {
             let text = fs::read_to_string(&path).map_err(SourceError::io(WHAT, &path))?;
-            return parse(&text, dir).map(Some).map_err(|why| {
+            return parse(&text, dir).map_err(|why| {
                 let why = why.lines().next().unwrap_or_default().to_owned();
                 SourceError::corrupt(WHAT, path.display().to_string(), why)
             });
         }
+        Ok(_) => {}
         Err(error) if is_missing(&error) => {}
         Err(error) => return Err(SourceError::io(WHAT, &path)(error)),
     }
-    docker_dir(dir)
+    Ok(vec![docker_host(dir)?])
 }
 
 fn is_missing(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
-fn docker_dir(dir: &Path) -> Result<Option<Vec<Host>>, SourceError> {
-    let entries = match fs::read_dir(dir) {
-        Ok(entries) => entries,
-        Err(error) if is_missing(&error) => return Ok(None),
-        Err(error) => return Err(SourceError::io(WHAT, dir)(error)),
-    };
+/// The registry itself, with the certificates in `dir`.
+fn docker_host(dir: &Path) -> Result<Host, SourceError> {
     let mut paths = Vec::new();
-    for entry in entries {
+    for entry in fs::read_dir(dir).map_err(SourceError::io(WHAT, dir))? {
         paths.push(entry.map_err(SourceError::io(WHAT, dir))?.path());
     }
     paths.sort();
@@ -190,7 +191,7 @@ fn docker_dir(dir: &Path) -> Result<Option<Vec<Host>>, SourceError> {
             _ => {}
         }
     }
-    Ok((!host.authorities.is_empty() || host.identity.is_some()).then(|| vec![host]))
+    Ok(host)
 }
 
 fn parse(text: &str, dir: &Path) -> Result<Vec<Host>, String> {
@@ -299,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_directory_with_something_counts() {
+    fn the_first_directory_that_is_there_counts() {
         let dir = tempfile::tempdir().unwrap();
         let dirs = [dir.path().join("missing"), dir.path().join("c"), dir.path().join("d")];
         let found = |registry: &str| find(&dirs, registry).unwrap();
@@ -315,6 +316,13 @@ mod tests {
         write(&dirs[1], "r.example_5000_/hosts.toml", "");
         assert_eq!(found("r.example:5000"), [Host::plain()]);
         assert_eq!(found("other.example").len(), 2);
+        // Certificates lie beside an empty file, and an empty folder is there.
+        write(&dirs[1], "r.example_5000_/ca.crt", "");
+        assert_eq!(found("r.example:5000")[0].authorities, [dirs[1].join("r.example_5000_/ca.crt")]);
+        fs::create_dir(dirs[1].join("other.example")).unwrap();
+        assert_eq!(found("other.example"), [Host::plain()]);
+        fs::write(dirs[1].join("file.example"), "").unwrap();
+        assert_eq!(found("file.example").len(), 2);
     }
 
     #[test]
