@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
 
+use super::address;
 use crate::error::SourceError;
 
 const WHAT: &str = "read registry hosts";
@@ -119,7 +120,7 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Ordered<T> {
     }
 }
 
-/// The hosts to ask for `registry`, in order; the registry itself is the last.
+/// The hosts to ask for `registry`, in order; the registry itself is the last, if it is not among the others.
 ///
 /// # Errors
 /// A file cannot be read or understood.
@@ -128,7 +129,7 @@ pub(super) fn find(dirs: &[PathBuf], registry: &str) -> Result<Vec<Host>, Source
         for name in names(registry) {
             let dir = dir.join(name);
             match fs::metadata(&dir) {
-                Ok(meta) if meta.is_dir() => return in_dir(&dir),
+                Ok(meta) if meta.is_dir() => return Ok(joined(in_dir(&dir)?, registry)),
                 Ok(_) => {}
                 Err(error) if is_missing(&error) => {}
                 Err(error) => return Err(SourceError::io(WHAT, &dir)(error)),
@@ -136,6 +137,30 @@ pub(super) fn find(dirs: &[PathBuf], registry: &str) -> Result<Vec<Host>, Source
         }
     }
     Ok(vec![Host::plain()])
+}
+
+/// A host that is the server, too, is asked once: with the certificates that either names, for what either may do.
+fn joined(mut hosts: Vec<Host>, registry: &str) -> Vec<Host> {
+    let place = |host: &Host| {
+        let url = host.url.clone().unwrap_or_else(|| format!("https://{}", address(registry)));
+        let url = url.trim_end_matches('/');
+        url.strip_suffix("/v2").unwrap_or(url).to_owned()
+    };
+    let Some(server) = hosts.pop() else { return hosts };
+    let is_server =
+        |host: &&mut Host| place(host) == place(&server) && host.override_path == server.override_path;
+    let Some(host) = hosts.iter_mut().rfind(is_server) else {
+        hosts.push(server);
+        return hosts;
+    };
+    host.resolves |= server.resolves;
+    host.pulls |= server.pulls;
+    host.pushes |= server.pushes;
+    host.skip_verify |= server.skip_verify;
+    host.authorities.extend(server.authorities);
+    host.identity = host.identity.take().or(server.identity);
+    host.headers.extend(server.headers);
+    hosts
 }
 
 fn names(registry: &str) -> Vec<String> {
@@ -297,6 +322,25 @@ mod tests {
         assert_eq!(hosts[1].identity, Some(("/d/both.pem".into(), None)));
         assert_eq!(hosts[2].authorities, [PathBuf::from("/d/up.crt")]);
         assert!(hosts[2].pushes);
+    }
+
+    #[test]
+    fn a_host_that_is_the_server_is_asked_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let own = r#"
+            [host."https://r.example:5443"]
+              capabilities = ["pull", "resolve"]
+              ca = "ca.crt"
+        "#;
+        for server in ["", "server = \"https://r.example:5443/v2\"", "server = \"r.example:5443\""] {
+            write(dir.path(), "r.example:5443/hosts.toml", &format!("{server}{own}"));
+            let hosts = find(&[dir.path().into()], "r.example:5443").unwrap();
+            let [host] = &hosts[..] else { panic!("{hosts:?}") };
+            assert_eq!(host.authorities, [dir.path().join("r.example:5443/ca.crt")]);
+            assert!(host.pushes && host.pulls && host.resolves);
+        }
+        write(dir.path(), "other.example/hosts.toml", own);
+        assert_eq!(find(&[dir.path().into()], "other.example").unwrap().len(), 2);
     }
 
     #[test]

@@ -271,10 +271,11 @@ impl Inner {
         self.attempts(|host| host.resolves)
     }
 
-    /// Attempts at writing, which goes to one host only: parts of an upload belong together.
+    /// Attempts at writing, which goes to one host only, the registry itself where it may: parts of an upload belong together.
     fn pushes(&self) -> Result<Attempts<'_>, Failed> {
-        let last = self.endpoints.iter().rev().find(|endpoint| endpoint.host.pushes);
-        Attempts::new(last.into_iter().collect())
+        let mut can = self.endpoints.iter().rev().filter(|endpoint| endpoint.host.pushes);
+        let own = can.clone().find(|endpoint| endpoint.namespace.is_none());
+        Attempts::new(own.or_else(|| can.next()).into_iter().collect())
     }
 }
 

@@ -51,7 +51,7 @@ pub(super) struct Endpoint {
     /// With `/v2/` at its end, or what stands for it.
     base: Url,
     /// The registry that a mirror is to answer for.
-    namespace: Option<String>,
+    pub(super) namespace: Option<String>,
     client: Client,
     credential: Credential,
     scope: Scope,
