@@ -127,7 +127,7 @@ fn patch(
     let inside = Content { digest: content.digest, size: forms.new.len() as u64 };
     let old = forms.old.unwrap_or(old);
     let found = Found { bases: vec![*base], relative: None };
-    let way = encode::encode(&inside, &forms.new, &found, &|_| Ok(old.clone()), options, threads)?;
+    let way = encode::encode(&inside, &forms.new, &found, &|_| Ok(old.clone()), &|| None, options, threads)?;
     Ok(way.kept.base().is_some().then_some((way, forms.packing)))
 }
 

@@ -30,6 +30,8 @@ const CLEARLY_SMALLER_FAST: u64 = 6;
 const STORED_AT_LEAST: (u64, u64) = (3, 5);
 /// A patch of this part of the content, or less, is not held against storing it.
 const CLEARLY_SMALLER: u64 = 24;
+/// A patch of more bytes that is not is held against one from the content that is most alike, too.
+const POOR_BYTES: u64 = 16 << 10;
 /// Up to this size storing is tried at the level asked for; beyond, the fast level tells enough.
 pub(super) const STORED_TRIAL_BYTES: u64 = 32 << 20;
 /// Seven streams are compressed one after the other; the largest window is that of the inserted bytes.
@@ -132,7 +134,9 @@ pub(super) fn memory(content: &Content, found: &Found, options: &BuildOptions) -
             matching.index_memory(base.content.size) + content.size / 4 + relocated::memory(base, options)
         }
     };
-    let patch = found.bases.iter().map(per_base).max().unwrap_or(0);
+    // What is like the content is no longer than it or the longest base.
+    let alike = found.bases.first().map(|base| per_base(&Candidate { content: *content, ..*base }));
+    let patch = found.bases.iter().map(per_base).chain(alike).max().unwrap_or(0);
     let packed = content.size + found.reference(content, options).map_or(0, |base| base.content.size);
     let packing = pack_memory(packed, options.level, PROGRAM_WINDOW_LOG);
     // Small contents are stored later, in a group.
@@ -152,12 +156,13 @@ fn uses_bsdiff(old_bytes: u64, new_bytes: u64, options: &BuildOptions) -> bool {
 }
 
 /// Finds the smallest way to keep `content`, of which `new` are the bytes. The others than the
-/// likeliest base are tried only when it did not do well.
+/// likeliest base are tried only when it did not do well; then what `like` finds.
 pub(super) fn encode(
     content: &Content,
     new: &[u8],
     found: &Found,
     open_base: &dyn Fn(&Candidate) -> Result<Bytes, DimgError>,
+    like: &dyn Fn() -> Option<Candidate>,
     options: &BuildOptions,
     threads: usize,
 ) -> Result<Way, DimgError> {
@@ -170,6 +175,17 @@ pub(super) fn encode(
         }
         if best.as_ref().is_some_and(|best| best.bytes <= content.size / 8) {
             break;
+        }
+    }
+    let is_poor = |best: &Way| {
+        best.bytes > POOR_BYTES.max(content.size / CLEARLY_SMALLER) && options.level != Level::Fast
+    };
+    if let Some(poor) = best.as_mut().filter(|best| is_poor(best))
+        && let Some(base) = like()
+    {
+        let way = patch(content, new, &base, &open_base(&base)?, options, threads)?;
+        if way.bytes < poor.bytes {
+            *poor = way;
         }
     }
     let stored = match best {

@@ -1,10 +1,11 @@
 //! Making a delta of two images: which contents are new, what each is made from, and the frames that hold it.
 //!
-//! Every new content is a job for a worker thread: it finds bases (`names`), encodes, and keeps the
-//! smallest (`encode`), as it is or with its compressed members opened (`opened`). Small results are joined in groups by what they are (`groups`), so that a thousand changed
-//! small files cost like one. The coordinator (`schedule`) admits jobs by the memory that they will take and writes frames
-//! in an order that depends on the images alone: the file is the same for any number of threads.
+//! Every new content is a job for a worker thread: it finds bases (`names`, and `alike` where these are poor), encodes, and keeps the
+//! smallest (`encode`), as it is or with its compressed members opened (`opened`). Small results are joined in groups by what they are
+//! (`groups`), so that a thousand changed small files cost like one. The coordinator (`schedule`) admits jobs by the memory that they will
+//! take and writes frames in an order that depends on the images alone: the file is the same for any number of threads.
 
+mod alike;
 mod archives;
 mod encode;
 mod groups;

@@ -16,13 +16,21 @@ const MIN_BYTES: u64 = 8 << 20;
 const RARE: u64 = 1 << 32;
 
 /// Those of `candidates` whose paths have most in common with the new contents', which have these `paths` and `bytes` in all; as many as
-/// may be read. A word that few candidates have in their paths tells more than one that many have.
+/// may be read.
 pub(super) fn nearest<'l>(
-    mut candidates: Vec<(Candidate, &'l [u8])>,
+    candidates: Vec<(Candidate, &'l [u8])>,
     paths: &[&[u8]],
     bytes: u64,
 ) -> Vec<(Candidate, &'l [u8])> {
-    let mut left = bytes.saturating_mul(BYTES_EACH).max(MIN_BYTES);
+    nearest_within(candidates, paths, bytes.saturating_mul(BYTES_EACH).max(MIN_BYTES))
+}
+
+/// The same, of which `left` bytes may be read. A word that few candidates have in their paths tells more than one that many have.
+pub(super) fn nearest_within<'l>(
+    mut candidates: Vec<(Candidate, &'l [u8])>,
+    paths: &[&[u8]],
+    mut left: u64,
+) -> Vec<(Candidate, &'l [u8])> {
     let all = candidates.iter().fold(0u64, |sum, (candidate, _)| sum.saturating_add(candidate.content.size));
     if all <= left {
         return candidates;

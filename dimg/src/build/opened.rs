@@ -1,5 +1,6 @@
 //! Contents with compressed members, bitcode and WebAssembly: kept by their opened forms where that takes less.
 
+use super::alike::Alike;
 use super::archives::{self, Archive};
 use super::encode::{self, Kept, STORED_TRIAL_BYTES, Way};
 use super::groups::Class;
@@ -105,14 +106,15 @@ pub(super) fn encode(
     path: &[u8],
     new: &[u8],
     found: &Found,
-    parent: Option<&dyn ContentSource>,
+    parent: &Alike<'_>,
     options: &BuildOptions,
     threads: usize,
 ) -> Result<Encoded, DimgError> {
-    let source: &dyn ContentSource = parent.unwrap_or(&());
+    let source = parent.contents;
     let as_is = || -> Result<Way, DimgError> {
         let open = |base: &Candidate| encode::open(source, &base.content);
-        encode::encode(content, new, found, &open, options, threads)
+        let like = || parent.to(path, new, &found.bases);
+        encode::encode(content, new, found, &open, &like, options, threads)
     };
     let unopened = |way: Way| Encoded { class: Class::of(path, new), kept: way.kept, packing: None };
     match archives::encode(content, new, found, source, options, threads)? {
@@ -165,7 +167,7 @@ pub(super) fn encode(
         Ok(bytes)
     };
     let version = member::version(new);
-    let mut way = encode::encode(&inside, &opened.form, found, &open_base, options, threads)?;
+    let mut way = encode::encode(&inside, &opened.form, found, &open_base, &|| None, options, threads)?;
     if matches!(way.kept, Kept::Stored) {
         if inside.size > STORED_TRIAL_BYTES || version == member::WASM_VERSION {
             return Ok(unopened(as_is()?));

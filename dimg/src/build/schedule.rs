@@ -4,6 +4,7 @@
 //! come; so are frames, by a ticket drawn when their place in the file is settled. How far the workers may run ahead is
 //! bounded, by memory and by count.
 
+use super::alike::Alike;
 use super::encode::{self, Kept, Moved, SMALL_CONTENT_BYTES, chunks, frame_memory};
 use super::groups::{Group, Groups};
 use super::names::{Candidate, Found, Names};
@@ -62,7 +63,8 @@ pub(super) fn run(
     let all_bytes: u64 = contents.iter().map(|content| content.size).sum();
     progress.start(contents.len() as u64, all_bytes);
     let opened = contents.iter().map(|_| OnceLock::new()).collect();
-    let worker = Worker { contents, paths: paths(contents, above), opened, parent, target, options };
+    let alike = Alike::new(parent.map_or(&(), |parent| parent.contents), below);
+    let worker = Worker { contents, paths: paths(contents, above), opened, parent, alike, target, options };
     let threads = options.threads.get();
     let work = |(job, memory)| (worker.run(job), memory);
     with_workers(threads, work, |workers| {
@@ -112,6 +114,7 @@ struct Worker<'a> {
     /// Of those contents that are kept opened, how often they were, and the bytes of the last opened form.
     opened: Vec<OnceLock<(usize, u64)>>,
     parent: Option<&'a Side<'a>>,
+    alike: Alike<'a>,
     target: &'a Side<'a>,
     options: &'a BuildOptions,
 }
@@ -123,9 +126,9 @@ impl Worker<'_> {
             Job::Content { number, found, threads } => {
                 let content = &self.contents[number];
                 let new = encode::open(self.target.contents, content)?;
-                let parent = self.parent.map(|parent| parent.contents);
                 let path = self.paths[number];
-                let encoded = opened::encode(content, path, &new, &found, parent, self.options, threads)?;
+                let encoded =
+                    opened::encode(content, path, &new, &found, &self.alike, self.options, threads)?;
                 if let Some(packing) = &encoded.packing {
                     // Each content is encoded once.
                     let _ = self.opened[number].set((packing.packs.len(), packing.opened_bytes));

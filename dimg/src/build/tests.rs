@@ -246,6 +246,24 @@ fn an_edited_text_is_compressed_behind_what_it_was() {
     assert_eq!(apply(&file, Some(&old), &new), BTreeMap::from([(StageCodec::Program, 2)]));
 }
 
+#[test]
+fn what_its_path_had_before_is_a_poor_base_where_another_file_is_alike() {
+    let files = (0..9).map(|seed| noise(seed, 200_000 + 9000 * usize::try_from(seed).unwrap()));
+    let [past, alike, others @ ..] = &files.collect::<Vec<_>>()[..] else { unreachable!() };
+    let names: Vec<String> = (0..others.len()).map(|number| format!("other{number}/file")).collect();
+    let others = || names.iter().map(String::as_str).zip(others.iter().cloned());
+    let old = [("lib/main.js", past.clone()), ("lib/server.js", alike.clone())];
+    let old = Made::new(1, &old.into_iter().chain(others()).collect::<Vec<_>>());
+    let mut edited = [&alike[..90_000], b"between", &alike[90_000..]].concat();
+    edited[150_000] ^= 1;
+    let new = [("lib/main.js", edited)];
+    let new = Made::new(2, &new.into_iter().chain(others()).collect::<Vec<_>>());
+    let file = bytes(Some(&old), &new, &options(1, Codec::Auto));
+    assert_eq!(apply(&file, Some(&old), &new), BTreeMap::from([(StageCodec::Program, 1)]));
+    assert!(file.len() < 2000, "{}", file.len());
+    assert_eq!(file, bytes(Some(&old), &new, &options(4, Codec::Auto)));
+}
+
 /// Executables, large and small, as they were and as they are after a change.
 fn executables() -> (Made, Made) {
     let sample = |arm, functions| Sample { arm, functions, ..Sample::default() };
